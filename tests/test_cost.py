@@ -900,7 +900,13 @@ def test_a_new_tls_route_builds_one_chain_and_one_cluster(tls_worlds: list[World
     assert costs[0].runs == {
         **one("attachments_at", "age", "route_resources", "resource_keys", "route_status"),
         **one("route_of", "own_hosts", "connections_in", "_shards_of"),
-        **one("connection_chain", "refuses_connections", "policy_attachments", "rule_policies"),
+        **one(
+            "connection_chain",
+            "refuses_connections",
+            "policy_attachments",
+            "rule_policies",
+            "connection_policies",
+        ),
         **one("chains_in", "connection_part", "listener"),
         **one("connection_source"),
         **one("served_on", "connection_destination", "_rule_name", "cluster", "load_assignment"),

@@ -21,6 +21,7 @@ from rich.pretty import pretty_repr
 import moongate
 from moongate.api.core import ConfigMap
 from moongate.api.envoygateway import EnvoyGateway
+from moongate.api.health_checks import HealthCheckPayload
 from moongate.attach.extension_filters import DirectResponse
 from moongate.cli import main
 from moongate.run import Laptop
@@ -347,6 +348,7 @@ def test_no_feature_shows_what_its_secrets_hold(
 PUBLIC = {
     ConfigMap,  # for what everybody may read
     DirectResponse,  # an answer to everybody
+    HealthCheckPayload,  # what a health check sends, in the clear of a policy
 }
 
 

@@ -156,12 +156,13 @@ def _scalar(path: str, crd: Schema, type_: types.Type) -> Iterator[str]:
     if isinstance(type_, types.IntType | types.FloatType):
         # A format says the range too, which the API server does not hold to; ours may.
         bits = {"int32": 31, "int64": 63}.get(crd.get("format", ""))
-        low, high, highest = type_.ge, type_.le, crd.get("maximum")
+        low, high, most = type_.ge, type_.le, crd.get("maximum")
         if bits is not None:
             low = None if low == -(2**bits) else low
-            high, highest = (None if each == 2**bits - 1 else each for each in (high, highest))
+            high = None if high == 2**bits - 1 else high
+            most = None if most == 2**bits - 1 else most
         yield from _same(path, "minimum", crd.get("minimum"), low)
-        yield from _same(path, "maximum", highest, high)
+        yield from _same(path, "maximum", most, high)
 
 
 _LINEAR = {r"^[!-~]+([\t ]?[!-~]+)*$": r"^[!-~]+([\t ][!-~]+)*$"}

@@ -55,9 +55,11 @@ class Echo:
         port: where it listens on loopback; 0 for a Unix socket.
         requests: all that reached it, oldest first.
         statuses: what to answer next, one each; 200 when there is none left.
+        by_path: paths whose status is always the same; they take none of ``statuses``.
         faults: what to do next instead of an answer, one each: ``reset`` or ``close`` the connection, or
             ``stall``, which leaves the request without an answer.
         go: answers wait until this is set.
+        connections: how many were opened so far.
         untold: headers of requests that answers leave out.
     """
 
@@ -67,7 +69,9 @@ class Echo:
         self.port = 0
         self.requests: list[Request] = []
         self.statuses: list[int] = []
+        self.by_path: dict[str, int] = {}
         self.faults: list[str] = []
+        self.connections = 0
         self.go = asyncio.Event()
         self.go.set()
         self._arrived = asyncio.Event()
@@ -88,6 +92,7 @@ class Echo:
         """Start anew: as if nothing had been asked of it."""
         self.requests.clear()
         self.statuses.clear()
+        self.by_path.clear()
         self.faults.clear()
         self.go.set()
 
@@ -110,6 +115,7 @@ class Echo:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.add(writer)
+        self.connections += 1
         with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -127,10 +133,15 @@ class Echo:
                 if request.header("upgrade") == "websocket":
                     await _switch(request, reader, writer)
                     break
-                writer.write(_answer(self.statuses.pop(0) if self.statuses else 200, request))
+                writer.write(_answer(self._status(request.path), request))
                 await writer.drain()
         self._open.discard(writer)
         writer.close()
+
+    def _status(self, path: str) -> int:
+        if path in self.by_path:
+            return self.by_path[path]
+        return self.statuses.pop(0) if self.statuses else 200
 
     def _take(self, request: Request) -> None:
         self.requests.append(request)
@@ -174,7 +185,13 @@ async def _switch(request: Request, reader: asyncio.StreamReader, writer: asynci
 
 
 class EchoOverHttp2(Echo):
-    """The same over HTTP/2 in clear text, with prior knowledge: an HTTP/1.1 client gets nothing of it."""
+    """The same over HTTP/2 in clear text, with prior knowledge: an HTTP/1.1 client gets nothing of it.
+
+    Attributes:
+        window: how much of an answer the other side takes before it grants more; as it said last.
+    """
+
+    window = 0
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = H2Connection(H2Configuration(client_side=False))
@@ -184,7 +201,9 @@ class EchoOverHttp2(Echo):
         self._open.add(writer)
         with suppress(ConnectionError):
             while chunk := await reader.read(65536):
-                for event in connection.receive_data(chunk):
+                events = connection.receive_data(chunk)
+                self.window = connection.remote_settings.initial_window_size
+                for event in events:
                     match event:
                         case RequestReceived(stream_id=int(stream), headers=headers):
                             asked[stream] = self._from_headers(headers)
@@ -286,15 +305,21 @@ class EchoOverTls(Echo):
         self.asked.append(name)
 
 
+HANDSHAKE = b"\x16"
+"""The first byte of TLS."""
+PRIOR_KNOWLEDGE = b"PRI * HTTP/2.0"
+"""What HTTP/2 begins with."""
+
+
 @asynccontextmanager
-async def either(plain: int, tls: int) -> AsyncGenerator[int]:
-    """One port that passes connections on: those that begin with TLS to one port, the others to another."""
+async def either(plain: int, other: int, begin: bytes = HANDSHAKE) -> AsyncGenerator[int]:
+    """One port that passes connections on: those that begin so to one port, the others to another."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
             first = await reader.read(4096)
             if first:
-                port = tls if first[0] == _HANDSHAKE else plain
+                port = other if first.startswith(begin) else plain
                 there, back = await asyncio.open_connection("127.0.0.1", port)
                 back.write(first)
                 await asyncio.gather(_copy(reader, back), _copy(there, writer))
@@ -307,8 +332,28 @@ async def either(plain: int, tls: int) -> AsyncGenerator[int]:
         server.close()
 
 
-_HANDSHAKE = 22
-"""The first byte of TLS."""
+@asynccontextmanager
+async def after_proxy_header(port: int, headers: list[bytes]) -> AsyncGenerator[int]:
+    """One port that passes connections on without the header of the proxy protocol, which it keeps."""
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            header = await reader.readexactly(12)
+            if header.startswith(b"PROXY "):
+                header += await reader.readuntil(b"\r\n")
+            else:
+                rest = await reader.readexactly(4)
+                header += rest + await reader.readexactly(int.from_bytes(rest[2:]))
+            headers.append(header)
+            there, back = await asyncio.open_connection("127.0.0.1", port)
+            await asyncio.gather(_copy(reader, back), _copy(there, writer))
+        writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, backlog=1024)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+import yaml
 from envoy.config.cluster.v3.circuit_breaker_pb2 import CircuitBreakers
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.route.v3.route_components_pb2 import Route, RouteAction
@@ -21,6 +22,7 @@ from moongate.features.base import ClusterEdit, Effective, Feature, ListenerFact
 from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
 from moongate.policies.effective import RuleSettings, laid_over
 from moongate.problem import Problem
+from tests.cases import PRELUDE
 
 OWNER = Ref.of(BackendTrafficPolicy, "default", "backends")
 ROUTE = Ref.of(HTTPRoute, "default", "shop")
@@ -82,3 +84,15 @@ def on_cluster(feature: Feature[Any], spec: dict[str, Any]) -> tuple[dict[str, A
 def plain(message: Message) -> dict[str, Any]:
     """A message with its field names as protobuf has them."""
     return MessageToDict(message, preserving_proto_field_name=True)
+
+
+def manifests(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """A route with a policy."""
+    target = {"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "shop"}
+    policy = {
+        "apiVersion": "gateway.envoyproxy.io/v1alpha1",
+        "kind": "BackendTrafficPolicy",
+        "metadata": {"name": "backends", "namespace": "default"},
+        "spec": {"targetRefs": [target], **spec},
+    }
+    return [*yaml.safe_load_all(PRELUDE.read_text("utf-8")), policy]

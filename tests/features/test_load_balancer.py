@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.route.v3.route_components_pb2 import Route, RouteAction, WeightedCluster
+from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 
-from moongate.api.cluster_settings import ConsistentHash, LoadBalancer
+from moongate.api.cluster_settings import ConsistentHash, LoadBalancer, PreferLocal
 from moongate.engine import Db
-from moongate.features.base import Effective, RouteEdit
+from moongate.features.base import ClusterEdit, Effective, RouteEdit, Zones
 from moongate.features.load_balancer import FEATURE
-from tests.features.backends import OWNER, faults, on_cluster, on_route, refused
+from moongate.translation import translate
+from moongate.xds.wire import CLUSTER, encode
+from tests.features.backends import OWNER, effective, faults, manifests, on_cluster, on_route, plain, refused
 
 LOCALITY: dict[str, Any] = {"locality_lb_config": {"locality_weighted_lb_config": {}}}
 
@@ -207,3 +211,139 @@ def test_settings_of_another_type_have_no_effect() -> None:
 )
 def test_settings_that_do_not_fit_the_type_are_refused(spec: dict[str, Any]) -> None:
     assert refused(FEATURE, spec) != []
+
+
+def test_zones_are_chosen_by_weight_or_by_the_proxys_own() -> None:
+    assert FEATURE.zones is not None
+    cases: list[tuple[dict[str, Any], Zones | None]] = [
+        ({"weightedZones": [{"zone": "a", "weight": 2}]}, Zones((("a", 2),))),
+        ({"preferLocal": {}}, Zones()),
+        ({}, None),
+    ]
+    for aware, expected in cases:
+        assert FEATURE.zones(effective(FEATURE, {"type": "Random", "zoneAware": aware}).value) == expected
+
+
+def test_the_thresholds_of_a_zone_are_those_of_the_crd() -> None:
+    """Six endpoints in all, and one in the zone of the proxy."""
+    local: dict[str, Any] = {"preferLocal": {"percentageEnabled": 20, "force": {}}}
+    cluster, _ = on_cluster(FEATURE, {"type": "RoundRobin", "zoneAware": local})
+
+    assert named(cluster["load_balancing_policy"])[1]["locality_lb_config"] == {
+        "zone_aware_lb_config": {
+            "routing_enabled": {"value": 20.0},
+            "min_cluster_size": "6",
+            "force_local_zone": {"min_size": 1},
+        }
+    }
+
+
+def test_localities_are_backends_where_these_share_a_cluster() -> None:
+    """They carry the weights of the backends then."""
+    assert FEATURE.cluster is not None
+    edit = ClusterEdit(Cluster(), HttpProtocolOptions(), backends=2)
+    FEATURE.cluster(edit, effective(FEATURE, {"type": "Random", "zoneAware": {"preferLocal": {}}}))
+
+    assert named(plain(edit.message)["load_balancing_policy"])[1]["locality_lb_config"] == {
+        "locality_weighted_lb_config": {}
+    }
+
+
+def test_a_policy_goes_before_the_service() -> None:
+    assert FEATURE.cluster is not None
+    cases: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({}, {"zone_aware_lb_config": {"min_cluster_size": "1"}}),
+        ({"zoneAware": {"preferLocal": {}}}, {"zone_aware_lb_config": {"min_cluster_size": "6"}}),
+        ({"zoneAware": {"weightedZones": [{"zone": "a", "weight": 1}]}}, {"locality_weighted_lb_config": {}}),
+    ]
+    for aware, expected in cases:
+        local = PreferLocal(min_endpoints_threshold=1)
+        edit = ClusterEdit(Cluster(), HttpProtocolOptions(), local=local)
+        FEATURE.cluster(edit, effective(FEATURE, {"type": "RoundRobin", **aware}))
+
+        assert named(plain(edit.message)["load_balancing_policy"])[1]["locality_lb_config"] == expected
+
+
+def test_a_share_of_zero_is_a_fault() -> None:
+    """Envoy would refuse all endpoints of the cluster."""
+    zones = [{"zone": "a", "weight": 1}, {"zone": "b", "weight": 0}]
+    spec = {"type": "Random", "zoneAware": {"weightedZones": zones}}
+
+    assert faults(FEATURE, spec) == ["zoneAware.weightedZones[1].weight"]
+    local = {"minEndpointsThreshold": -1, "force": {"minEndpointsInZoneThreshold": -1}}
+    assert faults(FEATURE, {"type": "Random", "zoneAware": {"preferLocal": local}}) == [
+        "zoneAware.preferLocal.minEndpointsThreshold",
+        "zoneAware.preferLocal.force.minEndpointsInZoneThreshold",
+    ]
+
+
+def test_where_load_is_asked_for_is_in_fields_that_the_modules_do_not_know() -> None:
+    """Envoy has them since 1.39: field 9, with a port (1) and an authority (2)."""
+    assert FEATURE.cluster is not None
+    band = {"port": 9001, "authority": "load.test"}
+    edit = ClusterEdit(Cluster(), HttpProtocolOptions())
+    spec = {"type": "BackendUtilization", "backendUtilization": {"outOfBand": band}}
+    FEATURE.cluster(edit, effective(FEATURE, spec))
+
+    assert b"\x4a\x0e\x08\xa9\x46\x12\x09load.test" in encode(edit.message)
+
+
+def test_a_dynamic_module_is_pointed_out() -> None:
+    assert FEATURE.hints is not None
+    module = {"name": "balancer", "lbPolicyName": "by-name"}
+    value = effective(FEATURE, {"type": "DynamicModule", "dynamicModule": module}).value
+
+    assert [hint.path for hint in FEATURE.hints(value)] == ["type"]
+
+
+def clusters(route_refs: list[dict[str, Any]], **service: Any) -> dict[str, Any]:
+    """The clusters of a route to Services that say something about zones, by name."""
+    documents = manifests({"timeout": {}})
+    for document in documents:
+        if document["kind"] == "HTTPRoute":
+            document["spec"]["rules"] = [{"backendRefs": route_refs}]
+        if document["kind"] == "Service":
+            document["spec"] |= service.get("spec", {})
+            document["metadata"]["annotations"] = service.get("annotations", {})
+    xds = next(iter(translate(documents).xds.values()))
+    return {name: plain(cluster) for name, cluster in xds[CLUSTER].items()}
+
+
+SHOP = {"name": "shop", "port": 80}
+
+
+@pytest.mark.parametrize(
+    ("service", "least"),
+    [
+        ({"spec": {"trafficDistribution": "PreferClose"}}, 1),
+        ({"annotations": {"service.kubernetes.io/topology-mode": "Auto"}}, 3),
+        ({"annotations": {"service.kubernetes.io/topology-mode": "Disabled"}}, None),
+    ],
+)
+def test_a_service_says_where_its_requests_stay(service: dict[str, Any], least: int | None) -> None:
+    [cluster] = clusters([SHOP], **service).values()
+
+    _, built = named(cluster["load_balancing_policy"])
+    assert built == (
+        LOCALITY
+        if least is None
+        else {
+            "locality_lb_config": {
+                "zone_aware_lb_config": {
+                    "min_cluster_size": str(least),
+                    "force_local_zone": {"min_size": least},
+                }
+            }
+        }
+    )
+
+
+def test_services_of_a_rule_have_clusters_of_their_own_then() -> None:
+    """Else their localities would be the backends, and no zones."""
+    refs = [{**SHOP, "weight": 1}, {**SHOP, "weight": 2}]
+
+    apart = clusters(refs, spec={"trafficDistribution": "PreferClose"})
+    together = clusters(refs)
+
+    assert len(apart) == 2
+    assert len(together) == 1

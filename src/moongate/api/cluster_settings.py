@@ -5,12 +5,14 @@ In what merges, ``None`` stands for the CRD's default, so that a merge can tell 
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta, field
 
-from moongate.api.base import DurationStr, Model, Rule, Unbuilt, UnbuiltClusterSetting
-from moongate.api.shared import Fraction, Int32
+from moongate.api.base import DurationStr, Model, Rule, Unbuilt, form, unique_by
+from moongate.api.connections import HTTP2Settings, Size, TCPKeepalive
+from moongate.api.health_checks import HealthCheck
+from moongate.api.shared import Fraction, Int32, PortNumber
 
 LoadBalancerType = Literal[
     "ConsistentHash", "LeastRequest", "Random", "RoundRobin", "BackendUtilization", "DynamicModule"
@@ -85,9 +87,16 @@ class OutOfBandReporting(Model, frozen=True, kw_only=True):
 
     reporting_period: DurationStr | None = None
     """10s when absent."""
-    # Envoy supports these, but our protobuf modules do not have them yet.
-    port: Unbuilt | None = None
-    authority: Unbuilt | None = None
+    port: PortNumber | None = None
+    """The port that is asked; that of the endpoint when absent."""
+    authority: (
+        Annotated[
+            str,
+            form("^[^\\x00\\n\\r]*$", "one line without a NUL, such as 'load.example.com'", low=1, high=259),
+        ]
+        | None
+    ) = None
+    """The authority of the calls; Envoy's own choice when absent."""
 
 
 class BackendUtilization(Model, frozen=True, kw_only=True):
@@ -124,6 +133,54 @@ class SlowStart(Model, frozen=True, kw_only=True):
     """The share of a new endpoint grows during ``window``."""
 
     window: DurationStr
+
+
+class ForceLocal(Model, frozen=True, kw_only=True):
+    """All requests stay in the zone of the proxy, if it has enough endpoints there."""
+
+    min_endpoints_in_zone_threshold: Int32 | None = None
+    """How many are enough; 1 when absent."""
+
+
+class PreferLocal(Model, frozen=True, kw_only=True):
+    """Requests stay in the zone of the proxy, as far as its endpoints can take them."""
+
+    min_endpoints_threshold: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    """With fewer endpoints in all zones together, zones are not looked at; 6 when absent."""
+    percentage_enabled: Annotated[int, Meta(ge=0, le=100)] | None = None
+    """The percentage of requests for which zones are looked at; 100 when absent."""
+    force: ForceLocal | None = None
+
+
+class WeightedZone(Model, frozen=True, kw_only=True):
+    """The share of a zone, whatever the number of its endpoints is."""
+
+    zone: str
+    weight: Int32
+
+
+class ZoneAware(Model, frozen=True, kw_only=True):
+    """Which zones requests go to."""
+
+    prefer_local: PreferLocal | None = None
+    weighted_zones: Annotated[tuple[WeightedZone, ...], unique_by("zone")] = ()
+    """The weight of a zone that is not named is 1."""
+
+
+class DynamicModule(Model, frozen=True, kw_only=True):
+    """A load balancer of a dynamic module; not built, here as in the reference."""
+
+    name: Annotated[
+        str,
+        form(
+            "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$",
+            "lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit",
+            low=1,
+            high=253,
+        ),
+    ]
+    lb_policy_name: Annotated[str, Meta(min_length=1, max_length=253)]
+    config: Any = None
 
 
 class LoadBalancer(Model, frozen=True, kw_only=True):
@@ -174,11 +231,11 @@ class LoadBalancer(Model, frozen=True, kw_only=True):
     type: LoadBalancerType
     consistent_hash: ConsistentHash | None = None
     backend_utilization: BackendUtilization | None = None
-    dynamic_module: Unbuilt | None = None
+    dynamic_module: DynamicModule | None = None
     """The reference does not build it either: endpoints are chosen in the same way as without a policy."""
     endpoint_override: EndpointOverride | None = None
     slow_start: SlowStart | None = None
-    zone_aware: Unbuilt | None = None
+    zone_aware: ZoneAware | None = None
 
 
 Limit = Annotated[int, Meta(ge=0, le=2**32 - 1)]
@@ -248,6 +305,43 @@ class Timeout(Model, frozen=True, kw_only=True):
     http: HTTPTimeout | None = None
 
 
+class ProxyProtocol(Model, frozen=True, kw_only=True):
+    """The header that tells the address of a client: ``V1`` is text, ``V2`` binary."""
+
+    version: Literal["V1", "V2"]
+
+
+class Preconnect(Model, frozen=True, kw_only=True):
+    """Connections that are opened before there are requests for them."""
+
+    per_endpoint_percent: Annotated[int, Meta(ge=100, le=300)] | None = None
+    """Connections to an endpoint, in percent of what its requests need; 100, which is none before, when
+    absent."""
+    predictive_percent: Annotated[int, Meta(ge=100, le=2**31 - 1)] | None = None
+    """As ``perEndpointPercent``, to the endpoints that will have the next requests."""
+
+
+class BackendConnection(Model, frozen=True, kw_only=True):
+    """Connections to backends."""
+
+    buffer_limit: Size | None = None
+    """Bytes that are buffered for each connection; 32Ki when absent."""
+    socket_buffer_limit: Size | None = None
+    """Has no effect, as in the reference."""
+    preconnect: Preconnect | None = None
+
+
+class DNS(Model, frozen=True, kw_only=True):
+    """Lookups of hostnames."""
+
+    dns_refresh_rate: DurationStr | None = None
+    """How often a name is looked up, unless its time to live says otherwise; 30s when absent."""
+    respect_dns_ttl: bool | None = None
+    """Whether a name is looked up again when its time to live is over; true when absent."""
+    lookup_family: Literal["IPv4", "IPv6", "IPv4Preferred", "IPv6Preferred", "IPv4AndIPv6"] | None = None
+    """``IPv4Preferred`` when absent."""
+
+
 class ClusterSettings(Model, frozen=True, kw_only=True):
     """How a cluster treats its backends."""
 
@@ -262,11 +356,11 @@ class ClusterSettings(Model, frozen=True, kw_only=True):
 
     load_balancer: LoadBalancer | None = None
     retry: Unbuilt | None = None
-    proxy_protocol: UnbuiltClusterSetting | None = None
-    tcp_keepalive: UnbuiltClusterSetting | None = None
-    health_check: UnbuiltClusterSetting | None = None
+    proxy_protocol: ProxyProtocol | None = None
+    tcp_keepalive: TCPKeepalive | None = None
+    health_check: HealthCheck | None = None
     circuit_breaker: CircuitBreaker | None = None
     timeout: Timeout | None = None
-    connection: UnbuiltClusterSetting | None = None
-    dns: UnbuiltClusterSetting | None = None
-    http2: UnbuiltClusterSetting | None = None
+    connection: BackendConnection | None = None
+    dns: DNS | None = None
+    http2: HTTP2Settings | None = None

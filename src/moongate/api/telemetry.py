@@ -9,8 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 from msgspec import Meta, field, structs
 
-from moongate.api.base import Model, Rule, Unbuilt, deprecated, private
+from moongate.api.base import Model, Rule, deprecated, private
 from moongate.api.cluster_settings import ClusterSettings
+from moongate.api.health_checks import HealthCheckLog
 from moongate.api.shared import (
     BackendObjectReference,
     BackendRef,
@@ -428,7 +429,7 @@ class ProxyTelemetry(Model, frozen=True, kw_only=True):
     access_log: ProxyAccessLog | None = None
     tracing: Tracing | None = None
     metrics: ProxyMetrics | None = None
-    health_check_log: Unbuilt | None = None
+    health_check_log: HealthCheckLog | None = None
     request_id: RequestID | None = field(default=None, name="requestID")
 
 

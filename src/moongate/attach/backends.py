@@ -22,6 +22,7 @@ from msgspec import Struct, structs
 
 from moongate.api.backend import Backend as BackendResource
 from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, Ref
+from moongate.api.cluster_settings import ForceLocal, PreferLocal
 from moongate.api.core import EndpointSlice, Service
 from moongate.api.serviceimport import MULTICLUSTER_GROUP, ServiceImport
 from moongate.attach.backend_tls import (
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from moongate.api.shared import BackendObjectReference
     from moongate.engine import Db
 
+TOPOLOGY_MODE = "service.kubernetes.io/topology-mode"
 SERVICE_NAME = "kubernetes.io/service-name"
 IMPORT_NAME = "multicluster.kubernetes.io/service-name"
 
@@ -132,6 +134,7 @@ class Backend(Struct, frozen=True):
         fallback: used only when the others are unhealthy.
         families: IP families of a Service: ``IPv4``, ``IPv6``; unknown for other kinds.
         validation: what its certificate must be; ``None`` if it has no TLS.
+        local: what its Service says about the zone of the proxy.
         tls: TLS to it from a certain Gateway (``reached_from``).
         problem: why it cannot be used; the rest has no meaning then.
     """
@@ -144,6 +147,7 @@ class Backend(Struct, frozen=True):
     fallback: bool = False
     families: tuple[str, ...] = ()
     validation: Validation | None = None
+    local: PreferLocal | None = None
     tls: UpstreamTLS | None = None
     problem: Problem | None = None
 
@@ -326,6 +330,7 @@ class _Virtual(NamedTuple):
     addresses: tuple[str, ...]
     families: tuple[str, ...]
     external: bool
+    local: PreferLocal | None = None
 
     def port(self, of: Target) -> ServicePort | ServiceImportPort | None:
         return next((p for p in self.ports if p.port == of.port and p.protocol == of.transport), None)
@@ -343,7 +348,19 @@ def _virtual(db: Db, of: Target) -> _Virtual | None:
     address = service.spec.cluster_ip
     addresses = (address,) if address and address != "None" else ()
     external = service.spec.type == "ExternalName"
-    return _Virtual(service.spec.ports, addresses, service.spec.ip_families, external)
+    local = _local(service)
+    return _Virtual(service.spec.ports, addresses, service.spec.ip_families, external, local)
+
+
+def _local(service: Service) -> PreferLocal | None:
+    """What a Service says about zones: its ``trafficDistribution``, or the annotation of former times."""
+    if service.spec.traffic_distribution is not None:
+        least = 1
+    elif service.metadata.annotations.get(TOPOLOGY_MODE) in ("Auto", "auto"):
+        least = 3  # as Kubernetes, which wants three endpoints in each zone
+    else:
+        return None
+    return PreferLocal(min_endpoints_threshold=least, force=ForceLocal(min_endpoints_in_zone_threshold=least))
 
 
 def _service(db: Db, of: Target, to_service: bool) -> Backend:
@@ -379,6 +396,7 @@ def _service(db: Db, of: Target, to_service: bool) -> Backend:
         empty=not has_endpoints(db, of, to_service),
         families=virtual.families,
         validation=tls,
+        local=virtual.local,
     )
 
 

@@ -305,6 +305,23 @@ def applied(db: Db, kind: str, listener: ListenerId, route: Ref, rule: str) -> A
     return applied_to_listener(db, kind, listener)
 
 
+def applied_in_order(db: Db, kind: str, listener: ListenerId, route: Ref, rule: str) -> tuple[Applied, ...]:
+    """All policies that say something about a rule of a route, the most specific first."""
+    owners = [
+        policy
+        for section in ((rule, "") if rule else ("",))
+        for at, policy in attached_of(db, kind, route)
+        if at == section
+    ]
+    winners = (winner(db, kind, *level) for level in levels_of(listener))
+    above = tuple(policy for policy in winners if policy is not None)
+    parent = next(iter(above), None)
+    of_route = (
+        Applied(policy, parent if merges(db, policy, of_listeners=False) else None) for policy in owners
+    )
+    return (*of_route, *(Applied(policy, None) for policy in dict.fromkeys(above)))
+
+
 @query
 def section_names(db: Db, target: Ref) -> tuple[str, ...] | None:
     """The sections that a policy may name in a target: listeners of a Gateway or set, rules of a route.

@@ -23,12 +23,14 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 from envoy.config.core.v3.config_source_pb2 import V3, AggregatedConfigSource, ConfigSource
 from envoy.config.core.v3.protocol_pb2 import Http1ProtocolOptions, Http2ProtocolOptions
 from envoy.extensions.filters.listener.proxy_protocol.v3.proxy_protocol_pb2 import ProxyProtocol
+from envoy.extensions.load_balancing_policies.common.v3.common_pb2 import LocalityLbConfig
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsParameters
 from envoy.type.matcher.v3.regex_pb2 import RegexMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from envoy.type.tracing.v3.custom_tag_pb2 import CustomTag
 from envoy.type.v3.percent_pb2 import FractionalPercent
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.wrappers_pb2 import UInt32Value
 from msgspec import Struct, field
 
 from moongate.api.backend import Backend
@@ -43,6 +45,7 @@ from moongate.xds.wire import packed, sized
 
 if TYPE_CHECKING:
     from envoy.config.cluster.v3.cluster_pb2 import Cluster
+    from envoy.config.core.v3.base_pb2 import TransportSocket
     from envoy.config.endpoint.v3.endpoint_components_pb2 import Endpoint
     from envoy.config.listener.v3.listener_components_pb2 import FilterChain
     from envoy.config.listener.v3.listener_pb2 import Listener
@@ -59,12 +62,16 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from moongate.api.base import ListenerId
+    from moongate.api.cluster_settings import PreferLocal
+    from moongate.api.connections import HTTP2Settings
+    from moongate.api.health_checks import HealthCheckLog
     from moongate.api.httproute import HTTPPathMatch
     from moongate.api.route import RouteRule
     from moongate.api.shared import BackendObjectReference, Fraction, SecretObjectReference, StringMatch
     from moongate.api.telemetry import CustomTag as SpanTag
     from moongate.api.telemetry import SpanSettings
     from moongate.api.tls import TLSSettings
+    from moongate.attach.backends import Transport
     from moongate.attach.extension_filters import Extension
     from moongate.engine import Db
 
@@ -135,6 +142,45 @@ class RouteEdit(Struct):
     listener: ListenerFacts = ListenerFacts()
 
 
+class Zones(Struct, frozen=True):
+    """That the endpoints of a cluster stand by the zones in which they run.
+
+    Args:
+        weights: the weights of zones, for a cluster that chooses zones by them; ``None`` for one that looks
+            at the zone of the proxy.
+    """
+
+    weights: tuple[tuple[str, int], ...] | None = None
+
+
+class Lookup(Struct, frozen=True):
+    """How hostnames of backends are looked up.
+
+    Args:
+        family: the addresses that are looked for, in the words of the API; "" where nobody says it.
+        refresh_ms: how often a name is looked up.
+        respects_ttl: whether a name is looked up again when its time to live is over.
+        owner: ``<namespace>/<name>`` of the policy that says so; "" if none does.
+    """
+
+    family: str = ""
+    refresh_ms: int = 30_000
+    respects_ttl: bool = True
+    owner: str = ""
+
+
+def _none() -> None:
+    return None
+
+
+def _http2_defaults() -> Http2ProtocolOptions:
+    """Windows that are safe at the edge, as in the reference."""
+    return Http2ProtocolOptions(
+        initial_stream_window_size=UInt32Value(value=65536),
+        initial_connection_window_size=UInt32Value(value=1048576),
+    )
+
+
 class ClusterEdit(Struct):
     """The argument of a ``cluster`` hook.
 
@@ -144,15 +190,26 @@ class ClusterEdit(Struct):
         http1_options: those of HTTP/1. If a hook sets any of them, the cluster speaks it unless its backends
             want HTTP/2.
         backends: how many backendRefs share the cluster.
+        http2: whether its backends speak HTTP/2 only.
         host: returns the host header of Envoy's own requests, such as health checks: a hostname of the route,
             or a name of the backend. It is computed only when a hook calls it.
+        health_check_log: returns the settings of the EnvoyProxy for the log of health checks, if it has any.
+            They are read only when a hook calls it.
+        http2_options: what holds where the cluster speaks HTTP/2, or may; changed in place.
+        local: what the one Service of the cluster says about the zone of the proxy.
+        wrap_socket: wraps each of the cluster's transport sockets into another one; set by a hook.
     """
 
     message: Cluster
     http: HttpProtocolOptions
     http1_options: Http1ProtocolOptions = field(default_factory=Http1ProtocolOptions)
     backends: int = 1
+    http2: bool = False
     host: Callable[[], str] = str
+    health_check_log: Callable[[], HealthCheckLog | None] = _none
+    http2_options: Http2ProtocolOptions = field(default_factory=_http2_defaults)
+    local: PreferLocal | None = None
+    wrap_socket: Callable[[TransportSocket], TransportSocket] | None = None
 
 
 class ChainEdit(Struct):
@@ -442,8 +499,13 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
         http_filter: an HTTP filter, with its per-route config.
         listener_filter: an HTTP filter that the policy of a listener puts into its chain.
         route: settings on an Envoy route.
+        transports: the connections to whose clusters ``cluster``, ``endpoint``, ``lookup`` and ``zones``
+            apply besides those of requests: of TCPRoutes and TLSRoutes (``TCP``), and of UDPRoutes.
         cluster: settings on a cluster.
         endpoint: settings on each endpoint of a cluster; its address is set already.
+        zones: how endpoints stand by zones, in a value; ``None`` if they stand by backends. It has a meaning
+            for clusters of one backend, so each backend of a rule has a cluster of its own then.
+        lookup: how hostnames of backends are looked up, where it was said otherwise before.
         listener: settings on an Envoy listener, which all filter chains of a port share. Of several policies
             that set a field, the oldest decides.
         filter_chain: settings on a filter chain or its TLS context.
@@ -469,8 +531,11 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
     http_filter: HttpFilter[M] | None = None
     listener_filter: ListenerHttpFilter[M] | None = None
     route: Callable[[RouteEdit, Effective[M]], None] | None = None
+    transports: tuple[Transport, ...] = ()
     cluster: Callable[[ClusterEdit, Effective[M]], None] | None = None
     endpoint: Callable[[Endpoint, Effective[M]], None] | None = None
+    zones: Callable[[M], Zones | None] | None = None
+    lookup: Callable[[Lookup, Effective[M]], Lookup] | None = None
     listener: Callable[[Listener, Effective[M]], None] | None = None
     filter_chain: Callable[[ChainEdit, Effective[M]], None] | None = None
     connection_manager: Callable[[ManagerEdit, Effective[M]], None] | None = None
@@ -497,7 +562,7 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
     @property
     def shapes_clusters(self) -> bool:
         """Whether it changes clusters or their endpoints."""
-        return self.cluster is not None or self.endpoint is not None
+        return self.cluster is not None or self.endpoint is not None or self.lookup is not None
 
     def of(self, spec: Any) -> M | None:
         """The field in a policy's spec."""
@@ -532,6 +597,21 @@ def take_proxy_protocol(listener: Listener, *, optional: bool) -> None:
     """
     config = ProxyProtocol(allow_requests_without_proxy_protocol=optional)
     listener.listener_filters.add(name="envoy.filters.listener.proxy_protocol", typed_config=packed(config))
+
+
+def by_zone(prefers: PreferLocal | None) -> LocalityLbConfig:
+    """How a load balancer chooses among the localities of a cluster: by their weights, or by the zone of the
+    proxy."""
+    if prefers is None:
+        return LocalityLbConfig(locality_weighted_lb_config=LocalityLbConfig.LocalityWeightedLbConfig())
+    built, least = LocalityLbConfig(), prefers.min_endpoints_threshold
+    built.zone_aware_lb_config.min_cluster_size.value = 6 if least is None else least
+    if prefers.percentage_enabled is not None:
+        built.zone_aware_lb_config.routing_enabled.value = prefers.percentage_enabled
+    if prefers.force is not None:
+        least = prefers.force.min_endpoints_in_zone_threshold
+        built.zone_aware_lb_config.force_local_zone.min_size.value = 1 if least is None else least
+    return built
 
 
 def http2_problems(settings: HTTP2Settings) -> Iterator[Problem]:

@@ -98,5 +98,6 @@ FEATURE = Feature(
     model=CircuitBreaker,
     check=check,
     hints=hints,
+    transports=("TCP",),
     cluster=cluster,
 )

@@ -18,12 +18,12 @@ from envoy.config.route.v3.route_components_pb2 import RouteAction
 from envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3 import (
     client_side_weighted_round_robin_pb2 as weighted,
 )
-from envoy.extensions.load_balancing_policies.common.v3.common_pb2 import LocalityLbConfig
 from envoy.extensions.load_balancing_policies.least_request.v3.least_request_pb2 import LeastRequest
 from envoy.extensions.load_balancing_policies.maglev.v3.maglev_pb2 import Maglev
 from envoy.extensions.load_balancing_policies.override_host.v3.override_host_pb2 import OverrideHost
 from envoy.extensions.load_balancing_policies.random.v3.random_pb2 import Random
 from envoy.extensions.load_balancing_policies.round_robin.v3.round_robin_pb2 import RoundRobin
+from envoy.extensions.load_balancing_policies.wrr_locality.v3.wrr_locality_pb2 import WrrLocality
 
 from moongate.api.base import milliseconds
 from moongate.api.cluster_settings import (
@@ -35,12 +35,14 @@ from moongate.api.cluster_settings import (
     LoadBalancer,
     LoadBalancerType,
     OutOfBandReporting,
+    PreferLocal,
     QueryParam,
     SlowStart,
+    ZoneAware,
 )
-from moongate.features.base import ClusterEdit, Effective, Feature, RouteEdit, duration
+from moongate.features.base import ClusterEdit, Effective, Feature, RouteEdit, Zones, by_zone, duration
 from moongate.problem import Problem
-from moongate.xds.wire import packed
+from moongate.xds.wire import message_field, number_field, packed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,6 +58,11 @@ _ORCA_HEADERS = ("endpoint-load-metrics", "endpoint-load-metrics-bin")
 """Headers in which backends report their load, per the Open Request Cost Aggregation standard."""
 
 
+# Fields that Envoy has since 1.39, and the newest xds-protos has not: ``oob_reporting_config`` of
+# ClientSideWeightedRoundRobin, and of it ``port_value`` and ``authority``.
+_OOB_CONFIG, _OOB_PORT, _OOB_AUTHORITY = 9, 1, 2
+
+
 def check(_db: Db, balancer: Effective[LoadBalancer]) -> Iterator[Problem]:
     spec = balancer.value
     if hashed := _hashed(spec):
@@ -68,6 +75,28 @@ def check(_db: Db, balancer: Effective[LoadBalancer]) -> Iterator[Problem]:
                     f"endpointOverride.extractFrom[{index}]",
                     "The entry names no header; an endpoint can be taken from a header only.",
                 )
+
+    if spec.zone_aware is not None:
+        for problem in _check_zones(spec.zone_aware):
+            yield problem.under("zoneAware")
+
+
+def hints(balancer: LoadBalancer) -> Iterator[Problem]:
+    if balancer.type == "DynamicModule":
+        message = (
+            "It is DynamicModule, which Envoy Gateway accepts and does not build, and so does moongate. "
+            "Endpoints are chosen as without loadBalancer."
+        )
+        yield Problem("type", message, "Unused")
+
+
+def zones(balancer: LoadBalancer) -> Zones | None:
+    aware = balancer.zone_aware
+    if aware is None or balancer.type == "DynamicModule":
+        return None
+    if aware.weighted_zones:
+        return Zones(tuple((each.zone, each.weight) for each in aware.weighted_zones))
+    return Zones() if aware.prefer_local is not None else None
 
 
 def one_cluster(balancer: LoadBalancer) -> bool:
@@ -104,7 +133,7 @@ def cluster(edit: ClusterEdit, balancer: Effective[LoadBalancer]) -> None:
     if spec.type == "DynamicModule":
         return
     override = spec.endpoint_override
-    built = _policy(spec) if override is None else _override(spec, override)
+    built = _policy(edit, spec) if override is None else _override(spec, override)
     edit.message.load_balancing_policy.CopyFrom(built)
 
 
@@ -131,6 +160,25 @@ def _check_hash(hashed: ConsistentHash) -> Iterator[Problem]:
     for path, entry in named.items():
         if entry is not None and not entry.name:
             yield Problem(f"{path}.name", "The name is empty; it must say what is hashed.")
+
+
+def _check_zones(aware: ZoneAware) -> Iterator[Problem]:
+    for n, each in enumerate(aware.weighted_zones):
+        if each.weight < 1:
+            yield Problem(
+                f"weightedZones[{n}].weight",
+                f"The weight is {each.weight}; it must be at least 1, as each zone gets a share.",
+            )
+    local = aware.prefer_local
+    if local is None:
+        return
+    if local.min_endpoints_threshold is not None and local.min_endpoints_threshold < 0:
+        message = f"It is {local.min_endpoints_threshold}; it must not be negative."
+        yield Problem("preferLocal.minEndpointsThreshold", message)
+    least = local.force.min_endpoints_in_zone_threshold if local.force is not None else None
+    if least is not None and least < 0:
+        message = f"It is {least}; it must not be negative."
+        yield Problem("preferLocal.force.minEndpointsInZoneThreshold", message)
 
 
 def _is_prime(number: int) -> bool:
@@ -167,11 +215,13 @@ def _cookie(cookie: Cookie) -> HashPolicy.Cookie:
     return built
 
 
-def _policy(spec: LoadBalancer) -> LoadBalancingPolicy:
-    locality = LocalityLbConfig(locality_weighted_lb_config=LocalityLbConfig.LocalityWeightedLbConfig())
+def _policy(edit: ClusterEdit, spec: LoadBalancer) -> LoadBalancingPolicy:
+    locality = by_zone(_local(edit, spec))
     match spec.type:
         case "ConsistentHash":
             maglev, hashed = Maglev(), _hashed(spec)
+            if _weighs_zones(spec):
+                maglev.locality_weighted_lb_config.SetInParent()
             if hashed is not None and hashed.table_size is not None:
                 maglev.table_size.value = hashed.table_size
             return _named("maglev", maglev)
@@ -187,6 +237,18 @@ def _policy(spec: LoadBalancer) -> LoadBalancingPolicy:
             least_request = LeastRequest(locality_lb_config=locality)
             _slow_start(least_request, spec.slow_start)
             return _named("least_request", least_request)
+
+
+def _local(edit: ClusterEdit, spec: LoadBalancer) -> PreferLocal | None:
+    """What holds about the zone of the proxy. In a cluster of several backends localities are these."""
+    if edit.backends > 1 or _weighs_zones(spec):
+        return None
+    own = spec.zone_aware.prefer_local if spec.zone_aware is not None else None
+    return own if own is not None else edit.local
+
+
+def _weighs_zones(spec: LoadBalancer) -> bool:
+    return spec.zone_aware is not None and bool(spec.zone_aware.weighted_zones)
 
 
 def _utilization(spec: LoadBalancer) -> LoadBalancingPolicy:
@@ -206,13 +268,24 @@ def _utilization(spec: LoadBalancer) -> LoadBalancingPolicy:
     built.metric_names_for_computing_utilization.extend(settings.metric_names_for_computing_utilization)
     if settings.out_of_band is not None:
         _out_of_band(built, settings.out_of_band)
-    return _named("client_side_weighted_round_robin", built)
+    policy = _named("client_side_weighted_round_robin", built)
+    if not _weighs_zones(spec):
+        return policy
+    # It knows no localities itself.
+    return _named("wrr_locality", WrrLocality(endpoint_picking_policy=policy))
 
 
 def _out_of_band(built: weighted.ClientSideWeightedRoundRobin, reporting: OutOfBandReporting) -> None:
     built.enable_oob_load_report.value = True
     if reporting.reporting_period is not None:
         built.oob_reporting_period.CopyFrom(duration(reporting.reporting_period))
+    config = b""
+    if reporting.port is not None:
+        config += number_field(_OOB_PORT, reporting.port)
+    if reporting.authority is not None:
+        config += message_field(_OOB_AUTHORITY, reporting.authority.encode())
+    if config:
+        built.MergeFromString(message_field(_OOB_CONFIG, config))
 
 
 def _slow_start(
@@ -256,8 +329,11 @@ FEATURE = Feature(
     field="load_balancer",
     model=LoadBalancer,
     check=check,
+    hints=hints,
+    zones=zones,
     one_cluster=one_cluster,
     route=route,
+    transports=("TCP", "UDP"),
     cluster=cluster,
     tcp_proxy=tcp_proxy,
 )

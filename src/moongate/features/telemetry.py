@@ -94,4 +94,5 @@ FEATURE = Feature(
     hints=_hints,
     route=_route,
     statistics=_statistics,
+    transports=("TCP",),
 )

@@ -96,5 +96,6 @@ FEATURE = Feature(
     check=check,
     native=Native(read=native, merges=True),
     route=route,
+    transports=("TCP",),
     cluster=cluster,
 )

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from moongate.api.base import ENVOY_GROUP, Rule, UnbuiltClusterSetting, deprecated
-from moongate.api.cluster_settings import CircuitBreaker, LoadBalancer, Timeout
+from moongate.api.base import ENVOY_GROUP, Rule, deprecated
+from moongate.api.cluster_settings import (
+    DNS,
+    BackendConnection,
+    CircuitBreaker,
+    LoadBalancer,
+    ProxyProtocol,
+    Timeout,
+)
+from moongate.api.connections import HTTP2Settings, TCPKeepalive
+from moongate.api.health_checks import HealthCheck
 from moongate.api.policy import MergeType, PolicyTargetReferences
 from moongate.api.rate_limits import RateLimits
 from moongate.attach.policies import Policy
+from moongate.features.admission_control import AdmissionControl
 from moongate.features.bandwidth_limit import BandwidthLimit
 from moongate.features.compressor import Compressions
 from moongate.features.fault_injection import FaultInjection
@@ -91,20 +101,20 @@ class BackendTrafficPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True
 
     load_balancer: LoadBalancer | None = None
     retry: Retry | None = None
-    proxy_protocol: UnbuiltClusterSetting | None = None
-    tcp_keepalive: UnbuiltClusterSetting | None = None
-    health_check: UnbuiltClusterSetting | None = None
+    proxy_protocol: ProxyProtocol | None = None
+    tcp_keepalive: TCPKeepalive | None = None
+    health_check: HealthCheck | None = None
     circuit_breaker: CircuitBreaker | None = None
     timeout: Timeout | None = None
-    connection: UnbuiltClusterSetting | None = None
-    dns: UnbuiltClusterSetting | None = None
-    http2: UnbuiltClusterSetting | None = None
+    connection: BackendConnection | None = None
+    dns: DNS | None = None
+    http2: HTTP2Settings | None = None
     merge_type: MergeType | None = None
     rate_limit: RateLimits | None = None
     bandwidth_limit: BandwidthLimit | None = None
     fault_injection: FaultInjection | None = None
-    admission_control: UnbuiltClusterSetting | None = None
-    use_client_protocol: UnbuiltClusterSetting | None = None
+    admission_control: AdmissionControl | None = None
+    use_client_protocol: bool | None = None
     compression: Annotated[Compressions, deprecated("compressor")] | None = None
     compressor: Compressions | None = None
     response_override: ResponseOverrides | None = None

@@ -37,6 +37,7 @@ from moongate.attach.policies import (
     Applied,
     Policy,
     applied,
+    applied_in_order,
     applied_to_gateway,
     applied_to_listener,
     policy_attachments,
@@ -45,7 +46,7 @@ from moongate.attach.route_kinds import route_kind
 from moongate.attach.rule_filters import extension_refs
 from moongate.engine import query
 from moongate.features import FEATURES
-from moongate.features.base import Effective, ExtraCluster, ExtraSecret, Feature
+from moongate.features.base import Effective, ExtraCluster, ExtraSecret, Feature, Lookup, Zones
 from moongate.policies import POLICY_KINDS
 from moongate.policies.references import reference_problems
 from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPolicy
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from moongate.api.base import ListenerId
     from moongate.api.route import RouteRule
     from moongate.api.shared import LocalObjectReference
+    from moongate.attach.backends import Transport
     from moongate.engine import Db
 
 M = TypeVar("M")
@@ -342,9 +344,31 @@ def unenforceable(db: Db, policy: Ref, route: Ref) -> Problem | None:
 
 def connection_settings(db: Db, listener: ListenerId, route: Ref, rule: str) -> Settings:
     """The settings of a route of connections for its proxy."""
-    merged = _all(db, rule_policies(db, listener, route, rule))
-    features = (each for policy in merged for each in policy.features() if each[0].shapes_proxies)
-    return tuple(sorted(features, key=_place))
+    settings = connection_cluster_settings(db, connection_policies(db, listener, route, rule), "TCP")
+    return tuple(each for each in settings if each[0].shapes_proxies)
+
+
+@query
+def connection_policies(db: Db, listener: ListenerId, route: Ref, rule: str) -> tuple[Applied, ...]:
+    """The policies that hold for a rule of a route of connections, the most specific first.
+
+    Unlike those of requests, a policy does not replace all of the next one, but the fields that it sets.
+    """
+    return tuple(
+        policy for kind in RULE_POLICIES for policy in applied_in_order(db, kind, listener, route, rule)
+    )
+
+
+@query
+def connection_cluster_settings(db: Db, policies: tuple[Applied, ...], transport: Transport) -> Settings:
+    """The settings of some policies for the cluster of a route of connections: each of the first that has
+    it."""
+    first: dict[Feature[Any], Effective[Any]] = {}
+    for policy in _all(db, policies):
+        for feature, effective in policy.features():
+            if transport in feature.transports:
+                first.setdefault(feature, effective)
+    return tuple(sorted(first.items(), key=_place))
 
 
 @query
@@ -353,6 +377,33 @@ def cluster_settings(db: Db, policies: tuple[Applied, ...]) -> Settings:
     merged = _all(db, policies)
     features = (each for policy in merged for each in policy.features() if each[0].shapes_clusters)
     return tuple(sorted(features, key=_place))
+
+
+def lookup_of(settings: Settings) -> Lookup:
+    """How hostnames of backends are looked up by some settings."""
+    lookup = Lookup()
+    for feature, effective in settings:
+        if feature.lookup is not None:
+            lookup = feature.lookup(lookup, effective)
+    return lookup
+
+
+@query
+def connection_lookup(db: Db, policies: tuple[Applied, ...]) -> Lookup:
+    """How the hosts are looked up that connections ask for."""
+    return lookup_of(connection_cluster_settings(db, policies, "TCP"))
+
+
+@query
+def zones(db: Db, policies: tuple[Applied, ...]) -> Zones | None:
+    """The part of ``cluster_settings`` that says how endpoints stand by zones."""
+    return zones_of(cluster_settings(db, policies))
+
+
+def zones_of(settings: Settings) -> Zones | None:
+    """How endpoints stand by zones, by some settings."""
+    said = (f.zones(effective.value) for f, effective in settings if f.zones is not None)
+    return next((each for each in said if each is not None), None)
 
 
 @query

@@ -26,6 +26,7 @@ from envoy.extensions.clusters.dns.v3.dns_cluster_pb2 import DnsCluster
 from envoy.extensions.filters.http.upstream_codec.v3.upstream_codec_pb2 import UpstreamCodec
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
 from envoy.extensions.load_balancing_policies.least_request.v3.least_request_pb2 import LeastRequest
+from envoy.extensions.transport_sockets.raw_buffer.v3.raw_buffer_pb2 import RawBuffer
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import (
     CertificateValidationContext,
     SubjectAltNameMatcher,
@@ -61,13 +62,18 @@ from moongate.attach.patch_policies import named_resources
 from moongate.attach.route_kinds import route_kind
 from moongate.attach.routes import attached_hosts
 from moongate.engine import query
-from moongate.features.base import ClusterEdit, over_ads
+from moongate.features.base import ClusterEdit, Lookup, Zones, by_zone, over_ads
 from moongate.policies.effective import (
     cluster_settings,
+    connection_cluster_settings,
+    connection_policies,
     endpoint_settings,
     extended,
     gateway_policies,
+    lookup_of,
     rule_policies,
+    zones,
+    zones_of,
 )
 from moongate.policies.http_listeners import gateway_cluster_settings, listener_cluster_settings
 from moongate.store import get
@@ -91,18 +97,18 @@ from moongate.xds.destinations import (
     served_on,
     to_service,
 )
-from moongate.xds.dynamic_resolvers import guarded, resolve_requests
+from moongate.xds.dynamic_resolvers import guarded, lookup_family, resolve_requests
 from moongate.xds.filter_chains import TLS_SOCKET
 from moongate.xds.metadata import holders, metadata, shown
 from moongate.xds.upstream_tls import form, mark, negotiates, secure, secure_requests
 from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource, encode, packed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from envoy.config.core.v3.protocol_pb2 import Http2ProtocolOptions
+    from collections.abc import Iterable, Iterator
 
     from moongate.api.base import FleetId, ListenerId, Ref
+    from moongate.api.cluster_settings import PreferLocal
+    from moongate.api.health_checks import HealthCheckLog
     from moongate.attach.policies import Applied
     from moongate.engine import Db
     from moongate.features.base import ExtraCluster
@@ -111,8 +117,8 @@ if TYPE_CHECKING:
 
 BUFFER_LIMIT: Final = 32768
 CONNECT_TIMEOUT_S: Final = 10
-DNS_REFRESH_S: Final = 30
 _HTTP2: Final = Backend(protocol="HTTP2")
+_OVER_HTTP2: Final = ("HTTP2", "GRPC")
 _OF_CONNECTIONS: Final = (names.ALL_RULES, names.OF_SERVER_NAMES)
 """What the key of a cluster has in place of a rule, if it is that of a route of connections."""
 _CODEC: Final = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
@@ -153,30 +159,43 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
     if members is None:
         return None
     backends = _backends(db, key, members)
-    message = _base(key.name, families=next((b.families for b in backends), ()))
+    settings = _settings(db, key)
+    lookup = lookup_of(settings)
+    message = _base(key.name, next((b.families for b in backends), ()), lookup.family)
     if "cluster" in holders(db, key.fleet):
         _describe(db, key, message)
     usable = [b for b in backends if b.problem is None]
     of_requests = any(b.dynamic for b in usable)
     if _are_names(usable):
-        _resolve(message)
+        _resolve(message, lookup)
         message.load_assignment.CopyFrom(_assignment(db, key, members, key.name, of_names=True))
     elif not of_requests:
         _discover(message, _assignment_name(db, key, backends))
     message.alt_stat_name = _stat_name(db, key)
     http = HttpProtocolOptions()
-    edit = ClusterEdit(message, http, backends=len(members), host=lambda: _host(db, key, members))
-    _set(edit, (*cluster_settings(db, _policies(db, key)), *_settings_of_listeners(db, key)))
+    edit = ClusterEdit(
+        message,
+        http,
+        backends=len(members),
+        http2=any(b.protocol in _OVER_HTTP2 for b in usable) and not any(b.http1 for b in usable),
+        host=lambda: _host(db, key, members),
+        health_check_log=lambda: _health_check_log(db, key.fleet),
+        local=usable[0].local if len(members) == 1 and usable else None,
+    )
+    if edit.local is not None:
+        message.load_balancing_policy.CopyFrom(_least_request(edit.local))
     if isinstance(key, RuleCluster):
         http.http_filters.extend(_own_filters(db, key))
+    _set(edit, (*settings, *_settings_of_listeners(db, key)))
     if of_requests:
         secure_requests(message, *backends)
-        resolve_requests(message, http if not _is_of_connections(key) else None, guard=guarded(db))
+        resolve_requests(message, http if not _is_of_connections(key) else None, lookup, guard=guarded(db))
     else:
         secure(message, http, backends)
+    _wrap(edit)
     if http.http_filters:
         http.http_filters.append(HttpFilter(name=_CODEC, typed_config=packed(UpstreamCodec())))
-    _speak(message, http, usable, edit.http1_options)
+    _speak(edit, usable)
     _track(db, key, message)
     return XdsResource.of(CLUSTER, key.name, encode(message))
 
@@ -190,25 +209,33 @@ def _sink_cluster(db: Db, key: SinkCluster) -> XdsResource | None:
     members = _request_members(db, key)
     backends = _backends(db, key, members)
     usable = [b for b in backends if b.problem is None]
-    message = _base(key.name, families=next((b.families for b in backends), ()))
+    settings = sinks.sink_settings(db, key.fleet, key.name)
+    lookup = lookup_of(settings)
+    message = _base(key.name, next((b.families for b in backends), ()), lookup.family)
     owner = fleet_proxy(db, key.fleet).owner
     if owner is not None and "cluster" in holders(db, key.fleet):
         message.metadata.MergeFromString(metadata(owner))
     if sink.host and not is_ip(sink.host):
-        _resolve(message)
+        _resolve(message, lookup)
         message.load_assignment.CopyFrom(_assignment_of_host(key.name, sink.host, sink.port))
     elif usable and all(b.dns for b in usable):
-        _resolve(message)
+        _resolve(message, lookup)
         message.load_assignment.CopyFrom(_assignment(db, key, members, key.name, of_names=True))
     else:
         _discover(message, _assignment_name(db, key, backends))
     http = HttpProtocolOptions()
     edit = ClusterEdit(
-        message, http, backends=len(members), host=lambda: sinks.authority(db, key.fleet, key.name)
+        message,
+        http,
+        backends=len(members),
+        http2=sink.grpc,
+        host=lambda: sinks.authority(db, key.fleet, key.name),
+        health_check_log=lambda: _health_check_log(db, key.fleet),
     )
-    _set(edit, sinks.sink_settings(db, key.fleet, key.name))
+    _set(edit, settings)
     secure(message, http, backends)
-    _speak(message, http, [_HTTP2] if sink.grpc else [])
+    _wrap(edit)
+    _speak(edit, [_HTTP2] if sink.grpc else [])
     _track(db, key, message)
     return XdsResource.of(CLUSTER, key.name, encode(message))
 
@@ -228,6 +255,26 @@ def _stat_name(db: Db, key: ClusterKey) -> str:
     if route is None or not isinstance(index, int) or index >= len(route.spec.rules):
         return ""
     return statistics.stat_name(pattern, key.route, index, route.spec.rules[index])
+
+
+def _wrap(edit: ClusterEdit) -> None:
+    """Wrap all transport sockets of a cluster, where a feature wants it."""
+    if edit.wrap_socket is None:
+        return
+    for match in edit.message.transport_socket_matches:
+        match.transport_socket.CopyFrom(edit.wrap_socket(match.transport_socket))
+    if not edit.message.HasField("transport_socket"):
+        edit.message.transport_socket.name = "envoy.transport_sockets.raw_buffer"
+        edit.message.transport_socket.typed_config.CopyFrom(packed(RawBuffer()))
+    edit.message.transport_socket.CopyFrom(edit.wrap_socket(edit.message.transport_socket))
+
+
+def _settings(db: Db, key: ClusterKey) -> Settings:
+    """The settings of policies for a cluster."""
+    if isinstance(key, RuleCluster) and key.rule in _OF_CONNECTIONS:
+        transport = "UDP" if route_kind(key.route.kind).upstream == "UDP" else "TCP"
+        return connection_cluster_settings(db, _policies(db, key), transport)
+    return cluster_settings(db, _policies(db, key))
 
 
 def _set(edit: ClusterEdit, settings: Settings) -> None:
@@ -420,7 +467,11 @@ def _policies(db: Db, key: ClusterKey) -> tuple[Applied, ...]:
     if isinstance(key, PolicyCluster | SinkCluster):
         return ()
     listener = _listener_of(db, key)
-    return rule_policies(db, listener, key.route, _section(db, key)) if listener is not None else ()
+    if listener is None:
+        return ()
+    if key.rule in _OF_CONNECTIONS:
+        return connection_policies(db, listener, key.route, _section(db, key))
+    return rule_policies(db, listener, key.route, _section(db, key))
 
 
 def _settings_of_listeners(db: Db, key: ClusterKey) -> Settings:
@@ -478,6 +529,13 @@ def _host(db: Db, key: ClusterKey, members: list[Member]) -> str:
     return f"{first.name}.{first.namespace}" if first is not None else ""
 
 
+@query
+def _health_check_log(db: Db, fleet: FleetId) -> HealthCheckLog | None:
+    """What a fleet's EnvoyProxy says about the log of health checks."""
+    telemetry = fleet_proxy(db, fleet).spec.telemetry
+    return telemetry.health_check_log if telemetry is not None else None
+
+
 def _listener_of(db: Db, key: RuleCluster | MirrorCluster) -> ListenerId | None:
     """The listener whose policies a route's clusters have, as all its listeners share them."""
     listeners = served_on(db, key.fleet, key.route)
@@ -519,8 +577,8 @@ def _discover(message: Cluster, assignment: str) -> None:
     message.eds_cluster_config.service_name = assignment
 
 
-def _base(name: str, families: tuple[str, ...] = ()) -> Cluster:
-    message = Cluster.FromString(_defaults(families))
+def _base(name: str, families: tuple[str, ...] = (), lookup: str = "") -> Cluster:
+    message = Cluster.FromString(_defaults(families, lookup))
     message.name = name
     return message
 
@@ -538,13 +596,13 @@ def _discovered() -> bytes:
 
 
 @cache
-def _defaults(families: tuple[str, ...]) -> bytes:
+def _defaults(families: tuple[str, ...], lookup: str) -> bytes:
     """The settings of any cluster for which no policy says otherwise."""
     message = Cluster(ignore_health_on_host_removal=True)
     message.connect_timeout.seconds = CONNECT_TIMEOUT_S
     message.per_connection_buffer_limit_bytes.value = BUFFER_LIMIT
     message.circuit_breakers.thresholds.add().max_retries.value = 1024
-    message.dns_lookup_family = _lookup_family(families)
+    message.dns_lookup_family = lookup_family(lookup, families)
     message.common_lb_config.SetInParent()
     message.load_balancing_policy.CopyFrom(_least_request())
     return encode(message)
@@ -563,9 +621,9 @@ def _of_host(db: Db, made_of: ExtraCluster) -> Cluster:
     if is_ip(made_of.host) or made_of.host.startswith("/"):
         message.type = Cluster.STATIC
     else:
-        _resolve(message)
+        _resolve(message, Lookup())
     message.load_assignment.CopyFrom(_assignment_of_host(made_of.name, made_of.host, made_of.port))
-    _speak(message, HttpProtocolOptions(), [_HTTP2] if made_of.http2 else [])
+    _speak(ClusterEdit(message, HttpProtocolOptions()), [_HTTP2] if made_of.http2 else [])
     tls = _trusting(db, made_of.host) if made_of.tls else _to_own_service() if made_of.own_service else None
     if tls is not None:
         message.transport_socket.CopyFrom(TransportSocket(name=TLS_SOCKET, typed_config=packed(tls)))
@@ -609,21 +667,9 @@ def _trusting(db: Db, host: str) -> UpstreamTlsContext:
     )
 
 
-def _lookup_family(families: tuple[str, ...]) -> Cluster.DnsLookupFamily:
-    match families:
-        case ("IPv4",):
-            return Cluster.V4_ONLY
-        case ("IPv6",):
-            return Cluster.V6_ONLY
-        case (_, _):
-            return Cluster.ALL
-        case _:
-            return Cluster.V4_PREFERRED
-
-
-def _resolve(message: Cluster) -> None:
-    dns = DnsCluster(respect_dns_ttl=True)
-    dns.dns_refresh_rate.seconds = DNS_REFRESH_S
+def _resolve(message: Cluster, lookup: Lookup) -> None:
+    dns = DnsCluster(respect_dns_ttl=lookup.respects_ttl)
+    dns.dns_refresh_rate.FromMilliseconds(lookup.refresh_ms)
     family = Cluster.DnsLookupFamily.Name(message.dns_lookup_family)
     dns.dns_lookup_family = cast("DnsLookupFamily", DnsLookupFamily.Value(family))
     message.cluster_type.name = "envoy.cluster.dns"
@@ -643,34 +689,30 @@ def _spoken_to(key: ClusterKey, of: Backend) -> Backend:
             return of
 
 
-def _speak(
-    message: Cluster,
-    http: HttpProtocolOptions,
-    backends: list[Backend],
-    http1: Http1ProtocolOptions = _NO_OPTIONS,
-) -> None:
-    """Set the upstream protocol: HTTP/1.1 if forced, HTTP/2 if requested, as negotiated with TLS.
+def _speak(edit: ClusterEdit, backends: list[Backend]) -> None:
+    """Set the upstream protocol: that of the client if a feature says so, HTTP/1.1 if forced, HTTP/2 if
+    requested, HTTP/1.1 if a feature sets options of it, as negotiated with TLS.
 
     Else leave Envoy's default.
     """
-    if any(b.http1 for b in backends):
+    http, http1 = edit.http, edit.http1_options
+    if http.HasField("use_downstream_protocol_config"):
+        http.use_downstream_protocol_config.http2_protocol_options.CopyFrom(edit.http2_options)
+        if http1.ByteSize():
+            http.use_downstream_protocol_config.http_protocol_options.CopyFrom(http1)
+    elif any(b.http1 for b in backends):
         http.explicit_http_config.http_protocol_options.CopyFrom(http1)
-    elif any(b.protocol in ("HTTP2", "GRPC") for b in backends):
-        _set_windows(http.explicit_http_config.http2_protocol_options)
+    elif any(b.protocol in _OVER_HTTP2 for b in backends):
+        http.explicit_http_config.http2_protocol_options.CopyFrom(edit.http2_options)
     elif http1.ByteSize() and http.WhichOneof("upstream_protocol_options") is None:
         http.explicit_http_config.http_protocol_options.CopyFrom(http1)
     elif http.WhichOneof("upstream_protocol_options") is None and negotiates(backends):
         http.auto_config.http_protocol_options.SetInParent()
-        _set_windows(http.auto_config.http2_protocol_options)
+        http.auto_config.http2_protocol_options.CopyFrom(edit.http2_options)
     elif http.ByteSize() and http.WhichOneof("upstream_protocol_options") is None:
         http.explicit_http_config.http_protocol_options.SetInParent()
     if http.ByteSize():
-        message.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(packed(http))
-
-
-def _set_windows(options: Http2ProtocolOptions) -> None:
-    options.initial_stream_window_size.value = 65536
-    options.initial_connection_window_size.value = 1048576
+        edit.message.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(packed(http))
 
 
 def _describe(db: Db, key: ClusterKey, message: Cluster) -> None:
@@ -692,38 +734,71 @@ def _assignment(
     # changed from one to the other stays a member until its rule is resolved again, and endpoints do not wait
     # for that.
     message = ClusterLoadAssignment(cluster_name=name)
-    settings = (
-        [each for each in sinks.sink_settings(db, key.fleet, key.name) if each[0].endpoint is not None]
-        if isinstance(key, SinkCluster)
-        else endpoint_settings(db, _policies(db, key))
-    )
+    if isinstance(key, SinkCluster):
+        of_sink = sinks.sink_settings(db, key.fleet, key.name)
+        settings = tuple(each for each in of_sink if each[0].endpoint is not None)
+        zoned = zones_of(of_sink)
+    elif isinstance(key, RuleCluster) and key.rule in _OF_CONNECTIONS:
+        of_route = _settings(db, key)
+        settings = tuple(each for each in of_route if each[0].endpoint is not None)
+        zoned = zones_of(of_route)
+    else:
+        settings, zoned = endpoint_settings(db, _policies(db, key)), zones(db, _policies(db, key))
     described = "endpoint" in holders(db, key.fleet)
     for n, (at, locality_name, weight, routed, fallback) in enumerate(members):
         judged = _reached(db, key, at, routed)
         if judged.empty and _is_of_connections(key):
             continue  # its share goes to the others
-        locality = message.endpoints.add()
-        locality.locality.region = locality_name
-        locality.load_balancing_weight.value = weight
-        if judged.problem is not None or judged.empty or judged.dns is not of_names:
-            continue
-        locality.priority = 1 if fallback or judged.fallback else 0
-        if described:
-            locality.metadata.MergeFromString(metadata(at.ref, at.section))
-        for endpoint in endpoints(db, at, routed):
-            entry = add_endpoint(locality, endpoint)
-            if judged.tls is not None:
-                mark(entry, key.name, n)
-            for feature, effective in settings:
-                if feature.endpoint is not None:
-                    feature.endpoint(entry.endpoint, effective)
+        usable = judged.problem is None and not judged.empty and judged.dns is of_names
+        reached = endpoints(db, at, routed) if usable else ()
+        for locality, of in _localities(
+            message, reached, locality_name, weight, _zones(judged, members, zoned)
+        ):
+            if not usable:
+                continue
+            locality.priority = 1 if fallback or judged.fallback else 0
+            if described:
+                locality.metadata.MergeFromString(metadata(at.ref, at.section))
+            for endpoint in of:
+                entry = add_endpoint(locality, endpoint)
+                if judged.tls is not None:
+                    mark(entry, key.name, n)
+                for feature, effective in settings:
+                    if feature.endpoint is not None:
+                        feature.endpoint(entry.endpoint, effective)
     return message
 
 
-def _least_request() -> LoadBalancingPolicy:
+def _zones(judged: Backend, members: list[Member], said: Zones | None) -> Zones | None:
+    """How the endpoints of a backend stand by zones. Where backends share a cluster, localities are these."""
+    if len(members) > 1:
+        return None
+    return said if said is not None or judged.local is None else Zones()
+
+
+def _localities(
+    message: ClusterLoadAssignment, of: tuple[Endpoint, ...], name: str, weight: int, zoned: Zones | None
+) -> Iterator[tuple[LocalityLbEndpoints, Iterable[Endpoint]]]:
+    """Add the localities of a backend: one, or one for each zone, by name."""
+    if zoned is None:
+        locality = message.endpoints.add()
+        locality.locality.region = name
+        locality.load_balancing_weight.value = weight
+        yield locality, of
+        return
+    weights = dict(zoned.weights or ())
+    for zone in sorted({each.zone for each in of}):
+        locality = message.endpoints.add()
+        locality.locality.zone = zone
+        locality.locality.SetInParent()
+        if zoned.weights is not None:
+            locality.load_balancing_weight.value = weights.get(zone, 1)
+        yield locality, (each for each in of if each.zone == zone)
+
+
+def _least_request(local: PreferLocal | None = None) -> LoadBalancingPolicy:
     """Envoy's own default, with locality weights, which carry the weights of a rule's backends."""
-    policy = LeastRequest()
-    policy.locality_lb_config.locality_weighted_lb_config.SetInParent()
+    policy = LeastRequest(locality_lb_config=by_zone(local))
     message = LoadBalancingPolicy()
     config = message.policies.add().typed_extension_config
     config.name = "envoy.load_balancing_policies.least_request"

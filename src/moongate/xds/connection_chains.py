@@ -49,7 +49,12 @@ from moongate.attach.route_kinds import order
 from moongate.attach.routes import ANY
 from moongate.engine import Contained, Failed, query
 from moongate.features.base import ChainEdit
-from moongate.policies.effective import connection_settings, refuses_connections
+from moongate.policies.effective import (
+    connection_lookup,
+    connection_policies,
+    connection_settings,
+    refuses_connections,
+)
 from moongate.policies.http_listeners import chain_policy, listener_failed
 from moongate.store import get
 from moongate.xds.access_logs import access_logs
@@ -164,7 +169,9 @@ def connection_chain(db: Db, group: ChainGroup, route: Ref) -> ChainSettings | N
             proxy.stat_prefix = route_stat_name(pattern, route, resource.spec.rules[0])
     chain = _chain(names.connection_chain(route), hosts, terms)
     if of_names:
-        chain.filters.extend(of_server_names(guard=guarded(db)))
+        policies = connection_policies(db, member, route, connection_section(resource))
+        lookup = connection_lookup(db, policies)
+        chain.filters.extend(of_server_names(lookup, guard=guarded(db)))
     chain.filters.add(name=TCP_PROXY, typed_config=packed(proxy))
     built = _settings(member, chain, terms)
     return closed(built) if terms.closed or refuses_connections(db, member, route) else built

@@ -89,6 +89,7 @@ from moongate.policies.effective import (
     rule_policies,
     shapes_clusters,
     wants_one_cluster,
+    zones,
 )
 from moongate.problem import Problem
 from moongate.store import SHARDS, get
@@ -226,8 +227,14 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
     if refused is not None:
         weighted = []
     extensions = _extensions(db, resource, index)
+    # By zones each backend has a cluster of its own: its localities are the zones. A backend that stands in
+    # for the others must share one with them, which matters more.
+    zonal = not any(each.backend.fallback for each in weighted) and (
+        (policy is not None and zones(db, (policy,)) is not None)
+        or (len(weighted) > 1 and any(each.backend.local is not None for each in weighted))
+    )
     clusters, by_weight = _weighted_clusters(
-        db, fleet, resource, index, weighted, None if extensions else merging, extensions
+        db, fleet, resource, index, weighted, None if extensions else merging, extensions, zonal=zonal
     )
     broken_status = route_kind(route.kind).broken_status
     if filters.failed:
@@ -360,6 +367,8 @@ def _weighted_clusters(
     backends: list[_RuleBackend],
     merging: MergeBackends | None,
     extensions: tuple[LocalObjectReference, ...],
+    *,
+    zonal: bool,
 ) -> tuple[tuple[WeightedCluster, ...], bool]:
     """The clusters of a rule's backends, and whether Envoy is to choose among them by weight.
 
@@ -371,6 +380,7 @@ def _weighted_clusters(
         backends: those that have a weight.
         merging: which of them may use shared clusters; ``None`` for none.
         extensions: HTTPRouteFilters of the rule that all of its clusters have a part of.
+        zonal: whether requests go by zones.
     """
     own: list[_RuleBackend] = []
     shared: list[WeightedCluster] = []
@@ -390,7 +400,7 @@ def _weighted_clusters(
     one_by_one = (
         any(not each.usable or backend_filters(each.ref) for each in own)
         or _mixed([each.backend for each in own])
-        or bool(own and shared)
+        or bool(own and (shared or zonal))
     )
     if one_by_one:
         clusters = [

@@ -63,12 +63,20 @@ if TYPE_CHECKING:
     from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 
     from moongate.engine import Db
+    from moongate.features.base import Lookup
 
 GUARD: Final = "envoy.filters.http.upstream_rbac"
 """The name of the filter in the cluster, and the key of what a route says to it."""
 CONNECTION_GUARD: Final = "envoy.filters.network.rbac"
 SNI_PROXY: Final = "envoy.filters.network.sni_dynamic_forward_proxy"
-REFRESH_S: Final = 30
+_FAMILIES: Final = {
+    "": Cluster.V4_PREFERRED,
+    "IPv4": Cluster.V4_ONLY,
+    "IPv6": Cluster.V6_ONLY,
+    "IPv4Preferred": Cluster.V4_PREFERRED,
+    "IPv6Preferred": Cluster.AUTO,
+    "IPv4AndIPv6": Cluster.ALL,
+}
 TLS_PORT: Final = 443
 """Where connections go: a TLS handshake names no port."""
 
@@ -101,15 +109,31 @@ def guarded(db: Db) -> bool:
     return not config(db).runtime_flags.on("DynamicResolverLocalAddresses")
 
 
-def resolve_requests(message: Cluster, http: HttpProtocolOptions | None, *, guard: bool) -> None:
+def lookup_family(lookup: str, families: tuple[str, ...] = ()) -> Cluster.DnsLookupFamily:
+    """The addresses that are looked up, by what a policy says and by the IP families of a Service."""
+    match families, lookup:
+        case ("IPv4",), _:
+            return Cluster.V4_ONLY
+        case ("IPv6",), _:
+            return Cluster.V6_ONLY
+        case (_, _), "":
+            return Cluster.ALL
+        case _:
+            return _FAMILIES[lookup]
+
+
+def resolve_requests(
+    message: Cluster, http: HttpProtocolOptions | None, lookup: Lookup, *, guard: bool
+) -> None:
     """Let a cluster send each request, or connection, to the host that it names.
 
     Args:
         message: the cluster; changed in place.
         http: its HTTP options; changed in place. ``None`` for connections, whose chain has the guard.
+        lookup: how hosts are looked up.
         guard: whether some addresses are closed.
     """
-    settings = ClusterConfig(dns_cache_config=_cache(message.dns_lookup_family))
+    settings = ClusterConfig(dns_cache_config=_cache(lookup, message.dns_lookup_family))
     message.cluster_type.name = "envoy.clusters.dynamic_forward_proxy"
     message.cluster_type.typed_config.CopyFrom(packed(settings))
     message.load_balancing_policy.CopyFrom(_by_cluster())
@@ -126,24 +150,26 @@ def unguarded() -> RBACPerRoute:
     return RBACPerRoute()
 
 
-def of_server_names(*, guard: bool) -> Iterator[Filter]:
+def of_server_names(lookup: Lookup, *, guard: bool) -> Iterator[Filter]:
     """The network filters that look up the host which a client asks for, and end what must not go there."""
-    lookup = sni_dynamic_forward_proxy_pb2.FilterConfig(
-        dns_cache_config=_cache(Cluster.V4_PREFERRED), port_value=TLS_PORT, save_upstream_address=True
+    config = sni_dynamic_forward_proxy_pb2.FilterConfig(
+        dns_cache_config=_cache(lookup, lookup_family(lookup.family)),
+        port_value=TLS_PORT,
+        save_upstream_address=True,
     )
-    yield Filter(name=SNI_PROXY, typed_config=packed(lookup))
+    yield Filter(name=SNI_PROXY, typed_config=packed(config))
     if guard:
         rules = network_rbac_pb2.RBAC(rules=_rules(), stat_prefix="local-address")
         yield Filter(name=CONNECTION_GUARD, typed_config=packed(rules))
 
 
-def _cache(family: Cluster.DnsLookupFamily) -> DnsCacheConfig:
+def _cache(lookup: Lookup, family: Cluster.DnsLookupFamily) -> DnsCacheConfig:
     """The addresses that were looked up, shared by all that look them up in the same way."""
-    name = Cluster.DnsLookupFamily.Name(family).lower()
+    name, owner = Cluster.DnsLookupFamily.Name(family).lower(), lookup.owner or "default"
     cached = DnsCacheConfig(
-        name=f"envoy-gateway-dfp-cache-{name}-{REFRESH_S * 1000}ms-default", dns_lookup_family=family
+        name=f"envoy-gateway-dfp-cache-{name}-{lookup.refresh_ms}ms-{owner}", dns_lookup_family=family
     )
-    cached.dns_refresh_rate.seconds = REFRESH_S
+    cached.dns_refresh_rate.FromMilliseconds(lookup.refresh_ms)
     return cached
 
 

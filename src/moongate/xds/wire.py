@@ -40,7 +40,7 @@ def message_field(field: int, payload: bytes) -> bytes:
 
 
 def number_field(field: int, value: int) -> bytes:
-    """The value of a field that is a number that is not negative, a boolean or an enum."""
+    """One field with a whole number that is not negative, as it stands in its message."""
     return _varint(field << 3) + _varint(value)
 
 

@@ -1,0 +1,59 @@
+"""Connections to backends: how much is buffered, and connecting before there is a request.
+
+Set by:      BackendTrafficPolicy ``spec.connection``
+Precedence:  the most specific policy wins
+Envoy:       ``Cluster.per_connection_buffer_limit_bytes``, ``Cluster.preconnect_policy``
+Cases:       backend_connection.md beside this file: its reference page and its golden tests
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from moongate.api.cluster_settings import BackendConnection
+from moongate.api.shared import quantity
+from moongate.features.base import ClusterEdit, Effective, Feature
+from moongate.problem import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from moongate.engine import Db
+
+_MAX_BUFFER: Final = 2**32 - 1
+
+
+def check(_db: Db, connection: Effective[BackendConnection]) -> Iterator[Problem]:
+    size = connection.value.buffer_limit
+    if size is not None and not 0 <= quantity(size) <= _MAX_BUFFER:
+        yield Problem("bufferLimit", f"bufferLimit is {size}; it must be between 0 and {_MAX_BUFFER} bytes.")
+
+
+def hints(connection: BackendConnection) -> Iterator[Problem]:
+    if connection.socket_buffer_limit is not None:
+        message = "Envoy Gateway accepts the field and does nothing with it, and so does moongate."
+        yield Problem("socketBufferLimit", message, "Unused")
+
+
+def cluster(edit: ClusterEdit, connection: Effective[BackendConnection]) -> None:
+    spec = connection.value
+    if spec.buffer_limit is not None:
+        edit.message.per_connection_buffer_limit_bytes.value = quantity(spec.buffer_limit)
+    if spec.preconnect is None:
+        return
+    each, predictive = spec.preconnect.per_endpoint_percent, spec.preconnect.predictive_percent
+    if each is not None:
+        edit.message.preconnect_policy.per_upstream_preconnect_ratio.value = each / 100
+    if predictive is not None:
+        edit.message.preconnect_policy.predictive_preconnect_ratio.value = predictive / 100
+
+
+FEATURE = Feature(
+    kind="BackendTrafficPolicy",
+    field="connection",
+    model=BackendConnection,
+    check=check,
+    hints=hints,
+    transports=("TCP",),
+    cluster=cluster,
+)

@@ -1,0 +1,163 @@
+"""Requests by zones: as often as a policy says, and in the zone of the proxy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+
+from tests.e2e import manifests as m
+from tests.e2e.calls import Call, CallServer
+from tests.e2e.conftest import Site, until
+from tests.ports import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
+
+IN_ZONE_A = """
+bootstrap:
+  type: Merge
+  value: |
+    node: {locality: {zone: a}}
+    cluster_manager: {local_cluster_name: own-fleet}
+    static_resources:
+      clusters:
+      - name: own-fleet
+        type: STATIC
+        load_assignment:
+          cluster_name: own-fleet
+          endpoints:
+          - locality: {zone: a}
+            lb_endpoints:
+            - endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 1}}}
+"""
+
+
+def zoned(site: Site, name: str, *zones: str) -> m.Document:
+    """A Backend whose endpoints are the three backends, each in a zone."""
+    return m.backend(
+        name,
+        *(
+            f"ip: {{address: 127.0.0.1, port: {each.port}}}, zone: {zone}"
+            for each, zone in zip(site.backends.values(), zones, strict=False)
+        ),
+    )
+
+
+def policy(name: str, body: str) -> m.Document:
+    return m.policy("BackendTrafficPolicy", name, f"loadBalancer: {body}", f"HTTPRoute/{name}")
+
+
+async def answers(site: Site, host: str, *, port: int = 0, times: int = 200) -> Counter[str]:
+    return Counter([(await site.reached(host, port=port)).by for _ in range(times)])
+
+
+@pytest.mark.parametrize("kind", ["RoundRobin", "LeastRequest", "Random"])
+async def test_zones_get_their_shares_whatever_the_number_of_their_endpoints_is(
+    site: Site, kind: str
+) -> None:
+    weights = "[{zone: a, weight: 9}, {zone: b, weight: 1}]"
+    await site.apply(
+        zoned(site, "shares", "a", "b", "b"),
+        m.route("shares", f"[{{{m.to('shares')}}}]"),
+        policy("shares", f"{{type: {kind}, zoneAware: {{weightedZones: {weights}}}}}"),
+    )
+
+    found = await answers(site, "shares.test")
+
+    assert 160 <= found["one"] <= 195
+    assert found["two"] + found["three"] == 200 - found["one"]
+
+
+async def test_a_hash_chooses_within_the_shares_of_zones(site: Site) -> None:
+    weights = "[{zone: a, weight: 8}, {zone: b, weight: 1}]"
+    hashed = "consistentHash: {type: Header, header: {name: x-user}}"
+    await site.apply(
+        zoned(site, "hashed", "a", "b"),
+        m.route("hashed", f"[{{{m.to('hashed')}}}]"),
+        policy("hashed", f"{{type: ConsistentHash, {hashed}, zoneAware: {{weightedZones: {weights}}}}}"),
+    )
+
+    async def users() -> list[str]:
+        return [(await site.reached("hashed.test", headers={"x-user": f"u{n}"})).by for n in range(90)]
+
+    first = await users()
+
+    assert first == await users()
+    assert Counter(first)["one"] > 60
+    assert set(first) == {"one", "two"}
+
+
+async def test_backends_of_a_rule_keep_their_weights(site: Site) -> None:
+    """Zones are chosen within a backend: each has a cluster of its own."""
+    weights = "[{zone: a, weight: 1}, {zone: b, weight: 3}]"
+    await site.apply(
+        zoned(site, "weighed", "a", "b"),
+        m.route("weighed", f"[{{{m.to('weighed=1', 'three=3')}}}]"),
+        policy("weighed", f"{{type: RoundRobin, zoneAware: {{weightedZones: {weights}}}}}"),
+    )
+
+    found = await answers(site, "weighed.test")
+
+    assert 115 <= found["three"] <= 180
+    assert found["two"] > found["one"]
+
+
+async def test_requests_stay_in_the_zone_of_the_proxy(site: Site) -> None:
+    """The proxy compares its own zone with the zones of its fleet, which a bootstrap says on a laptop."""
+    port = free_port()
+    ref = {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "in-zone-a"}
+    proxy = {"apiVersion": m.ENVOY, "kind": "EnvoyProxy", "metadata": {"name": "in-zone-a"}}
+    await site.apply(
+        {**proxy, "spec": m.spec(IN_ZONE_A)},
+        m.gateway(
+            "zonal", f"[{{name: http, port: {port}, protocol: HTTP}}]", infrastructure={"parametersRef": ref}
+        ),
+        zoned(site, "near", "a", "b", "b"),
+        m.route("near", f"[{{{m.to('near')}}}]", parents="[{name: zonal}]"),
+    )
+    assert set(await answers(site, "near.test", port=port, times=40)) == {"one", "two", "three"}
+
+    local = "preferLocal: {minEndpointsThreshold: 1, force: {minEndpointsInZoneThreshold: 1}}"
+    await site.apply(policy("near", f"{{type: RoundRobin, zoneAware: {{{local}}}}}"))
+
+    assert set(await answers(site, "near.test", port=port, times=40)) == {"one"}
+
+    few = "preferLocal: {minEndpointsThreshold: 4}"
+    await site.apply(policy("near", f"{{type: RoundRobin, zoneAware: {{{few}}}}}"))
+
+    assert set(await answers(site, "near.test", port=port, times=40)) == {"one", "two", "three"}
+
+
+class LoadServer(CallServer):
+    """Reports the load of an endpoint on a port of its own."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+        self.calls.append(Call(handler_call_details.method, {}))
+
+        async def answer(_message: bytes, _context: object) -> AsyncIterator[bytes]:
+            yield b""  # a report without figures
+            await asyncio.Event().wait()
+
+        return grpc.unary_stream_rpc_method_handler(answer)  # pyright: ignore[reportArgumentType] - it is async
+
+
+async def test_load_is_asked_for_on_a_port_of_its_own(site: Site) -> None:
+    """Our protobuf modules do not know the fields that say it; Envoy does."""
+    server = LoadServer("load")
+    async with server.serving():
+        band = f"outOfBand: {{port: {server.port}, authority: load.test, reportingPeriod: 1s}}"
+        await site.apply(
+            m.route("asked", f"[{{{m.to('one')}}}]"),
+            policy("asked", f"{{type: BackendUtilization, backendUtilization: {{{band}}}}}"),
+        )
+        assert await site.status("asked.test") == 200
+
+        await until(lambda: bool(server.calls))
+
+    assert server.calls[0].method == "/xds.service.orca.v3.OpenRcaService/StreamCoreMetrics"
