@@ -697,7 +697,7 @@ PLACES: tuple[tuple[str, tuple[str, ...], st.SearchStrategy[Doc]], ...] = (
     ("BackendTrafficPolicy", ("p0", "p1"), _policy(_TRAFFIC, _route_targets, _merging)),
     ("SecurityPolicy", ("p0", "p1"), _policy(_SECURITY, _targets)),
     ("SecurityPolicy", ("p0", "p1"), _policy(_SECURITY, _route_targets, _merging)),
-    ("ClientTrafficPolicy", ("p0", "p1"), _policy(_CLIENTS, _targets)),
+    ("ClientTrafficPolicy", ("p0", "p1"), _policy(_CLIENTS, _targets, _merging)),
     # Now and then.
     ("EnvoyPatchPolicy", ("p0", "p1"), _patch_policies),
     ("Backend", ("b0",), _backends),

@@ -22,7 +22,7 @@ from moongate import names
 from moongate.api.backend import Backend
 from moongate.api.base import GATEWAY_GROUP, FleetId, ListenerId, Ref
 from moongate.api.envoygateway import EnvoyGateway
-from moongate.api.gateway import Gateway, GatewayClass
+from moongate.api.gateway import Gateway, GatewayClass, ListenerTLSConfig
 from moongate.api.httproute import HTTPRoute
 from moongate.api.listenerset import ParentGatewayReference
 from moongate.api.shared import ParentReference
@@ -31,6 +31,7 @@ from moongate.attach.gateways import managed, managed_classes, proxy
 from moongate.attach.listener_certificates import listener_certificates
 from moongate.attach.listener_sets import owners, owners_of, set_refusal
 from moongate.attach.listeners import all_last_judged, fleet_owners, judged_alone, listeners
+from moongate.attach.listeners import places as places_of
 from moongate.attach.policies import selected, selected_shards
 from moongate.attach.routes import attachments_at, wider
 from moongate.engine import Contained, Failed, Query
@@ -377,6 +378,20 @@ def test_a_set_that_was_never_judged_takes_no_place_of_another(
         play({adding.ref: adding, (more := of_set_route()).ref: more}, warm, twin)
 
         assert flat(warm) == flat(twin)
+
+
+def test_a_set_at_fault_takes_no_place_of_another_while_it_cannot_be_judged() -> None:
+    """It asked for none before, and what is written would take it from the younger set."""
+    at_fault = structs.replace(http_listener("web", hostname="a.com"), tls=ListenerTLSConfig())
+    faulty_set, sound = listener_set(0, at_fault), listener_set(1, http_listener("web", hostname="a.com"))
+    with faulty():
+        warm = World.of([gateway_class(), shared_gateway(), faulty_set, sound, of_set(route(1), 1)])
+        before = flat(warm)
+        assert [each.ready for each in listeners(warm.db, sound.ref)] == [True]
+        put_fault(warm, (places_of, (faulty_set.ref,)), "before")
+        warm.pull()
+
+        assert flat(warm) == before
 
 
 def test_a_gateway_keeps_its_sets_while_it_is_not_known_which_it_takes() -> None:

@@ -15,7 +15,7 @@ import pytest
 from msgspec import Struct, structs
 
 from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, Ref, Resource
-from moongate.api.envoygateway import EnvoyGateway, RuntimeFlags
+from moongate.api.envoygateway import EnvoyGateway, ExtensionAPIs, RuntimeFlags
 from moongate.api.gateway import (
     AllowedRoutes,
     FrontendTLSConfig,
@@ -30,6 +30,7 @@ from moongate.api.gateway import (
 from moongate.api.httproute import HTTPRoute
 from moongate.api.listenerset import ParentGatewayReference
 from moongate.api.shared import LabelSelector, ObjectReference, SecretObjectReference
+from moongate.attach import tls_overlaps
 from moongate.attach.routes import HOSTNAMES, ROUTES, route_shards
 from moongate.engine.db import STEP
 from moongate.large_tables import LargeTables
@@ -650,8 +651,8 @@ def test_a_gateway_with_one_route_is_small() -> None:
 
     new = cost(world, *small_gateway(1))
 
-    assert len(world.db) - nodes <= 115
-    assert sum(new.runs.values()) <= 95
+    assert len(world.db) - nodes <= 104
+    assert sum(new.runs.values()) <= 83
     assert max(new.runs.values()) <= max(ran.values())
 
 
@@ -886,3 +887,40 @@ def test_a_join_over_many_listeners_starts_anew_for_none_of_them() -> None:
         sys.setprofile(before)
 
     assert 0 < starts <= 3
+
+
+def test_certificates_of_other_servers_cost_no_walk_over_them_for_each_listener() -> None:
+    """Their names are not known, so each listener of the port looks for a hostname that they may cover."""
+    config = structs.replace(WHOLE, extension_apis=ExtensionAPIs(enable_sds_secret_ref=True))
+    data = {"secretName": b"served", "url": b"unix:///run/sds"}
+    elsewhere = resource("Secret", "default", "sds", {"type": "gateway.envoyproxy.io/sds", "data": data})
+
+    def walked(listeners: int) -> int:
+        of = [("cert", f"h{n}.example.org") for n in range(listeners)]
+        of += [("sds", f"s{n}.example.org") for n in range(listeners)]
+        named = [
+            structs.replace(
+                HTTPS,
+                name=f"l{n}",
+                hostname=host,
+                tls=ListenerTLSConfig(certificate_refs=(SecretObjectReference(name=certificate),)),
+            )
+            for n, (certificate, host) in enumerate(of)
+        ]
+        calls = 0
+
+        def count_calls(frame: FrameType, event: str, _argument: object) -> None:
+            nonlocal calls
+            calls += event == "call" and frame.f_globals["__name__"] == tls_overlaps.__name__
+
+        before = sys.getprofile()
+        sys.setprofile(count_calls)
+        try:
+            World.of([gateway_class(), gateway(*named), elsewhere, tls_certificate(0)], config)
+        finally:
+            sys.setprofile(before)
+        return calls
+
+    few, many = walked(20), walked(160)
+
+    assert 20 < many <= 8.5 * few

@@ -10,6 +10,7 @@ from msgspec import structs
 
 from moongate.api.base import FleetId, Ref, Resource
 from moongate.api.envoygateway import EnvoyGateway
+from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass, GatewaySpec
 from moongate.api.httproute import HTTPRoute
 from moongate.api.shared import ParentReference
@@ -19,11 +20,15 @@ from moongate.status.gateways import GatewayStatus
 from moongate.store import SHARDS
 from moongate.world import World
 from moongate.xds.destinations import resource_keys
-from moongate.xds.wire import CLUSTER, LISTENER, ROUTE
+from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE
 from tests import patching
+from tests.attach.test_backend_tls import tls_policy
+from tests.core import extension, gateway, gateway_class, http, read, tls_secret
 from tests.patching import patch
-from tests.strategies import resource
-from tests.test_law import flat
+from tests.routes import SHOP, endpoints, http_route, rule
+from tests.routes import service as shop_service
+from tests.strategies import Batch, resource
+from tests.test_law import assert_same, flat
 from tests.worlds import (
     CONTROLLER,
     EG_FLEET,
@@ -34,6 +39,57 @@ from tests.worlds import (
     routes_with_services,
     service,
 )
+
+# -- Gateways that are rejected ----------------------------------------------
+
+SHOWN = """{
+    backendTLS: {clientCertificateRef: {kind: Secret, name: shown}},
+    telemetry: {metrics: {enableVirtualHostStats: true}},
+    filterOrder: [{name: envoy.filters.http.cors, after: envoy.filters.http.basic_auth}]
+}"""
+OWN = {"parametersRef": {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "own"}}
+TRUSTED = tls_policy(validation="{hostname: b.io, wellKnownCACertificates: System}")
+
+
+def settings_that_fail(how: str) -> Batch:
+    """Another state of the class and its EnvoyProxy, with which its Gateways are rejected."""
+    broken = {
+        "invalid": [extension("EnvoyProxy", "class", "{concurrency: -1}")],
+        "another kind": [gateway_class("class").replace("EnvoyProxy", "Other")],
+        "gone": [],
+    }[how]
+    gone: Batch = {Ref.of(EnvoyProxy, "default", "class"): None} if how == "gone" else {}
+    return gone | {each.ref: each for text in broken for each in read(text)}
+
+
+@pytest.mark.parametrize("how", ["invalid", "another kind", "gone"])
+@pytest.mark.parametrize("own", ["", "{mergeType: StrategicMerge, concurrency: 2}", "{concurrency: 2}"])
+def test_a_rejected_gateway_keeps_what_its_settings_made(how: str, own: str) -> None:
+    """Clusters as well: without the certificate that they show, backends would refuse all requests."""
+    manifests = [
+        gateway(http("web"), infrastructure=OWN if own else {}),
+        *(gateway_class("class"), extension("EnvoyProxy", "class", SHOWN)),
+        *([extension("EnvoyProxy", "own", own)] if own else []),
+        *(tls_secret("shown", "x.io"), http_route(rule("", SHOP)), shop_service(), TRUSTED),
+    ]
+    held = {each.ref: each for text in manifests for each in read(text)}
+    world = World.of(held.values())
+    before = flat(world)
+
+    world.apply(settings_that_fail(how))
+    world.pull()
+    assert flat(world) == before
+
+    moved = {each.ref: each for each in read(endpoints("shop", "10.0.0.2"))}
+    world.apply(moved)
+    world.pull()
+    differing = {key for key, made in flat(world)["default/eg"].items() if made != before["default/eg"][key]}
+    assert {type_url for type_url, _ in differing} <= {ENDPOINT}
+
+    world.apply(held | moved)
+    world.pull()
+    assert_same(world, World.of((held | moved).values()))
+
 
 # -- merged Gateways ---------------------------------------------------------
 

@@ -841,6 +841,22 @@ async def test_what_holds_from_the_start_of_envoy_only_is_reported() -> None:
     assert sum(event["event"] == "envoy.restart_needed" for event in events) == 1
 
 
+@pytest.mark.envoy
+async def test_arguments_that_a_running_envoy_would_not_start_with_are_in_the_status() -> None:
+    """Not only when it crashes."""
+    port = free_port()
+    async with Laptop() as laptop:
+        await laptop.apply(proxied(port, "{}"))
+
+        await laptop.apply(proxied(port, "{extraArgs: [--no-such-flag]}"))
+        await until(lambda: conditions(laptop)["Programmed"]["status"] == "False")
+        assert "--no-such-flag" in conditions(laptop)["Programmed"]["message"]
+        await connected(port)
+
+        await laptop.apply(proxied(port, "{}"))
+        await until(lambda: conditions(laptop)["Programmed"]["status"] == "True")
+
+
 MERGING = "---\n".join(
     (gateway_class("merging", name="moongate"), extension("EnvoyProxy", "merging", "{mergeGateways: true}"))
 )

@@ -49,7 +49,7 @@ class Fleet:
     def held(self) -> XdsResource | None:
         return self.world.resource(EG_FLEET, SECRET, CERT)
 
-    def answer(self, *, takes: bool, of: XdsResource | None = None) -> bool:
+    def answer(self, *, takes: bool, of: XdsResource | None = None, why: str = "odd") -> bool:
         """Let an Envoy answer; whether it took one after it had refused some."""
         answered = of or self.held()
         assert answered is not None
@@ -57,7 +57,7 @@ class Fleet:
             after = self.certificates.acknowledged(EG_FLEET, CERT, answered.version)
         else:
             after = False
-            self.certificates.refused(EG_FLEET, CERT, answered.version, "odd")
+            self.certificates.refused(EG_FLEET, CERT, answered.version, why)
         if self.certificates.review(EG_FLEET):
             self.settle()
         return after
@@ -111,6 +111,20 @@ def test_a_certificate_that_was_never_taken_leaves_its_listener_until_it_is_anot
 
     assert fleet.held() is not None
     assert fleet.world.resource(EG_FLEET, LISTENER, "default/eg/tls") is not None
+
+
+def test_a_certificate_is_not_to_blame_for_the_authorities_beside_it() -> None:
+    """Envoy loads both together, and refuses what came last. Those of another server may be mended there."""
+    fleet = Fleet()
+    fleet.renew()
+    fleet.answer(takes=False, why="Failed to load trusted CA certificates from <inline>")
+
+    assert fleet.held() is not None
+    assert fleet.resolved()[0] == "ResolvedRefs"
+
+    fleet.answer(takes=False, why="Failed to load certificate chain from <inline>")
+
+    assert fleet.held() is None
 
 
 def test_a_refusal_of_what_is_another_by_now_counts_no_more() -> None:
@@ -192,7 +206,7 @@ class UpstreamFleet(Fleet):
     def held(self) -> XdsResource | None:
         return self.world.resource(EG_FLEET, SECRET, self.name)
 
-    def answer(self, *, takes: bool, of: XdsResource | None = None) -> bool:
+    def answer(self, *, takes: bool, of: XdsResource | None = None, why: str = "odd") -> bool:
         answered = of or self.held()
         assert answered is not None
         if takes:
@@ -277,17 +291,21 @@ def test_authorities_of_clients_that_were_never_taken_close_the_listener_and_oth
     tls = "{name: tls, port: 8443, protocol: HTTPS, tls: {certificateRefs: [{name: cert}]}}"
     asking = gateway(tls, tls={"frontend": {"default": {"validation": ca}}})
 
-    def answer(*, takes: bool) -> None:
+    def answer(*, takes: bool, why: str = "odd") -> None:
         held = fleet.world.resource(EG_FLEET, SECRET, name)
         assert held is not None
         if takes:
             fleet.certificates.acknowledged(EG_FLEET, name, held.version)
         else:
-            fleet.certificates.refused(EG_FLEET, name, held.version, "odd")
+            fleet.certificates.refused(EG_FLEET, name, held.version, why)
         if fleet.certificates.review(EG_FLEET):
             fleet.settle()
 
     fleet.write(asking, tls_secret("cert", "x.io"), config_map())
+    for fault in ("certificate chain from <inline>", "private key from <inline>"):
+        answer(takes=False, why=f"Failed to load {fault}")
+        assert fleet.resolved()[0] == "ResolvedRefs", "it is the certificate beside them that has the fault"
+
     answer(takes=False)
     assert fleet.world.resource(EG_FLEET, LISTENER, "default/eg/tls") is None
     assert fleet.resolved()[0] == "InvalidCACertificateRef"

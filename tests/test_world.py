@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from itertools import chain, islice
+from typing import Any
 
 import pytest
 from msgspec import structs
 
 from moongate.ads.needs import needs_endpoints
-from moongate.api.base import GATEWAY_GROUP, Ref, Resource
+from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, Ref, Resource
 from moongate.api.core import ConfigMap, Secret, ServiceSpec
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.gateway import Gateway, Listener, ListenerTLSConfig
@@ -35,6 +36,7 @@ from tests.worlds import (
     routes_with_backends,
     routes_with_services,
     service,
+    tcp_routes_with_services,
 )
 
 FLEET = "default/eg"
@@ -90,6 +92,33 @@ def test_endpoints_change_their_name_with_the_tls_that_is_spoken_to_them() -> No
     apply(world, plain)
     assert (ENDPOINT, assignment.name) in world.pull().gone[FLEET]
     assert name in world.xds()[FLEET][ENDPOINT]
+
+
+def test_endpoints_that_a_cluster_knows_by_another_name_come_with_it() -> None:
+    """Also if they are urgent: the backend with TLS leaves, as it has a hostname now."""
+    world = World()
+    rule = {"backendRefs": [{"name": "s0", "port": 8080}, {**BACKEND_REF, "name": "secure"}]}
+    parents = [{"name": "eg", "sectionName": "tcp-0"}]
+    mixed = resource("TCPRoute", "default", "c0", {"spec": {"parentRefs": parents, "rules": [rule]}})
+    apply(world, *tcp_routes_with_services(1), mixed, secure({"ip": {"address": "10.0.0.2", "port": 8443}}))
+    world.pull()
+
+    apply(world, secure({"fqdn": {"hostname": "up.example.com", "port": 8443}}))
+    list(world.settle())
+    changes = world.take()
+
+    [cluster] = [each for each in changes.put[FLEET] if each.type_url == CLUSTER]
+    [assignment] = [each for each in changes.put[FLEET] if each.type_url == ENDPOINT]
+    assert needs_endpoints(cluster) == assignment.name
+
+
+BACKEND_REF = {"group": ENVOY_GROUP, "kind": "Backend"}
+
+
+def secure(endpoint: dict[str, Any]) -> Resource:
+    """A Backend of this endpoint that is spoken to in TLS."""
+    spec = {"endpoints": [endpoint], "tls": {"insecureSkipVerify": True}}
+    return resource("Backend", "default", "secure", {"spec": spec})
 
 
 def policy_of(name: str, kind: str = Gateway.KIND) -> Resource:

@@ -179,8 +179,8 @@ _PROXY = {
     "whole. A change starts another Envoy.",
     "concurrency": "Worker threads of Envoy. Read when Envoy starts; the log says that a change waits for it.",
     "extraArgs": "More arguments for Envoy. Read when Envoy starts; the log says that a change waits for it. "
-    "With arguments that it does not take, Envoy ends at once: the status of the Gateway then says why, and "
-    "the next change is tried at once.",
+    "Arguments that it does not take are named by the status of the Gateway, and an Envoy that has served "
+    "starts with the former ones; a new one does not start, and the next change is tried at once.",
     "logging.level": "Levels by component of Envoy, and `default`; a change holds at once.",
     "ipFamily": "`IPv6` and `DualStack` listen on `::`, what is not set on `0.0.0.0`; on a laptop, unless "
     "`--bind 0.0.0.0` opens it, on loopback of the same family.",

@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from moongate.engine import Db, Query, Root
     from moongate.xds.cluster_keys import ResourceKey, SinkCluster
     from moongate.xds.patches import Call, Form, Patches
+    from moongate.xds.sinks import Sink
 
 FORM, INVENTORY, RESOURCE, STATUS = range(4)
 """Ranks of roots. The forms of tables are settled first, inventories before resources, and statuses last."""
@@ -226,17 +227,18 @@ class FleetInventory:
         self._inventories: dict[Root[Any], _Inventory] = {}
         self._passed_over: dict[Root[Any], None] = {}
         self._others = [self._root(keeps_what_it_has, (fleet,), self._accepted)]
+        self._of_patches: list[Root[Any]] = []
+        """The inventory of what patches make, as long as there are patches."""
+        self._of_sinks: list[Root[Any]] = []
+        """The inventories of sinks, as long as there are sinks."""
         if changed_by is not None:
             self._others.append(self._root(changed_by.names, (fleet,), self._name_patched))
-            self._inventory(changed_by.created, (fleet,), self._created)
         self._inventory(listeners.listener_names, (fleet,), self._listeners)
         self._inventory(route_configurations, (fleet,), self._route_configurations)
         self._inventory(draining_tables, (fleet,), self._route_configurations)
         self._inventory(secrets.secret_refs, (fleet,), self._secrets)
         self._inventory(secrets.listener_needs, (fleet,), self._keys)
-        self._inventory(sinks.sink_keys, (fleet,), self._keys)
-        self._inventory(sinks.sink_secrets, (fleet,), self._keys)
-        self._inventory(sinks.metric_keys, (fleet,), self._metric_sinks)
+        self._others.append(self._root(sinks.sinks, (fleet,), self._observe_sinks))
         self._inventory(connection_chains.empty_clusters, (fleet,), self._empty_clusters)
         self._shards: dict[int, Root[Any]] = {}
         """The inventory of clusters of each shard that has routes."""
@@ -354,6 +356,19 @@ class FleetInventory:
         for at in self._scopes.keys() - set(shards):
             self._end_inventory(self._scopes.pop(at))
 
+    def _observe_sinks(self, root: Root[tuple[Sink, ...]]) -> None:
+        """Keep the inventories of sinks as long as there are sinks: most fleets have none."""
+        if root.value is None or isinstance(root.value, Failed) or self._passes_over(root):
+            return
+        if root.value and not self._of_sinks:
+            self._of_sinks = [
+                self._inventory(sinks.sink_keys, (self._fleet,), self._keys),
+                self._inventory(sinks.sink_secrets, (self._fleet,), self._keys),
+                self._inventory(sinks.metric_keys, (self._fleet,), self._metric_sinks),
+            ]
+        while self._of_sinks and not root.value:
+            self._end_inventory(self._of_sinks.pop())
+
     def _end_inventory(self, inventory: Root[Any]) -> None:
         self._observers.release(inventory)
         self._passed_over.pop(inventory, None)
@@ -433,6 +448,12 @@ class FleetInventory:
         for key in sorted(before ^ self._patched):
             if (entry := self.resources.get(key)) is not None:
                 self._observe(entry)
+        if self._patches is None or self._passes_over(root):
+            return
+        if self._patched and not self._of_patches:
+            self._of_patches = [self._inventory(self._patches.created, (self._fleet,), self._created)]
+        while self._of_patches and not self._patched:
+            self._end_inventory(self._of_patches.pop())
 
     def _leave(self, key: tuple[str, str], call: Call) -> None:
         entry = self.resources[key]
@@ -461,14 +482,19 @@ class FleetInventory:
         entry.patches = self._patches_of(entry)
         if value == entry.held:
             return
-        if value is None and self._passes_over(root):
+        before = entry.held
+        if (value is None or _is_reshaped(before, value)) and self._passes_over(root):
             return
-        before, entry.held = entry.held, value
+        entry.held = value
         if before is None or value is None or before.name != value.name:
             # The endpoints of a cluster have another name when TLS is spoken to them in another way.
             entry.waits = self._outbox.takes
             if before is not None:
                 self._outbox.drop(self._name, (type_url, before.name))
+        endpoints = self.resources.get((ENDPOINT, entry.key[1])) if type_url == CLUSTER else None
+        if endpoints is not None and endpoints.root is not None:
+            # The cluster may look for them by another name from now on, so they are handed out with it.
+            self._observers.db.defer(endpoints.root)
         if (parts_of := JOINED_FROM.get(type_url)) is not None:
             assert entry.built_by is not None, "a resource that is used is built by some query"
             builder, args = entry.built_by
@@ -510,6 +536,16 @@ def _without(one: _Parts, other: _Parts) -> Iterator[tuple[tuple[str, str], Call
         known = other.get(part, {})
         if named is not known:
             yield from ((key, call) for key, call in named.items() if known.get(key) != call)
+
+
+def _is_reshaped(before: XdsResource | None, after: XdsResource) -> bool:
+    """Whether a resource is made by other settings of its fleet, and not of other contents alone.
+
+    Endpoints are the contents of a cluster, and have another name if TLS is spoken to them in another way.
+    """
+    if before is None or after.type_url == SECRET:
+        return False
+    return after.type_url != ENDPOINT or after.name != before.name
 
 
 def _serves(assignment: XdsResource) -> bool:

@@ -34,7 +34,7 @@ from moongate.ads.server import AdsServer
 from moongate.ads.transports import unix_socket
 from moongate.api.base import FleetId, ListenerId, Ref, milliseconds
 from moongate.attach.bootstraps import amended, with_parts
-from moongate.attach.gateways import fleet_proxy
+from moongate.attach.gateways import fleet_proxy_or_failure
 from moongate.chain_transitions import ChainTransitions
 from moongate.draining_tables import DrainingTables
 from moongate.engine import Failed
@@ -417,7 +417,7 @@ class Fleets:
     def _parts(self, fleet: FleetId) -> BootstrapParts | None:
         """What the EnvoyProxy asks of the bootstrap; ``None`` if it cannot be used: Envoys keep it."""
         parts = bootstrap_parts.attempt(self._world.db, fleet)
-        settings = fleet_proxy.attempt(self._world.db, fleet)
+        settings = fleet_proxy_or_failure(self._world.db, fleet)
         if isinstance(parts, Failed) or isinstance(settings, Failed) or settings.problems:
             return None
         return parts
@@ -434,7 +434,7 @@ class Fleets:
 
     def _options(self, fleet: FleetId) -> EnvoyOptions | None:
         """The options of the EnvoyProxy; ``None`` if it cannot be used, and Envoys keep their options."""
-        settings = fleet_proxy.attempt(self._world.db, fleet)
+        settings = fleet_proxy_or_failure(self._world.db, fleet)
         if isinstance(settings, Failed) or settings.problems:
             return None
         spec = settings.spec
@@ -637,6 +637,11 @@ class Fleets:
         messages += [f"{r.what}: {r.message}" for r in own]
         if fleet.process.bootstrap_error:
             messages.append(f"its bootstrap, and the former one stays: {fleet.process.bootstrap_error}")
+        if fleet.process.arguments_error:
+            messages.append(
+                "its arguments (extraArgs of the EnvoyProxy), and the former ones stay: "
+                f"{fleet.process.arguments_error}"
+            )
         names = {r.name for r in stuck}
         refused = {at: why for at, why in fleet.refused_listeners().items() if why.port or at in names}
         refused = {at: why for at, why in refused.items() if not fleet.may_get_port(why)}

@@ -11,14 +11,19 @@ The same goes for certificates that clusters show to backends, and for the CAs b
 Envoys never took any, the backends get no request. So it is for the CAs by which listeners check clients; if
 Envoys never took any, these listeners are not served.
 
-Fact: an Envoy keeps a certificate that it refuses, beside the one in force, and refuses any change of a
-listener that uses it. So what was in force is to be sent again, and listeners are to be tried again then.
+Facts
+-----
+* an Envoy keeps a certificate that it refuses, beside the one in force, and refuses any change of a listener
+  that uses it. So what was in force is to be sent again, and listeners are to be tried again then
+* an Envoy loads a certificate together with the CAs beside it, once it has both, and refuses the one that
+  came last. Where its message is about the other one, which may be of another server and be mended there,
+  that is not held against the one that came last
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from moongate.api.base import Ref
 from moongate.api.core import Secret
@@ -37,6 +42,10 @@ if TYPE_CHECKING:
     from moongate.engine import Db
     from moongate.world import World
     from moongate.xds.wire import XdsResource
+
+_OF_AUTHORITIES: Final = ("Failed to load trusted CA certificates",)
+_OF_CERTIFICATES: Final = ("Failed to load certificate chain", "Failed to load private key")
+"""How messages of Envoy begin that are about CAs, and about certificates that are shown."""
 
 
 class _Fleet:
@@ -97,9 +106,12 @@ class RefusedCertificates:
         wrote = False
         for name, (version, message) in fleet.news.items():
             current = self._world.resource(fleet_id, SECRET, name)
-            ref = _source(self._world.built_from(fleet_id, SECRET, name))
+            arguments = self._world.built_from(fleet_id, SECRET, name)
+            ref = _source(arguments)
             if ref is None or current is None or current.version != version:
                 continue  # it is another one by now, which has yet to be answered
+            if _blames_another(message, arguments):
+                continue
             held = _contents(self._world.db, ref)
             if not isinstance(held, Failed):
                 refused = RefusedCertificate(held, message, fleet.sent[name].acknowledged())
@@ -119,6 +131,12 @@ def _contents(db: Db, source: Ref | ClientAuthorities) -> str | Failed:
     if isinstance(source, ClientAuthorities):
         return client_authorities_contents.attempt(db, source)
     return (contents if source.is_a(Secret) else authorities_contents).attempt(db, source)
+
+
+def _blames_another(message: str, arguments: tuple[object, ...]) -> bool:
+    """Whether an Envoy refuses a secret for a fault of what it is used with."""
+    is_trust = any(isinstance(each, AuthoritiesSecret | ClientAuthoritiesSecret) for each in arguments)
+    return any(words in message for words in (_OF_CERTIFICATES if is_trust else _OF_AUTHORITIES))
 
 
 def _source(arguments: tuple[object, ...]) -> Ref | ClientAuthorities | None:

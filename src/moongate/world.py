@@ -282,7 +282,7 @@ class World:
             yield from self.db.propagate()
             if self.db.next_dirty() is not None:
                 # A write that happens between two steps is propagated first, in slices.
-                yield from self._settle(lambda: self.db.next_dirty() if self.db.propagated else None)
+                yield from self._settle(self.db.next_marked)
             elif self.db.collect(STRIDE):
                 yield
             else:

@@ -184,3 +184,11 @@ def test_where_listeners_are_opened_does_not_depend_on_which_there_are() -> None
 
     assert ran["bind_addresses"] == ran["proxy"] == 1
     assert "listeners" not in ran
+
+
+def test_gateways_stay_together_while_the_settings_of_their_class_are_not_valid() -> None:
+    """Or a slip in them would end the Envoys of all Gateways of the class."""
+    core = two("{mergeGateways: true, concurrency: -5}")
+
+    assert fleets(core.db) == (MERGED,)
+    assert keeps_what_it_has(core.db, MERGED)

@@ -92,6 +92,21 @@ def test_a_class_that_does_not_merge_its_gateways_inherits_merged_backends() -> 
     assert proxy(core.db, EG).spec.merge_backends == MergeBackends()
 
 
+@pytest.mark.parametrize(
+    ("own", "accepted"),
+    [("{mergeType: JSONMerge}", False), ("{mergeType: StrategicMerge}", False), ("{}", True)],
+)
+@pytest.mark.parametrize("of_class", ["", "{concurrency: -1}"])
+def test_settings_that_merge_with_those_of_a_class_need_these(
+    own: str, accepted: bool, of_class: str
+) -> None:
+    """Without them it would show backends no certificate, say, and nobody would be told."""
+    core = Core(gateway(http("web"), infrastructure=NAMED), CLASS_WITH_PROXY, envoy_proxy("own", own))
+    core.apply(*([envoy_proxy("class", of_class)] if of_class else []))
+
+    assert (rejection(core.db, EG) is None) == accepted
+
+
 def test_parameters_of_another_kind_are_refused() -> None:
     other = {"parametersRef": {"group": "", "kind": "ConfigMap", "name": "own"}}
     core = Core(gateway(http("web"), infrastructure=other))

@@ -136,6 +136,8 @@ def test_who_loses_one_port_takes_none_from_others() -> None:
         (["::"], ["0.0.0.0"], False),
         (["127.0.0.2", "127.0.0.3"], ["127.0.0.3", "127.0.0.4"], True),
         (["::1"], ["0:0:0:0:0:0:0:1"], True),
+        (["0:0::0"], ["::1"], True),
+        (["0:0::0"], ["127.0.0.1"], False),
     ],
 )
 def test_gateways_on_other_addresses_share_a_port(one: list[str], two: list[str], *, meet: bool) -> None:

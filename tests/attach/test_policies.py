@@ -11,6 +11,7 @@ from moongate.api.httproute import HTTPRoute
 from moongate.attach.policies import (
     Applied,
     applied,
+    applied_to_gateway,
     applied_to_listener,
     policy_attachments,
     selected,
@@ -293,3 +294,74 @@ def test_a_route_that_comes_costs_a_selector_one_shard() -> None:
     assert set(after) - set(before) == {Ref.of(HTTPRoute, "default", "new")}
     assert came == dict.fromkeys(("selected", "labels", "age"), 1)
     assert edited == {"_targeting": 1}
+
+
+def test_a_policy_wins_of_each_target_the_section_that_it_names_there() -> None:
+    """What it names of one target says nothing of another."""
+    core = Core(gateway(http("http")), route(), policy("both", RULE, GATEWAY, created="2026-01-01T00:00:00Z"))
+
+    assert policy_attachments(core.db, SHOP) == (("pay", ref("both")),)
+    assert policy_attachments(core.db, EG) == (("", ref("both")),)
+    assert applied_to_gateway(core.db, KIND, EG) == Applied(ref("both"), None)
+
+
+@pytest.mark.parametrize("own", ["", "namespaces: {from: Same}, "])
+def test_a_selector_that_stays_picks_nothing_elsewhere_beside_one_that_does_not(own: str) -> None:
+    """The policy is found by the labels of the one that reaches further, and that matches nothing here."""
+    asked = "matchLabels: {app: b}, matchExpressions: [{key: closed, operator: DoesNotExist}]"
+    selectors = (
+        f"[{{kind: HTTPRoute, {own}matchLabels: {{team: a}}}}, "
+        f"{{kind: HTTPRoute, namespaces: {{from: All}}, {asked}}}]"
+    )
+    labels = "{team: a, app: b, closed: 'yes'}"
+    core = Core(
+        *(gateway(http("http")), route(labels=labels), route(namespace="far", labels=labels)),
+        *(policy("two", targetSelectors=selectors), grant("far")),
+    )
+    far = Ref.of(HTTPRoute, "far", "shop")
+
+    assert winner(core.db, KIND, SHOP, "") == ref("two")
+    assert winner(core.db, KIND, far, "") is None
+    assert targets(core, "two") == [SHOP]
+
+
+def test_a_selector_may_ask_for_labels_of_namespaces() -> None:
+    labelled = "namespaces: {from: Selector, selector: {matchLabels: {team: a}}}"
+    core = Core(
+        *(gateway(http("http")), route(namespace="ours"), route(namespace="theirs")),
+        *(namespace("ours", "{team: a}"), namespace("theirs", "{team: b}"), grant("ours"), grant("theirs")),
+        policy("by-team", targetSelectors=f"[{{kind: HTTPRoute, {labelled}}}]"),
+    )
+
+    assert targets(core, "by-team") == [Ref.of(HTTPRoute, "ours", "shop")]
+
+
+def test_the_shards_of_selected_targets_come_in_one_order() -> None:
+    """In each process: what is made of them must be the same bytes."""
+    everywhere = "[{kind: HTTPRoute, namespaces: {from: All}}]"
+    core = Core(
+        gateway(http("http")),
+        *(route(namespace=f"n{n}") for n in range(12)),
+        policy("all", targetSelectors=everywhere),
+    )
+
+    shards = selected_shards(core.db, ref("all"))
+
+    assert len(shards) == 12
+    assert list(shards) == sorted(shards)
+
+
+def namespace(name: str, labels: str) -> str:
+    return f"{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}, labels: {labels}}}}}"
+
+
+def grant(at: str) -> str:
+    """Lets policies of namespace ``default`` target routes of another."""
+    return f"""
+apiVersion: gateway.networking.k8s.io/v1
+kind: ReferenceGrant
+metadata: {{name: policies, namespace: {at}}}
+spec:
+  from: [{{group: gateway.envoyproxy.io, kind: {KIND}, namespace: default}}]
+  to: [{{group: gateway.networking.k8s.io, kind: HTTPRoute}}]
+"""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from moongate.api.base import ListenerId, Ref
 from moongate.api.gateway import Gateway
 from moongate.attach.listeners import listeners
 from moongate.attach.secret_servers import SDS_SECRET
-from moongate.attach.tls_overlaps import overlap, overlapping
+from moongate.attach.tls_overlaps import overlap
 from moongate.status.gateways import gateway_status
 from tests.attach.test_backend_tls import WITH_SDS
 from tests.core import EG, Core, extension, gateway, gateway_class, https, secret, tls_secret
@@ -75,6 +77,10 @@ def test_a_listener_for_any_hostname_overlaps_with_all() -> None:
     )
 
     assert reasons(core) == dict.fromkeys(("any", "narrow"), "OverlappingHostnames")
+    assert {name: each.message for name, each in overlaps(core).items() if each is not None} == {
+        "any": "The hostname (any) overlaps with a.x.io of listener narrow.",
+        "narrow": "The hostname a.x.io overlaps with (any) of listener any.",
+    }
 
 
 def test_a_listener_that_is_not_served_overlaps_with_none() -> None:
@@ -137,10 +143,25 @@ def test_a_listener_that_is_gone_overlaps_with_none() -> None:
     assert overlap(Core(gateway(https("a", "one"))).db, ListenerId(EG, EG, "gone")) is None
 
 
-def test_a_wildcard_stands_for_one_label() -> None:
-    assert overlapping("*.x.io", "a.x.io")
-    assert overlapping("a.x.io", "*.x.io")
-    assert overlapping("x.io", "x.io")
-    assert not overlapping("*.x.io", "a.b.x.io")
-    assert not overlapping("*.x.io", "x.io")
-    assert not overlapping("*.b.x.io", "*.x.io")
+@pytest.mark.parametrize(
+    ("hostname", "name", "meets"),
+    [
+        ("*.x.io", "a.x.io", True),
+        ("*.x.io", "*.x.io", True),
+        ("a.x.io", "*.x.io", True),
+        ("x.io", "x.io", True),
+        ("*.x.io", "a.b.x.io", False),
+        ("*.x.io", "x.io", False),
+        ("*.b.x.io", "*.x.io", False),
+    ],
+)
+def test_an_asterisk_of_a_certificate_is_one_label(hostname: str, name: str, meets: bool) -> None:
+    """A certificate that is not known is taken for one of the hostname of its listener."""
+    core = Core(
+        gateway(https("served", "served", hostname=hostname), https("known", "known", hostname="other.io")),
+        SERVED,
+        tls_secret("known", name),
+        config=WITH_SDS,
+    )
+
+    assert reasons(core).get("known") == ("SDSCertificateOpaque" if meets else None)

@@ -9,7 +9,7 @@ def test_the_page_of_commands_is_fresh() -> None:
 
 
 def test_every_option_is_on_the_page() -> None:
-    assert page().count("| `--namespace`, `-n` VALUE |") == 3
+    assert page().count("| `--namespace`, `-n` VALUE |") == 4
 
 
 def test_an_option_within_code_is_not_marked_again() -> None:

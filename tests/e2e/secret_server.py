@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -30,17 +32,25 @@ class SecretServer:
 
     def __init__(self) -> None:
         self.secrets: dict[str, Secret] = {}
+        self._changed = asyncio.Event()
 
     def trust(self, name: str, pem: bytes) -> None:
         """Have certificates of authorities under a name."""
-        secret = self.secrets[name] = Secret(name=name)
+        secret = Secret(name=name)
         secret.validation_context.trusted_ca.inline_bytes = pem
+        self._put(secret)
 
     def show(self, name: str, certificate: Certificate) -> None:
         """Have a certificate and its key under a name."""
-        secret = self.secrets[name] = Secret(name=name)
+        secret = Secret(name=name)
         secret.tls_certificate.certificate_chain.inline_bytes = certificate.pem
         secret.tls_certificate.private_key.inline_bytes = certificate.key
+        self._put(secret)
+
+    def _put(self, secret: Secret) -> None:
+        self.secrets[secret.name] = secret
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     @asynccontextmanager
     async def serving(self, socket: Path) -> AsyncGenerator[None]:
@@ -62,10 +72,12 @@ class SecretServer:
     async def _stream(
         self, requests: AsyncIterator[DiscoveryRequest], _context: Any
     ) -> AsyncIterator[DiscoveryResponse]:
-        async for request in requests:
-            if not request.version_info:
-                found = [packed(self.secrets[name]) for name in request.resource_names]
-                yield DiscoveryResponse(version_info="1", nonce="1", type_url=SECRET, resources=found)
+        first = await anext(aiter(requests))
+        for version in map(str, count(1)):
+            changed = self._changed
+            secrets = [packed(self.secrets[name]) for name in first.resource_names]
+            yield DiscoveryResponse(version_info=version, nonce=version, type_url=SECRET, resources=secrets)
+            await changed.wait()
 
 
 def served(name: str, secret: str, socket: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +97,40 @@ async def test_a_session_of_an_endpoint_that_is_gone_goes_on_with_another(
 
     assert second.status_code == 200
     assert third == {second.headers["x-backend"]}
+
+
+@pytest.mark.parametrize("kind", ["Cookie", "Header"])
+async def test_a_client_chooses_no_endpoint_that_its_route_does_not_have(site: Site, kind: str) -> None:
+    """What it shows is its own word: of an address elsewhere, or nonsense, comes but a new session."""
+    elsewhere, name = site.three, f"chosen-{kind.lower()}"
+    session = f"{{type: {kind}, sessionName: x-at}}"
+    await site.apply(
+        m.local("pair", site.one.port, site.two.port),
+        m.route(name, f"[{{{m.to('pair')}, sessionPersistence: {session}}}]"),
+        m.route("other", f"[{{{m.to('three')}}}]"),
+    )
+    await site.ask("other.test")  # Envoy has a connection to it
+    before = len(elsewhere.requests)
+
+    address = f"127.0.0.1:{elsewhere.port}".encode()
+    sound = base64.b64encode(b"\n" + bytes([len(address)]) + address).decode()
+    forged = [
+        address.decode(),
+        base64.b64encode(address).decode(),
+        sound,
+        sound[:-3],
+        sound[: len(sound) // 2],
+        "A" * 8192,
+        "%00%ff",
+        "",
+    ]
+    shown = [value if kind == "Header" else f"x-at={value}" for value in forged]
+    shown += ["; ".join(shown[:3])] if kind == "Cookie" else []
+    header = "x-at" if kind == "Header" else "cookie"
+    answered = {await by(site, f"{name}.test", headers={header: value}) for value in shown for _ in range(5)}
+
+    assert answered <= {"one", "two"}
+    assert len(elsewhere.requests) == before
 
 
 async def test_calls_of_a_session_go_to_one_server(site: Site) -> None:

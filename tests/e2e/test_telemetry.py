@@ -70,7 +70,7 @@ class Place:
               openTelemetry:
                 backendRefs: [{backend}]
                 resourceAttributes: {{cluster: c1}}
-                headers: [{{name: x-token, value: s3cret}}]
+                headers: [{{name: x-token, value: "s3cret %%"}}]
           - type: Route
             sinks:
             - type: ALS
@@ -131,7 +131,7 @@ async def test_opentelemetry_gets_access_logs(place: Place) -> None:
     record = next(each for each in place.collector.records() if each.body.string_value == text)
     assert attributes(record.attributes)["code"] == "200"
     assert attributes(resource.resource.attributes)["cluster"] == "c1"
-    assert place.collector.headers["logs.v1.LogsService"]["x-token"] == "s3cret"
+    assert place.collector.headers["logs.v1.LogsService"]["x-token"] == "s3cret %%"
 
 
 async def test_an_access_log_service_gets_entries_of_requests_and_of_connections(place: Place) -> None:

@@ -38,7 +38,10 @@ async def test_fifty_rounds_take_no_memory() -> None:
 
         after = walk.state()
         assert list(before.differences(after)) == []
-        assert {name: n for name, n in after.objects.items() if n >= before.objects[name] + 40} == {}
+        grown = {name for name, n in after.objects.items() if n >= before.objects[name] + 40}
+        # asyncio keeps up to a hundred timers that are cancelled.
+        assert grown - {"TimerHandle", "Context"} == set()
+        assert after.blocks < before.blocks + 40 * 100
         assert after.rss < 1.03 * before.rss
         assert after.envoy_rss < 1.03 * before.envoy_rss
         assert walk.failed == []

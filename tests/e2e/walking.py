@@ -9,6 +9,7 @@ import asyncio
 import gc
 import json
 import re
+import sys
 from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -364,7 +365,8 @@ class State(Struct, frozen=True):
         xds: fleet → type URL → name → content version.
         statuses: conditions and reasons, without the times of transitions.
         nodes: cells and results that the engine holds.
-        objects: objects that the garbage collector knows, by type.
+        objects: objects that the garbage collector knows, by type, and those that it never looks at.
+        blocks: objects of any kind, also those that the garbage collector does not know.
         rss: bytes of moongate's process.
         envoy_rss: bytes of the Envoy that is there all the time.
     """
@@ -373,6 +375,7 @@ class State(Struct, frozen=True):
     statuses: list[str]
     nodes: int
     objects: Counter[str]
+    blocks: int
     rss: int
     envoy_rss: int
 
@@ -432,6 +435,7 @@ class Walk:
         world = self._laptop.world
         world.db.collect()
         gc.collect()
+        blocks = sys.getallocatedblocks()
         gateways = self._laptop.report()["gateways"]
         (envoy,) = (each["envoy"]["pid"] for each in gateways if each["fleet"] == "default/gateway")
         return State(
@@ -446,10 +450,22 @@ class Walk:
                 for ref in world.statuses()
             ),
             nodes=len(world.db),
-            objects=Counter(type(each).__qualname__ for each in gc.get_objects()),
+            objects=_objects(),
+            blocks=blocks,
             rss=psutil.Process().memory_info().rss,
             envoy_rss=psutil.Process(envoy).memory_info().rss,
         )
+
+
+def _objects() -> Counter[str]:
+    """All objects by type, with those that are excluded from garbage collection: as garbage, they leak."""
+    gc.disable()
+    try:
+        gc.unfreeze()
+        return Counter(type(each).__qualname__ for each in gc.get_objects())
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @asynccontextmanager

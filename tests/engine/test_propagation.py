@@ -117,3 +117,17 @@ def test_propagation_can_stop_and_is_finished_by_who_asks(db: Db) -> None:
     next(db.propagate())
 
     assert numbered(db, 7) == roots[7].value == "even 7"
+
+
+def test_with_marks_left_to_set_no_root_is_next(db: Db) -> None:
+    """Who settles in slices sets them in slices, too."""
+    root = db.observe(numbered, 0)
+    settle_all(db)
+    db.put("a", 1)
+    assert not db.propagated
+    assert db.next_marked() is None
+
+    for _ in db.propagate():
+        pass
+
+    assert db.next_marked() is root

@@ -117,6 +117,55 @@ async def test_a_killed_envoy_is_started_again(run: RunDirectory) -> None:
     assert process.restarts == 2
 
 
+@pytest.mark.slow
+async def test_an_envoy_that_does_not_take_its_new_arguments_is_started_again_with_the_former(
+    run: RunDirectory,
+) -> None:
+    """Who edits arguments does not see that they are wrong before the next crash, which may be at night."""
+    async with envoy(run) as process:
+        await process.ready()
+        await process.configure(EnvoyOptions(concurrency=1, extra_args=("--no-such-flag",)))
+        assert "--no-such-flag" in process.arguments_error
+        assert process.state is State.READY
+
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        await process.until(lambda: process.restarts == 1 and process.state is State.READY)
+        assert "--no-such-flag" in process.arguments_error
+
+        await process.configure(EnvoyOptions(concurrency=1, extra_args=("--service-node", "x")))
+        assert process.arguments_error == ""
+
+
+@pytest.mark.slow
+async def test_arguments_that_envoy_takes_only_on_trial_are_given_up_at_its_start(run: RunDirectory) -> None:
+    """With ``--version`` it prints that and ends, whatever else it is asked for."""
+    async with envoy(run) as process:
+        await process.ready()
+        await process.configure(EnvoyOptions(concurrency=1, extra_args=("--version",)))
+        assert process.arguments_error == ""
+
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        await process.until(lambda: process.restarts == 1 and process.state is State.READY)
+
+    assert process.arguments_error
+
+
+@pytest.mark.slow
+async def test_another_bootstrap_does_not_wait_for_arguments_that_envoy_takes(run: RunDirectory) -> None:
+    """It ran, with other arguments: an edit of both at once must not end it."""
+    async with envoy(run) as process:
+        await process.ready()
+        first = process.pid
+        process.take(EnvoyOptions(concurrency=1, extra_args=("--no-such-flag",)))
+        await process.renew(standalone(run, "default/eg", listener(free_port())))
+        await process.until(lambda: process.pid not in {None, first} and process.state is State.READY)
+
+        assert "--no-such-flag" in process.arguments_error
+        assert process.bootstrap_error == ""
+
+
 async def test_an_envoy_that_cannot_be_started_is_reported_in_its_own_words(run: RunDirectory) -> None:
     """It is tried again, for which other options need no pause."""
     async with envoy(run, extra_args=("--no-such-flag",), first_pause_s=3600) as process:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -119,3 +121,51 @@ async def test_endpoints_that_come_during_a_turn_are_handed_out_before_its_end()
     ((turns, changes),) = run.endpoints
     assert turns == before, "the turn was still on"
     assert {r.type_url for put in changes.put.values() for r in put} == {ENDPOINT}
+
+
+class Circle:
+    """Refers to itself, so that only the garbage collector frees it."""
+
+    def __init__(self) -> None:
+        self.own = self
+
+
+async def test_garbage_is_collected_after_a_small_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An Envoy and its streams end as circles, and a moongate that runs for months has thousands of them."""
+    monkeypatch.setattr("moongate.run.pump.SLICE_S", 0)
+    async with running() as run:
+        run.put(*worlds.routes_with_services(2))
+        await run.settled()
+        circle = Circle()
+        alive = weakref.ref(circle)
+        slices = run.pump.slices
+
+        run.put(worlds.route(1, "/other"))
+        await run.settled()
+        del circle
+        gc.collect()
+
+        assert run.pump.slices > slices
+        assert alive() is None
+
+
+async def test_what_made_the_process_grow_is_not_searched_for_garbage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It lives long, and to look through it again and again would hold up all else."""
+    monkeypatch.setattr("moongate.run.pump.SLICE_S", 0)
+    async with running() as run:
+        run.put(*worlds.routes_with_services(2))
+        await run.settled()
+        for many in (200_000, 100_000):  # the second time there are fewer than there were before
+            large = [[n] for n in range(many)]
+            frozen = gc.get_freeze_count()
+            run.put(worlds.route(1, f"/with/{many}"))
+            await run.settled()
+
+            assert gc.get_freeze_count() >= frozen + many
+
+            large.clear()
+            run.put(worlds.route(1, f"/without/{many}"))
+            await run.settled()
+        gc.unfreeze()

@@ -371,6 +371,51 @@ def test_each_setting_of_a_port_belongs_to_the_oldest_policy_that_has_it(
         assert message(core, younger, "Accepted").startswith(f"{lost}: Envoy has some of these settings")
 
 
+def test_a_policy_of_a_listener_merges_into_that_of_its_gateway() -> None:
+    """Envoy Gateway has no such field: there the policy of a listener repeats all that it wants to keep."""
+    limits = {"bufferLimit": "1Mi", "maxAcceptPerSocketEvent": 4}
+    wide = ctp(
+        "wide", "Gateway/eg", connection=limits, timeout={"tcp": {"connectionInspectionTimeout": "9s"}}
+    )
+    own = ctp("own", "Gateway/eg/a", mergeType="StrategicMerge", connection={"bufferLimit": "2Mi"})
+    core = Core(gateway(http("a", port=80), http("b", port=81)), wide, own)
+
+    of_a, of_b = (sent(core, f"default/eg/{name}") for name in "ab")
+    assert [each.per_connection_buffer_limit_bytes.value for each in (of_a, of_b)] == [2**21, 2**20]
+    for each in (of_a, of_b):
+        assert each.max_connections_to_accept_per_socket_event.value == 4
+        assert each.listener_filters_timeout.seconds == 9
+    assert conditions(core, own) == {"eg/a": {**OK, "Merged": "Merged"}}
+    assert message(core, own, "Merged") == "Merged with policy default/wide."
+    assert conditions(core, wide) == {"eg": {**OK, "Merged": "Merged"}}
+    assert message(core, wide, "Merged") == (
+        "Other ClientTrafficPolicies merge with this one for these listeners: [default/eg/a]."
+    )
+
+
+def test_a_policy_of_a_listener_merges_into_the_next_above_it() -> None:
+    """That is the policy of its ListenerSet; what the Gateway's says is then of no account."""
+    more = listener_set(http("a", port=81))
+    top = ctp("top", "Gateway/eg", connection={"bufferLimit": "1Mi", "maxAcceptPerSocketEvent": 4})
+    middle = ctp("middle", "ListenerSet/more", connection={"bufferLimit": "3Mi"})
+    own = ctp("own", "ListenerSet/more/a", mergeType="JSONMerge", connection={"maxAcceptPerSocketEvent": 7})
+    core = Core(gateway(http("b", port=80), allowedListeners=allowing("All")), more, top, middle, own)
+
+    listener = sent(core, "default/eg/default/more/a")
+    assert listener.per_connection_buffer_limit_bytes.value == 3 * 2**20
+    assert listener.max_connections_to_accept_per_socket_event.value == 7
+    assert message(core, own, "Merged") == "Merged with policy default/middle."
+
+
+def test_a_fault_that_a_policy_merges_in_names_the_other_policy() -> None:
+    wide = ctp("wide", "Gateway/eg", connection={"bufferLimit": "5G"})
+    own = ctp("own", "Gateway/eg/a", mergeType="StrategicMerge", path={"disableMergeSlashes": True})
+    core = Core(gateway(http("a", port=80)), wide, own)
+
+    assert conditions(core, own) == {"eg/a": {"Accepted": "!Invalid"}}
+    assert "comes from ClientTrafficPolicy default/wide" in message(core, own, "Accepted")
+
+
 def test_settings_of_several_policies_are_in_force_on_one_port() -> None:
     port = gateway(https("a", "cert", hostname="a.io"), https("b", "cert", hostname="b.io"))
     one = ctp("one", "Gateway/eg/a", connection={"bufferLimit": "1Mi"})

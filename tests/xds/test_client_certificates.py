@@ -163,8 +163,11 @@ def test_authorities_of_another_server_are_asked_for_there() -> None:
         config=structs.replace(WITH_SDS, runtime_flags=ON_HOST.runtime_flags),
     )
 
-    asked = context(core)["common_tls_context"]["validation_context_sds_secret_config"]
+    checked = context(core)["common_tls_context"]["combined_validation_context"]
+    asked = checked["validation_context_sds_secret_config"]
 
+    # Where the server names no authority, that one holds: it has signed nothing.
+    assert list(checked["default_validation_context"]) == ["trusted_ca"]
     assert asked["name"] == "ROOT"
     [key] = listener_needs(core.db, EG_FLEET)
     assert isinstance(key, SecretServerCluster)

@@ -239,6 +239,7 @@ def test_what_cannot_be_a_cluster_is_none(provider: str, words: str) -> None:
         ("name: Host, value: c4n4ry", "name"),
         (r'name: b, value: "c4n4ry\n"', "value"),
         (r'name: b, value: "c4n4ry\0"', "value"),
+        *((f'name: b, value: "c4n4ry {percent}"', "value") for percent in ("100%", "%REQ(", "%GONE%", "%%%")),
     ],
 )
 def test_a_sink_with_a_header_that_envoy_refuses_gets_nothing(

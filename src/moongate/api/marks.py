@@ -1,11 +1,13 @@
-"""Fields with a mark in their type: those that are not built yet, and those that are deprecated."""
+"""Fields with a mark in their type: those that are not built yet, deprecated ones, and private ones."""
 
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, Final, cast
 
+import msgspec
 from msgspec import inspect as types
 
 from moongate.api.base import Model
@@ -14,6 +16,9 @@ from moongate.problem import Problem
 
 NOT_SUPPORTED = "NotSupported"
 """Reason of a problem about a field that is not built yet."""
+
+REDACTED: Final = "[redacted]"
+"""What is shown in place of a value that may be a secret."""
 
 
 def unbuilt(resource: Model) -> Iterator[Problem]:
@@ -33,6 +38,17 @@ def deprecated(resource: Model) -> Iterator[tuple[str, str]]:
                 entry = cast("dict[str, Any]", entry).get(name) if isinstance(entry, dict) else None
             if entry is True or (entry not in (None, (), []) and not only_if_true):
                 yield at, f"{at.rpartition('.')[0]}.{instead}"
+
+
+def shareable(model: Model) -> Any:
+    """A model as plain data to show, in which each private value is ``[redacted]``."""
+    data = msgspec.to_builtins(model)
+    for path, _, value in plan(type(model)).marked(model, "private"):
+        if value is not None:
+            *steps, last = re.findall(r"[^.\[\]]+", path)
+            within = functools.reduce(lambda at, step: at[int(step) if step.isdigit() else step], steps, data)
+            within[last] = REDACTED
+    return data
 
 
 @functools.cache  # bounded by the number of models

@@ -17,7 +17,7 @@ from moongate.api.merge import merge
 from moongate.api.telemetry import in_namespace
 from moongate.attach.bootstraps import bootstrap_problem
 from moongate.attach.refused import absence
-from moongate.engine import query
+from moongate.engine import Failed, query
 from moongate.problem import Problem
 from moongate.regex import regex_fault
 from moongate.store import Index, find, get
@@ -167,12 +167,18 @@ def proxy(db: Db, gateway: Ref) -> Proxy:
     return structs.replace(_layered(db, class_name, own, problems, _proxy_of(resource)), owner=owner)
 
 
-@query
 def fleet_proxy(db: Db, fleet: FleetId) -> Proxy:
     """The EnvoyProxy in force for the Envoys of a fleet."""
     if fleet.owner.is_a(GatewayClass):
         return class_settings(db, fleet.owner.name)
     return proxy(db, fleet.owner)
+
+
+def fleet_proxy_or_failure(db: Db, fleet: FleetId) -> Proxy | Failed:
+    """The EnvoyProxy in force for the Envoys of a fleet, or why it cannot be known."""
+    if fleet.owner.is_a(GatewayClass):
+        return class_settings.attempt(db, fleet.owner.name)
+    return proxy.attempt(db, fleet.owner)
 
 
 @query
@@ -186,9 +192,14 @@ def class_settings(db: Db, class_name: str) -> Proxy:
 
 @query
 def merges_gateways(db: Db, class_name: str) -> bool:
-    """Whether the Gateways of a class share their Envoys. An EnvoyProxy of a Gateway has no say in it."""
-    of_class, _ = class_proxy(db, class_name)
-    shared = of_class if of_class is not None else config(db).envoy_proxy
+    """Whether the Gateways of a class share their Envoys. An EnvoyProxy of a Gateway has no say in it.
+
+    An EnvoyProxy of the class that is not valid has: its Gateways go on as they were, and so do their Envoys.
+    """
+    resource = get(db, GatewayClass, Ref.of(GatewayClass, "", class_name))
+    named = _proxy_of(resource) if resource is not None else None
+    of_class = get(db, EnvoyProxy, named) if named is not None else None
+    shared = of_class.spec if of_class is not None else config(db).envoy_proxy
     return shared is not None and bool(shared.merge_gateways)
 
 
@@ -215,7 +226,7 @@ def _layered(
     if _shows_certificate(spec):
         # Of the levels that are in force, the highest that names one.
         tls_owner = named if _shows_certificate(of_gateway) else _proxy_of_class(db, class_name, of_class)
-    if gateway_problems or of_gateway:
+    if gateway_problems or (of_gateway is not None and of_gateway.merge_type is None):
         return Proxy(spec, gateway_problems, tls_owner)
     messages = (f"GatewayClass {class_name} has an error at {p.path}: {p.message}" for p in class_problems)
     problems = tuple(Problem("spec.gatewayClassName", each, "InvalidParameters") for each in messages)

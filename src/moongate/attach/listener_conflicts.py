@@ -80,6 +80,8 @@ def conflicts(places: Sequence[Place], shift: int) -> dict[ListenerId, Conflict]
         places: what they ask for, in the order of precedence.
         shift: what is added to privileged ports.
     """
+    if len(places) < 2:
+        return {}
     lost: dict[ListenerId, Conflict] = {}
     for port, sharing in _grouped(places, lambda place: place.port).items():
         lost.update(_of_protocols(port, [place for place in sharing if place.protocol != "UDP"]))

@@ -52,7 +52,6 @@ LISTENER_SETS: Index[ListenerSet, Ref] = Index("listener-sets", (ListenerSet,), 
 """Gateway → ListenerSets that name it as their parent."""
 
 
-@query
 def gateway_of(db: Db, owner: Ref) -> Ref | None:
     """The Gateway of ours that an owner of listeners is, or names; ``None`` when there is none.
 
@@ -60,7 +59,21 @@ def gateway_of(db: Db, owner: Ref) -> Ref | None:
     """
     if owner.is_a(Gateway):
         return owner if managed(db, owner) else None
-    resource = get(db, ListenerSet, owner)
+    return gateway_of_set(db, owner)
+
+
+def last_gateway_of(db: Db, owner: Ref) -> Ref | None:
+    """As ``gateway_of``; while that fails, the last one, if there was one."""
+    if owner.is_a(Gateway):
+        return owner if managed.last_good(db, owner) is True else None
+    gateway = gateway_of_set.last_good(db, owner)
+    return None if isinstance(gateway, Failed) else gateway
+
+
+@query
+def gateway_of_set(db: Db, listener_set: Ref) -> Ref | None:
+    """The Gateway of ours that a ListenerSet names; ``None`` when there is none."""
+    resource = get(db, ListenerSet, listener_set)
     gateway = parent_of_set(resource) if resource is not None else None
     return gateway if gateway is not None and managed(db, gateway) else None
 
@@ -119,7 +132,6 @@ def owners(db: Db, gateway: Ref) -> tuple[Ref, ...]:
     return (gateway, *sorted(taken, key=lambda each: (seniority(db, each), each)))
 
 
-@query
 def serving_gateway(db: Db, owner: Ref) -> Ref | None:
     """The Gateway whose Envoys serve the listeners of an owner; ``None`` when none does.
 

@@ -199,20 +199,16 @@ def listeners(db: Db, owner: Ref) -> tuple[Listener, ...]:
     gateway = serving_gateway(db, owner)
     if gateway is None:
         return ()
-    lost = _conflicts_of(db, owner)
+    lost = conflicts(db, gateway) if owner == gateway else _conflicts_of_set(db, gateway, owner)
     drafts = [_Draft.of(judged) for judged in judged_alone(db, owner)]
     for draft in drafts:
         if draft.id in lost:
             draft.lose(lost[draft.id])
         _conclude(draft)
-    generation, shift = _generation(db, owner), _shift(db, gateway)
-    return tuple(_listener(draft, generation, shift) for draft in drafts)
-
-
-@query
-def _generation(db: Db, owner: Ref) -> int:
     resource: Resource | None = db.read(owner)
-    return resource.metadata.generation if resource is not None else 0
+    generation = resource.metadata.generation if resource is not None else 0
+    shift = _shift(db, gateway)
+    return tuple(_listener(draft, generation, shift) for draft in drafts)
 
 
 @query
@@ -265,7 +261,7 @@ def conflicts(db: Db, gateway: Ref) -> Mapping[ListenerId, Conflict]:
 
 @query
 def _conflicts_by_owner(db: Db, gateway: Ref) -> Mapping[Ref, Mapping[ListenerId, Conflict]]:
-    """Those of ``conflicts`` by owner: each of thousands asks for its own."""
+    """Those of ``conflicts`` by owner: each of thousands of ListenerSets asks for its own."""
     by_owner: dict[Ref, dict[ListenerId, Conflict]] = {}
     for listener, conflict in conflicts(db, gateway).items():
         by_owner.setdefault(listener.owner, {})[listener] = conflict
@@ -273,10 +269,9 @@ def _conflicts_by_owner(db: Db, gateway: Ref) -> Mapping[Ref, Mapping[ListenerId
 
 
 @query
-def _conflicts_of(db: Db, owner: Ref) -> Mapping[ListenerId, Conflict]:
-    """Those of ``conflicts`` that are of one owner."""
-    gateway = gateway_of(db, owner)
-    return _conflicts_by_owner(db, gateway).get(owner, {}) if gateway is not None else {}
+def _conflicts_of_set(db: Db, gateway: Ref, listener_set: Ref) -> Mapping[ListenerId, Conflict]:
+    """Those of ``conflicts`` that are of one ListenerSet."""
+    return _conflicts_by_owner(db, gateway).get(listener_set, {})
 
 
 def last_judged(db: Db, gateway: Ref, owner: Ref) -> tuple[Listener, ...]:
@@ -297,7 +292,8 @@ def last_judged(db: Db, gateway: Ref, owner: Ref) -> tuple[Listener, ...]:
 def _last_good_of(db: Db, gateway: Ref, owner: Ref) -> tuple[Listener, ...] | None:
     """The listeners of an owner as last judged; ``None`` if never, or as those of another Gateway."""
     judged = listeners.last_good(db, owner)
-    if isinstance(judged, Failed) or any(each.id.gateway != gateway for each in judged):
+    # All of them were judged as those of one Gateway.
+    if isinstance(judged, Failed) or any(each.id.gateway != gateway for each in judged[:1]):
         return None
     return judged
 
@@ -661,6 +657,8 @@ def _conflicts_with_older(
     """Refuse what an older Gateway has already that shares the same Envoys."""
     gateways = members(db, fleet_of(db, gateway))
     older = gateways[: gateways.index(gateway)] if gateway in gateways else ()
+    if not older:
+        return {}
     taken: dict[tuple[int, bool], list[Listener]] = {}
     for each in all_last_judged(db, older):
         if each.ready:

@@ -248,25 +248,31 @@ def selected(db: Db, policy: Ref, namespace: str, part: int) -> tuple[Ref, ...]:
 
 @query
 def applied_to_listener(db: Db, kind: str, listener: ListenerId) -> Applied | None:
-    """The policy that applies to a listener: its own, else that of its owner, else that of its Gateway."""
-    level = level_of(db, kind, listener)
-    policy = winner(db, kind, level.ref, level.section) if level is not None else None
-    return Applied(policy, None) if policy is not None else None
+    """The policy that applies to a listener: its own, else that of its owner, else that of its Gateway.
+
+    A policy about clients merges into the next of these, if it asks to.
+    """
+    holding = (winner(db, kind, *level) for level in levels_of(listener))
+    policies = list(dict.fromkeys(policy for policy in holding if policy is not None))
+    if not policies:
+        return None
+    merged = len(policies) > 1 and merges(db, policies[0], of_listeners=True)
+    return Applied(policies[0], policies[1] if merged else None)
 
 
-def level_of(db: Db, kind: str, listener: ListenerId) -> Target | None:
-    """What the policy that applies to a listener targets: the listener, its ListenerSet or its Gateway."""
-    return next((level for level in _levels(listener) if winner(db, kind, *level) is not None), None)
-
-
-def _levels(listener: ListenerId) -> tuple[Target, ...]:
-    """The targets whose policies hold for a listener, the most specific first."""
+def levels_of(listener: ListenerId) -> tuple[Target, ...]:
+    """What a policy that applies to a listener may target: the listener, its ListenerSet and its Gateway."""
     levels = (
         Target(listener.owner, listener.name),
         Target(listener.owner, ""),
         Target(listener.gateway, ""),
     )
     return tuple(dict.fromkeys(levels))
+
+
+def level_of(db: Db, kind: str, listener: ListenerId) -> Target | None:
+    """What the policy that applies to a listener targets."""
+    return next((level for level in levels_of(listener) if winner(db, kind, *level) is not None), None)
 
 
 @query
@@ -292,7 +298,7 @@ def applied(db: Db, kind: str, listener: ListenerId, route: Ref, rule: str) -> A
             policy = next((p for at, p in claimed if at == section), None)
             if policy is None:
                 continue
-            if not merges(db, policy):
+            if not merges(db, policy, of_listeners=False):
                 return Applied(policy, None)
             above = applied_to_listener(db, kind, listener)
             return Applied(policy, above.owner if above is not None else None)
@@ -307,10 +313,10 @@ def applied_in_order(db: Db, kind: str, listener: ListenerId, route: Ref, rule: 
         for at, policy in attached_of(db, kind, route)
         if at == section
     ]
-    winners = (winner(db, kind, *level) for level in _levels(listener))
+    winners = (winner(db, kind, *level) for level in levels_of(listener))
     above = tuple(policy for policy in winners if policy is not None)
     parent = next(iter(above), None)
-    of_route = (Applied(policy, parent if merges(db, policy) else None) for policy in owners)
+    of_route = (Applied(policy, parent if merges(db, policy, of_listeners=False) else None) for policy in owners)
     return (*of_route, *(Applied(policy, None) for policy in dict.fromkeys(above)))
 
 
@@ -344,14 +350,17 @@ def _targeting(db: Db, policy: Ref) -> _Targeting | None:
     return _Targeting(resource.age, tuple(named_targets(resource.spec, policy.namespace)), selectors)
 
 
+def merges(db: Db, policy: Ref, *, of_listeners: bool) -> bool:
+    """Whether a policy for routes, or one about clients, asks to merge with what is above it."""
+    return _merging(db, policy) is of_listeners
+
+
 @query
-def merges(db: Db, policy: Ref) -> bool:
-    """Whether a policy asks to merge with what is above it."""
+def _merging(db: Db, policy: Ref) -> bool | None:
+    """Whether a policy that asks to merge is about clients; ``None`` for one that does not."""
     resource: Policy | None = db.read(policy)
-    return resource is not None and getattr(resource.spec, "merge_type", None) in (
-        "StrategicMerge",
-        "JSONMerge",
-    )
+    asks = getattr(resource.spec, "merge_type", None) if resource is not None else None
+    return resource.OF_LISTENERS if resource is not None and asks in ("StrategicMerge", "JSONMerge") else None
 
 
 def named_targets(spec: PolicyTargetReferences | BackendTLSPolicySpec, namespace: str) -> Iterator[Target]:

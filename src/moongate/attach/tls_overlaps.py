@@ -60,14 +60,18 @@ class _Port(Struct, frozen=True):
         under: rest of a name behind its first label → names of certificates.
         hostnames: hostname → the listener; "" for any.
         hostnames_under: likewise.
-        opaque: the listeners with a certificate that is not known.
+        opaque: hostnames of listeners with a certificate that is not known; "" for any.
+        opaque_under: likewise.
+        shared: whether the port has several listeners.
     """
 
     sans: Mapping[str, tuple[_Name, ...]]
     under: Mapping[str, tuple[_Name, ...]]
     hostnames: Mapping[str, tuple[_Name, ...]]
     hostnames_under: Mapping[str, tuple[_Name, ...]]
-    opaque: tuple[_Name, ...]
+    opaque: Mapping[str, tuple[_Name, ...]]
+    opaque_under: Mapping[str, tuple[_Name, ...]]
+    shared: bool
 
 
 @query
@@ -122,10 +126,9 @@ def _names_on(db: Db, fleet: FleetId, port: int) -> _Port:
 def _port(sharing: Sequence[Listener]) -> _Port:
     sans = [_Name(san, each.id) for each in sharing for san in dict.fromkeys(each.sans)]
     hostnames = [_Name(each.hostname, each.id) for each in sharing]
-    opaque = tuple(_Name(each.hostname, each.id) for each in sharing if each.has_unknown_certificate)
-    # One listener alone on a port meets nobody.
-    opaque = opaque if len(sharing) > 1 else ()
-    return _Port(_by(sans, _whole), _by(sans, _rest), _by(hostnames, _whole), _by(hostnames, _rest), opaque)
+    opaque = [_Name(each.hostname, each.id) for each in sharing if each.has_unknown_certificate]
+    by_name = (_by(names, key) for names in (sans, hostnames, opaque) for key in (_whole, _rest))
+    return _Port(*by_name, shared=len(sharing) > 1)
 
 
 def _by(names: list[_Name], key: Callable[[str], str]) -> dict[str, tuple[_Name, ...]]:
@@ -166,15 +169,11 @@ def _meeting_hostname(hostname: str, port: _Port) -> Iterator[_Name]:
 
 def _meets_unknown(own: Listener, port: _Port) -> bool:
     """Whether an unknown certificate may cover what a listener's covers, or the listener has one."""
-    return any(
-        each.listener == own.id or not each.name or any(overlapping(each.name, san) for san in own.sans)
-        for each in port.opaque
-    )
-
-
-def overlapping(one: str, other: str) -> bool:
-    """Whether both names stand for some host. ``*`` is one label, as in certificates."""
-    return one == other or f"*.{_rest(one)}" == other or one == f"*.{_rest(other)}"
+    if not port.shared:
+        return False  # it meets nobody
+    if own.has_unknown_certificate or "" in port.opaque:
+        return True
+    return any(True for san in own.sans for _ in _meeting(san, port.opaque, port.opaque_under))
 
 
 def _others(own: Listener, names: Iterator[_Name]) -> Iterator[_Name]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, cast
 
 from cyclopts import App, CycloptsError
 
+from moongate.cli.effective import effective
 from moongate.cli.manifests import STDIN_TOKEN
 from moongate.cli.mistyped import explained
 from moongate.cli.printing import complain, program
@@ -58,7 +59,9 @@ internal error. Colours are shown in a terminal only; NO_COLOR=1 turns them off.
     suppress_keyboard_interrupt=False,
 )
 
-COMMANDS = {each.__name__: each for each in (run, translate, validate, status, stop, quickstart, version)}
+COMMANDS = {
+    each.__name__: each for each in (run, translate, validate, status, effective, stop, quickstart, version)
+}
 """In the order of help and reference."""
 
 for _number, _command in enumerate(COMMANDS.values()):

@@ -14,12 +14,11 @@ from envoy.config.core.v3.grpc_service_pb2 import GrpcService
 from google.protobuf.message import Message
 from udpa.annotations.sensitive_pb2 import sensitive
 
+from moongate.api.marks import REDACTED
 from moongate.xds.walk import parts, visit
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import FieldDescriptor
-
-REDACTED: Final = "[redacted]"
 
 # The stubs take an extension for any field.
 _SENSITIVE: Final[Any] = sensitive

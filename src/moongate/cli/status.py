@@ -123,7 +123,7 @@ def process_of(run: Path) -> int:
     Raises:
         UsageError: it cannot be reached.
     """
-    with _connected(run / SOCKET, _TIMEOUT_S) as connection:
+    with connected(run / SOCKET, _TIMEOUT_S) as connection:
         return _process_at(connection)
 
 
@@ -155,7 +155,7 @@ def _command(pid: int) -> str:
 def _report(path: Path, *, timeout_s: float = _TIMEOUT_S) -> tuple[int, Document]:
     """The process id of a run, and its report."""
     received = bytearray()
-    with _connected(path, timeout_s) as connection:
+    with connected(path, timeout_s) as connection:
         pid = _process_at(connection)
         while chunk := connection.recv(1 << 16):
             received += chunk
@@ -175,7 +175,12 @@ def _report(path: Path, *, timeout_s: float = _TIMEOUT_S) -> tuple[int, Document
 
 
 @contextmanager
-def _connected(path: Path, timeout_s: float) -> Generator[socket.socket]:
+def connected(path: Path, timeout_s: float) -> Generator[socket.socket]:
+    """A connection to a socket of a run.
+
+    Raises:
+        UsageError: it cannot be reached, or does not answer in time.
+    """
     pid = 0
     try:
         with socket.socket(socket.AF_UNIX) as connection:

@@ -337,7 +337,7 @@ class Db:
         node.reads = now = tuple(reads)
         if now == before:
             return
-        known = set(before)
+        known = set(before) if before else before
         for read in now:
             if read not in known and read.add_reader(node) and read.query is None and self._demands:
                 self._note_demand(read)
@@ -409,6 +409,10 @@ class Db:
         if root in self._roots:
             self._roots.enqueue(root)
 
+    def defer(self, root: Root[Any]) -> None:
+        """Let ``next_dirty`` name a root that ``next_urgent`` would name."""
+        self._roots.defer(root)
+
     def has_news_for(self, owner: Hashable) -> bool:
         """Whether a root of an owner waits to be settled, as far as changes have been propagated."""
         return self._roots.has_queued(owner)
@@ -424,6 +428,10 @@ class Db:
         """
         self._propagation.finish()
         return self._roots.next_dirty()
+
+    def next_marked(self) -> Root[Any] | None:
+        """As ``next_dirty``, but ``None`` as long as there is something to mark."""
+        return None if self._propagation.waiting else self._roots.next_dirty()
 
     def propagate(self) -> Iterator[None]:
         """Mark in slices what writes have put in doubt but not marked yet."""

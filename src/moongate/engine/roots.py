@@ -78,6 +78,12 @@ class Roots:
             queue[root] = None
             self._queued[root.owner] += 1
 
+    def defer(self, root: Root[Any]) -> None:
+        """Move a root from the urgent queue to that of its rank, if it is urgent."""
+        if root in self._urgent:
+            self.dequeue(root)
+            self.enqueue(root)
+
     def dequeue(self, root: Root[Any]) -> None:
         """Remove a root from its queue, if it is in one."""
         dirty = self._dirty.get(root.rank)

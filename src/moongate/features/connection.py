@@ -64,8 +64,9 @@ class ClientConnection(Model, frozen=True, kw_only=True):
     buffer_limit: Size | None = None
     """Bytes buffered for each connection. 32Ki when not set."""
     socket_buffer_limit: Unbuilt | None = None
-    max_accept_per_socket_event: Int32 = 1
-    """Connections accepted each time the socket reports some; 0 accepts all that wait."""
+    # The CRD has the default 1. With None instead, a merge can see whether a policy sets the field.
+    max_accept_per_socket_event: Int32 | None = None
+    """Connections accepted each time the socket reports some: 1 when absent, all that wait if 0."""
 
 
 def check(db: Db, connection: Effective[ClientConnection]) -> Iterator[Problem]:
@@ -75,7 +76,7 @@ def check(db: Db, connection: Effective[ClientConnection]) -> Iterator[Problem]:
         yield Problem(
             "bufferLimit", f"bufferLimit is {spec.buffer_limit}; it must be between 0 and {MAX_BUFFER} bytes."
         )
-    if spec.max_accept_per_socket_event < 0:
+    if (spec.max_accept_per_socket_event or 0) < 0:
         yield Problem(
             "maxAcceptPerSocketEvent",
             f"maxAcceptPerSocketEvent is {spec.max_accept_per_socket_event}; it must be 0 (all) or more.",
@@ -106,8 +107,8 @@ def _listener(listener: Listener, connection: Effective[ClientConnection]) -> No
         listener.per_connection_buffer_limit_bytes.value = quantity(spec.buffer_limit)
     if spec.max_accept_per_socket_event == 0:
         listener.ClearField("max_connections_to_accept_per_socket_event")
-    elif spec.max_accept_per_socket_event != 1:
-        # 1 is also the default of the field, so a policy that sets no number does not set this one.
+    elif spec.max_accept_per_socket_event is not None and spec.max_accept_per_socket_event != 1:
+        # An API server writes 1 if nobody has, so it does not count as set.
         listener.max_connections_to_accept_per_socket_event.value = spec.max_accept_per_socket_event
 
 

@@ -100,16 +100,18 @@ def refusals(
         return tuple(islice(_Trial(binary, fleet, resources, Path(folder)).refusals(), MOST))
 
 
-async def bootstrap_refusal(binary: Path, file: Path) -> str:
+async def bootstrap_refusal(binary: Path, file: Path, arguments: Sequence[str] = ()) -> str:
     """Why a real Envoy would not start with a bootstrap; empty if it would.
 
     Args:
         binary: the Envoy binary.
         file: the bootstrap; its name says its format.
+        arguments: those with which it would be started, the file among them; only what is needed for none.
     """
+    command = ("--mode", "validate", *arguments) if arguments else (*_VALIDATE, file)
     try:
         process = await asyncio.create_subprocess_exec(
-            binary, *_VALIDATE, file, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE
+            binary, *command, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE
         )
         try:
             async with asyncio.timeout(_TIMEOUT_S):

@@ -17,7 +17,9 @@ waited for before the context exits.
 
 Another bootstrap needs another process (``renew``). Envoy is first asked whether it would take the bootstrap;
 if not, the one that runs goes on. Else that one drains, and the next one is started. If this does not start,
-the former bootstrap is taken again, and ``bootstrap_error`` says why.
+the former bootstrap is taken again, and ``bootstrap_error`` says why. Other arguments wait for the next
+start. They are tried beforehand in the same way, and if Envoy does not take them, each start has the former
+ones, and ``arguments_error`` says why.
 
 Envoy may also outlive us. It is then started without ``launch``, left running at the end, and adopted by the
 next moongate if it is as one would be that is started now: bootstrap, arguments and version of Envoy. It is
@@ -139,6 +141,7 @@ class EnvoyProcess:
         last_error: the last error that Envoy logged.
         start_error: why it could not be started; empty if it could.
         bootstrap_error: why it does not run with its newest bootstrap; empty if it does.
+        arguments_error: why it does not start with its newest arguments; empty if it does.
         unusable: whether the binary is no Envoy that this machine can run, whatever its options.
     """
 
@@ -167,6 +170,7 @@ class EnvoyProcess:
         self.last_error = ""
         self.start_error = ""
         self.bootstrap_error = ""
+        self.arguments_error = ""
         self.unusable = False
         self._binary = binary
         self._is_known = is_of_the_wheel(binary)
@@ -176,6 +180,10 @@ class EnvoyProcess:
         self._wanted: Bootstrap = bootstrap
         self._proven: Bootstrap | None = None
         """The bootstrap with which it last served."""
+        self._proven_options: EnvoyOptions | None = None
+        """The options with which it last started to serve."""
+        self._refused_options: EnvoyOptions | None = None
+        """Options with which it does not start."""
         self._options = self._running = options
         self._beside = beside
         self._access_log = access_log
@@ -231,6 +239,9 @@ class EnvoyProcess:
     def take(self, options: EnvoyOptions) -> None:
         """Set the options of the next start of Envoy, which comes at once if the last start failed."""
         self._options = options
+        if self.arguments_error and not _starts_alike(options, self._refused_options):
+            self._refused_options, self.arguments_error = None, ""
+            self._on_change()
         self._roused.set()
         if self.state is State.FAILED:
             self._enter(State.STARTING)
@@ -242,6 +253,7 @@ class EnvoyProcess:
             httpx.HTTPStatusError: Envoy does not know a component; its log levels do not change.
         """
         self.take(options)
+        await self._try_arguments(options)
         await self.until(lambda: self.state is not State.STARTING)
         # An Envoy that is not ready gets the newest options at its next start.
         if self.state is not State.READY or self._options is not options:
@@ -260,7 +272,8 @@ class EnvoyProcess:
     async def renew(self, bootstrap: Bootstrap) -> None:
         """Run Envoy with another bootstrap, as soon as that can be."""
         self._wanted = bootstrap
-        refusal = await self._refusal(bootstrap) if self._proven is not None else ""
+        await self._try_arguments(self._options)
+        refusal = await self._refusal(bootstrap, self._startable) if self._proven is not None else ""
         if self._wanted is not bootstrap:
             return
         if refusal:
@@ -274,17 +287,42 @@ class EnvoyProcess:
             self._roused.set()
         self._on_change()
 
-    async def _refusal(self, bootstrap: Bootstrap) -> str:
-        """Why Envoy would not start with a bootstrap; empty if it would, as far as it can tell beforehand."""
+    async def _try_arguments(self, options: EnvoyOptions) -> None:
+        """Ask Envoy whether it would start with other arguments than those with which it serves."""
+        proven = self._proven_options
+        if proven is None or _starts_alike(options, proven) or _starts_alike(options, self._refused_options):
+            return
+        refusal = await self._refusal(self._bootstrap, options)
+        if refusal and self._options is options:
+            self._keep_arguments(options, refusal)
+
+    async def _refusal(self, bootstrap: Bootstrap, options: EnvoyOptions) -> str:
+        """Why Envoy would not start with a bootstrap and options; empty if it would, as far as it can tell
+        beforehand."""
         tried = self._files.bootstrap.with_suffix(".new.json")
         try:
-            tried.write_bytes(as_json(bootstrap))
-            return await bootstrap_refusal(self._binary, tried)
+            _write_privately(tried, as_json(bootstrap))
+            return await bootstrap_refusal(self._binary, tried, self._arguments(tried, options))
         except OSError as error:
             return _sentence(error)
         finally:
             with suppress(OSError):
                 tried.unlink(missing_ok=True)
+
+    @property
+    def _startable(self) -> EnvoyOptions:
+        """The newest options, with the last arguments with which Envoy started where it refuses those."""
+        proven = self._proven_options
+        if proven is None or not _starts_alike(self._options, self._refused_options):
+            return self._options
+        return structs.replace(proven, log_levels=self._options.log_levels, drain_s=self._options.drain_s)
+
+    def _keep_arguments(self, options: EnvoyOptions, reason: str) -> None:
+        """Note why it does not start with some options."""
+        if reason != self.arguments_error:
+            self._log.error("envoy.arguments_refused", message=reason)
+        self._refused_options, self.arguments_error = options, reason
+        self._on_change()
 
     def keep_bootstrap(self, reason: str) -> None:
         """Note why it does not run with the bootstrap that was asked for last."""
@@ -331,6 +369,9 @@ class EnvoyProcess:
                     pause = self._backoff.first_s
                 if self._renewed.is_set():
                     continue
+                if start_error and not _starts_alike(self._running, self._proven_options or self._running):
+                    self._keep_arguments(self._running, start_error)
+                    continue
                 if start_error and self._proven is not None and self._proven != self._bootstrap:
                     self._bootstrap = self._proven
                     self.keep_bootstrap(start_error)
@@ -357,7 +398,7 @@ class EnvoyProcess:
         """Run Envoy once: its exit status (see ``_run``), and why it could not be started, or ""."""
         self._roused.clear()
         self._renewed.clear()
-        self._running = self._options
+        self._running = self._startable
         self.unusable = False
         self._enter(State.STARTING)
         self.last_error = ""
@@ -462,7 +503,8 @@ class EnvoyProcess:
         with suppress(OSError):
             if self._files.bootstrap.read_bytes() != as_json(self._bootstrap):
                 return "Its bootstrap is another one."
-        if _without_levels(command_line(pid)[1:]) != _without_levels(self._arguments()):
+        wanted_arguments = self._arguments(self._files.bootstrap, self._running)
+        if _without_levels(command_line(pid)[1:]) != _without_levels(wanted_arguments):
             return "Its arguments are others."
         try:
             wanted = await build(self._binary)
@@ -502,18 +544,18 @@ class EnvoyProcess:
         with suppress(OSError):
             if self._files.bootstrap.read_bytes() == content:
                 return
-        self._files.bootstrap.write_bytes(content)
+        _write_privately(self._files.bootstrap, content)
 
     def _command(self) -> list[str]:
-        envoy = [str(self._binary), *self._arguments()]
+        envoy = [str(self._binary), *self._arguments(self._files.bootstrap, self._running)]
         if self._keep:
             return envoy
         # -I -S: without the environment and site packages, Python starts in a few milliseconds.
         return [sys.executable, "-I", "-S", str(Path(launch.__file__)), str(os.getpid()), *envoy]
 
-    def _arguments(self) -> list[str]:
+    def _arguments(self, bootstrap: Path, options: EnvoyOptions) -> list[str]:
         cpus = len(os.sched_getaffinity(0))
-        return [*arguments(self._files.bootstrap, self._running, cpus=cpus, log_format=LOG_FORMAT)]
+        return [*arguments(bootstrap, options, cpus=cpus, log_format=LOG_FORMAT)]
 
     async def _announce_ready(self, admin: Admin) -> None:
         began = monotonic()
@@ -527,7 +569,7 @@ class EnvoyProcess:
             if not self.adopted:
                 self._log.info("envoy.ready", pid=self.pid, ms=round(1000 * (monotonic() - began)))
             self.start_error = ""
-            self._proven = self._bootstrap
+            self._proven, self._proven_options = self._bootstrap, self._running
             self._enter(State.READY)
 
     async def _end_when_stopping(self, process: EnvoyRun, admin: Admin) -> None:
@@ -611,6 +653,19 @@ class EnvoyProcess:
         self._changed.set()
         self._changed = asyncio.Event()
         self._on_change()
+
+
+def _starts_alike(one: EnvoyOptions, other: EnvoyOptions | None) -> bool:
+    """Whether Envoy gets the same arguments by both, but for its log levels, which can be changed later."""
+    if other is None:
+        return False
+    return structs.replace(one, log_levels=other.log_levels, drain_s=other.drain_s) == other
+
+
+def _write_privately(file: Path, content: bytes) -> None:
+    """Write a file that only its user can read: in a bootstrap may stand tokens for its sinks."""
+    file.touch(mode=0o600)
+    file.write_bytes(content)
 
 
 def lateness(since: str, *, pid: int | None, connected: bool) -> str:

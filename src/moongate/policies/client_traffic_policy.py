@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from msgspec import field
 
 from moongate.api.base import ENVOY_GROUP, Rule, Unbuilt, deprecated
-from moongate.api.policy import PolicyTargetReferences
+from moongate.api.policy import MergeType, PolicyTargetReferences
 from moongate.attach.policies import Policy
 from moongate.features.client_ip_detection import ClientIPDetectionSettings
 from moongate.features.client_timeout import ClientTimeout
@@ -42,8 +42,29 @@ class ClientTrafficPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True)
             "self.targetSelectors.all(sel, sel.kind in ['Gateway', 'ListenerSet']) : true",
             "The kind of each of targetSelectors must be Gateway or ListenerSet.",
         ),
+        Rule(
+            "!has(self.mergeType) || (has(self.targetRef) && "
+            "(self.targetRef.kind == 'ListenerSet' || has(self.targetRef.sectionName))) || "
+            "(has(self.targetRefs) && "
+            "self.targetRefs.exists(ref, ref.kind == 'ListenerSet' || has(ref.sectionName))) || "
+            "(has(self.targetSelectors) && self.targetSelectors.exists(sel, sel.kind == 'ListenerSet'))",
+            "mergeType is for policies of a ListenerSet or a listener; nothing is above a whole Gateway.",
+        ),
     )
+    FIELD_RULES: ClassVar[dict[str, tuple[Rule, ...]]] = {
+        "merge_type": (
+            Rule(
+                "self != 'Replace'",
+                "mergeType Replace is what happens without mergeType; leave it out.",
+            ),
+        ),
+    }
 
+    merge_type: MergeType | None = None
+    """How this policy is laid over that of the ListenerSet or Gateway, which it replaces when absent.
+
+    The reference has no such field.
+    """
     tcp_keepalive: Unbuilt | None = None
     enable_proxy_protocol: Annotated[Unbuilt, deprecated("proxyProtocol")] | None = None
     proxy_protocol: Unbuilt | None = None

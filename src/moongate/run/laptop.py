@@ -31,6 +31,7 @@ from moongate.problem import Problem
 from moongate.report.statuses import Statuses
 from moongate.run import arguments
 from moongate.run.blocking import BlockingLaptop
+from moongate.run.effective_socket import effective_socket
 from moongate.run.log import RunLog
 from moongate.run.pump import Outlet, Pump
 from moongate.run.restoring import restoring
@@ -173,6 +174,9 @@ class Laptop:
                 self._journal = stack.enter_context(journal)
             at = self._run.socket("status")
             await stack.enter_async_context(self._run.standing(at, lambda: status_socket(at, self.status)))
+            asked = self._run.socket("effective")
+            opened = partial(effective_socket, asked, self.world)
+            await stack.enter_async_context(self._run.standing(asked, opened))
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             outlet = Outlet(self.fleets.publish, self._publish, self._observe)
             pump = tasks.create_task(self._pump.run(outlet), name="pump")

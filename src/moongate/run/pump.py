@@ -12,6 +12,9 @@ Facts
 -----
 * a write during a turn belongs to that turn if the turn still settles it; writes are counted, and ``settled``
   returns when all writes before its call are handed out
+* what is excluded from garbage collection is never freed if it ends as a circle of garbage, as Envoys and
+  their streams do. So objects are excluded only when the process has grown: a small change leaves its own to
+  Python
 * an Envoy's answer can cause further writes (a quarantine). They are counted separately: a caller that waits
   for its own write also waits for them, but not for writes of others
 """
@@ -20,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
@@ -37,6 +41,15 @@ SLICE_S: Final = 0.003
 An event that passes through several callbacks waits for several slices, so one slice is much shorter than the
 time that an endpoint may wait.
 """
+
+_NEW_BLOCKS: Final = 5_000
+"""How many more blocks of memory there must be before objects are excluded from garbage collection.
+
+To look through as many objects takes about as long as a slice.
+"""
+_GONE_BLOCKS: Final = 50_000
+"""How many fewer there must be before new ones are counted from there. The change of one file takes 20,000,
+and gives them back."""
 
 
 class Outlet(Struct, frozen=True):
@@ -62,6 +75,8 @@ class Pump:
         self._turned = asyncio.Event()
         self._written = self._published = self._answered = self._turns = 0
         self._turning = False
+        self._blocks = 0
+        """The size of the process when objects were last excluded from garbage collection."""
         self.slices = 0
 
     @property
@@ -111,11 +126,21 @@ class Pump:
             if _run_slice(steps):
                 return
             self.slices += 1
-            # The results of thousands of queries live long, and a full garbage collection over them takes 0.1
-            # s or more. So new objects are collected once per slice, and then excluded from collection.
-            gc.collect(1)
-            gc.freeze()
+            self._exclude_new()
             await asyncio.sleep(0)
+
+    def _exclude_new(self) -> None:
+        """Exclude objects from garbage collection if the process has grown.
+
+        The results of thousands of queries live long, and a full collection over them takes 0.1 s or more.
+        """
+        blocks = sys.getallocatedblocks()
+        if blocks > self._blocks + _NEW_BLOCKS:
+            gc.collect()
+            gc.freeze()
+            self._blocks = sys.getallocatedblocks()
+        elif blocks < self._blocks - _GONE_BLOCKS:
+            self._blocks = blocks
 
     async def until(self, claim: Callable[[], bool]) -> None:
         """Return when ``claim()`` is true. It is called after each turn."""

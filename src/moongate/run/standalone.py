@@ -175,6 +175,7 @@ def loading() -> Generator[None]:
     routes, or much more if it is done as often as by default.
     """
     gc.disable()
+    gc.freeze()  # modules live as long, too
     try:
         yield
         gc.freeze()

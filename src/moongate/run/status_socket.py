@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from moongate.api.gateway import Gateway
+from moongate.api.marks import shareable
 from moongate.api.route import Route
 from moongate.hints import REASONS
 from moongate.kinds import ref_of
@@ -111,7 +112,7 @@ class StatusReport(Struct, frozen=True):
         ref = ref_of(document["kind"], metadata.get("namespace", ""), metadata["name"])
         resource = self.world.store.held().get(ref)
         spec = getattr(resource, "spec", None)
-        return document if spec is None else {**document, "spec": msgspec.to_builtins(spec)}
+        return document if spec is None else {**document, "spec": shareable(spec)}
 
 
 @asynccontextmanager

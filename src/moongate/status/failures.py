@@ -37,7 +37,7 @@ from moongate.api.route import Route
 from moongate.attach.backends import Target
 from moongate.attach.fleets import members
 from moongate.attach.gateways import PROXY_USERS, controller_name, managed, managed_classes
-from moongate.attach.listener_sets import gateway_of
+from moongate.attach.listener_sets import gateway_of_set
 from moongate.attach.patch_policies import PatchTarget, patch_target
 from moongate.attach.policies import Policy, named_targets, selected, selected_shards
 from moongate.attach.route_kinds import ROUTE_TYPES
@@ -289,7 +289,7 @@ def _is_ours(db: Db, ref: Ref) -> bool:
     if ref.is_a(Gateway):
         return managed.attempt(db, ref) is True
     if ref.is_a(ListenerSet):
-        return isinstance(gateway_of.attempt(db, ref), Ref)
+        return isinstance(gateway_of_set.attempt(db, ref), Ref)
     return ref.is_a(GatewayClass) and ref in _classes(db)
 
 

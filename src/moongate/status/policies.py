@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 from msgspec import Struct
 
+from moongate import names
 from moongate.api.base import GATEWAY_GROUP, Condition, ListenerId, Ref
 from moongate.api.gateway import Gateway
 from moongate.api.listenerset import ListenerSet
@@ -49,6 +50,8 @@ from moongate.attach.policies import (
     applied_to_listener,
     attached_of,
     level_of,
+    levels_of,
+    merges,
     named,
     policy_attachments,
     section_names,
@@ -142,12 +145,12 @@ def policy_status(db: Db, policy: Ref) -> PolicyStatus | None:
 
 
 def policies_of_listener(statuses: Mapping[Ref, Struct], listener: ListenerId) -> tuple[Ref, ...]:
-    """The policies whose settings a listener has: its own, or else those of its ListenerSet or Gateway."""
-    levels = {
-        Target(listener.owner, listener.name): list[Ref](),
-        Target(listener.owner, ""): list[Ref](),
-        Target(listener.gateway, ""): list[Ref](),
-    }
+    """The policies whose settings a listener has: its own, or else those of its ListenerSet or Gateway.
+
+    Where these merge into others, those too.
+    """
+    levels = {level: list[Ref]() for level in levels_of(listener)}
+    merging: set[Ref] = set()
     for ref, status in sorted(statuses.items()):
         if not isinstance(status, PolicyStatus) or ref.kind not in _OF_LISTENERS:
             continue
@@ -155,7 +158,14 @@ def policies_of_listener(statuses: Mapping[Ref, Struct], listener: ListenerId) -
             owner = Ref(at.kind, at.namespace or "", at.name, at.group)
             if any(c.type == "Accepted" and c.status == "True" for c in conditions):
                 levels.get(Target(owner, at.section_name or ""), []).append(ref)
-    return tuple(dict.fromkeys(next(filter(None, levels.values()), ())))
+            if any(c.type == "Merged" for c in conditions):
+                merging.add(ref)
+    policies: list[Ref] = []
+    for some in filter(None, levels.values()):
+        policies += some
+        if merging.isdisjoint(some):
+            break
+    return tuple(dict.fromkeys(policies))
 
 
 @query
@@ -209,24 +219,43 @@ def _judge_owner(db: Db, policy: Ref, target: Target, drafts: Drafts) -> None:
     if (refusal := _refusal(db, policy, target)) is not None:
         draft.refuse(refusal)
         return
-    draft.hold(_problems(db, policy, None))
     beneath = [
         listener.id
         for listener in (each for some in listeners.each(db, _owners_in(db, target)) for each in some)
         if section in ("", listener.id.name)
     ]
     if not _KINDS[policy.kind].OF_LISTENERS:
+        draft.hold(_problems(db, policy, None))
         _note_overrides(db, policy, target, draft)
         for listener in beneath:
             _note_refusals(db, Applied(policy, None), listener, draft)
         return
-    for listener in beneath:
-        holding = applied_to_listener(db, policy.kind, listener)
-        if holding is not None and holding.owner == policy:
-            conflicts = (port_conflict(db, listener), setting_conflict(db, listener))
-            draft.hold(conflict for conflict in conflicts if conflict is not None)
+    _judge_clients(db, policy, beneath, draft)
     if not section and (scopes := _scopes_below(db, policy.kind, target)):
         draft.override(f"{_others(policy.kind)} override this one for {_in_words(scopes)}.")
+
+
+def _judge_clients(db: Db, policy: Ref, beneath: Sequence[ListenerId], draft: Draft) -> None:
+    """Judge a policy about clients for the listeners of its target."""
+    merged: list[str] = []
+    parents: dict[Ref | None, None] = {}
+    for listener in beneath:
+        holding = applied_to_listener(db, policy.kind, listener)
+        if holding is None:
+            continue
+        if holding.owner == policy:
+            parents[holding.parent] = None
+            conflicts = (port_conflict(db, listener), setting_conflict(db, listener))
+            draft.hold(conflict for conflict in conflicts if conflict is not None)
+        elif holding.parent == policy:
+            merged.append(names.listener(listener))
+    for parent in parents or (None,):
+        problems = _problems(db, policy, parent)
+        draft.hold(problems)
+        if parent is not None and all(problem.reason == NOT_SUPPORTED for problem in problems):
+            draft.merge(f"Merged with policy {parent.namespace}/{parent.name}.")
+    if merged:
+        draft.merge(f"{_others(policy.kind)} merge with this one for these listeners: {_listed(merged)}.")
 
 
 def _owners_in(db: Db, target: Target) -> list[tuple[Ref]]:
@@ -338,6 +367,9 @@ def _scopes_below(db: Db, kind: str, target: Target) -> dict[str, list[str]]:
         held = held_of.attempt(db, kind, each)
         for name in () if isinstance(held, Failed) else held:
             if each == owner and not name:
+                continue
+            holder = winner(db, kind, each, name)
+            if holder is not None and merges(db, holder, of_listeners=True):
                 continue
             into = sets if not name else own if each.is_a(Gateway) else of_sets
             into.append(f"{_name(each)}/{name}" if name else _name(each))

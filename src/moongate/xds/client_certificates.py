@@ -9,9 +9,12 @@ other ones it is another chain: Envoy asks the clients of the former one to conn
 left after its drain time. Secrets are sent before listeners, so nobody comes to the new chain by the former
 CAs.
 
-CAs that another server has are not known, so connections stay when those change.
+CAs that another server has are not known, so connections stay when those change. Envoy takes any secret under
+the name that it asked for: if that is a certificate, or nothing at all, it knows no CA, and would ask clients
+for no certificate. So the chain has a CA that signed nothing, and Envoy replaces it by those of the server.
 
-Source: the reference's shape; Envoy, ``DownstreamTlsContext`` and ``FilterChain.metadata``.
+Source: the reference's shape; Envoy, ``DownstreamTlsContext``, ``FilterChain.metadata`` and
+``CombinedCertificateValidationContext`` (what a server answers is merged into the default).
 """
 
 from __future__ import annotations
@@ -44,6 +47,18 @@ if TYPE_CHECKING:
 
 _ABOUT: Final = "envoy-gateway"
 _MARK: Final = "client-authorities"
+_NOBODY: Final = b"""\
+-----BEGIN CERTIFICATE-----
+MIIBJzCBz6ADAgECAgEBMAoGCCqGSM49BAMCMBExDzANBgNVBAMMBm5vYm9keTAg
+Fw0wMDAxMDEwMDAwMDBaGA85OTk5MTIzMTIzNTk1OVowETEPMA0GA1UEAwwGbm9i
+b2R5MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEUvZsPlrX+w6REwg2EwoowL55
+ovSOX44QWHcV646AXdS30OKEA52xiWaRgPCromvJ+2SuJGfss7sva4vUarDMZ6MW
+MBQwEgYDVR0TAQH/BAgwBgEB/wIBADAKBggqhkjOPQQDAgNHADBEAiBMQEkvALOZ
+m2Ijll+S02wvfFNDmloQfgVmPRScT33H9gIgc47wb01nFVvG6YmNrEnQw35n/2if
+rDJf3NnZujnFaGI=
+-----END CERTIFICATE-----
+"""
+"""An authority whose key nobody has: it was never written down."""
 
 
 def check_clients(db: Db, chain: FilterChain, tls: DownstreamTlsContext, asked: ClientValidation) -> None:
@@ -61,16 +76,18 @@ def check_clients(db: Db, chain: FilterChain, tls: DownstreamTlsContext, asked: 
         contents = client_authorities_contents(db, of)
         chain.metadata.filter_metadata[_ABOUT].fields[_MARK].string_value = contents
     common = tls.common_tls_context
-    source = secret_from(names.client_authorities(of.gateway, of.place), server)
+    name = names.client_authorities(of.gateway, of.place)
     tls.require_client_certificate.value = asked.only_valid
+    if asked.only_valid and server is None:
+        common.validation_context_sds_secret_config.CopyFrom(secret_from(name, server))
+        return
+    combined = common.combined_validation_context
+    combined.validation_context_sds_secret_config.CopyFrom(secret_from(name, server))
+    default = combined.default_validation_context
     if asked.only_valid:
-        common.validation_context_sds_secret_config.CopyFrom(source)
+        default.trusted_ca.inline_bytes = _NOBODY
     else:
-        combined = common.combined_validation_context
-        combined.validation_context_sds_secret_config.CopyFrom(source)
-        combined.default_validation_context.trust_chain_verification = (
-            CertificateValidationContext.ACCEPT_UNTRUSTED
-        )
+        default.trust_chain_verification = CertificateValidationContext.ACCEPT_UNTRUSTED
 
 
 @query

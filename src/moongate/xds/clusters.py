@@ -153,7 +153,7 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
         _describe(db, key, message)
     usable = [b for b in backends if b.problem is None]
     of_requests = any(b.dynamic for b in usable)
-    if usable and all(b.dns for b in usable):
+    if _are_names(usable):
         _resolve(message, lookup)
         message.load_assignment.CopyFrom(_assignment(db, key, members, key.name, of_names=True))
     elif not of_requests:
@@ -176,8 +176,7 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
     _set(edit, settings)
     if of_requests:
         secure_requests(message, *backends)
-        of_connections = isinstance(key, RuleCluster) and key.rule in _OF_CONNECTIONS
-        resolve_requests(message, http if not of_connections else None, lookup, guard=guarded(db))
+        resolve_requests(message, http if not _is_of_connections(key) else None, lookup, guard=guarded(db))
     else:
         secure(message, http, backends)
     _wrap(edit)
@@ -292,10 +291,16 @@ def load_assignment(db: Db, key: ClusterKey) -> XdsResource | None:
         return _assignment_without_members(db, key)
     backends = _backends(db, key, members)
     usable = [b for b in backends if b.problem is None]
-    if usable and (all(b.dns for b in usable) or (len(members) == 1 and usable[0].dynamic)):
+    if _are_names(usable) or (len(members) == 1 and usable and usable[0].dynamic):
         return None
     name = _assignment_name(db, key, backends)
     return XdsResource.of(ENDPOINT, name, encode(_assignment(db, key, members, name, of_names=False)))
+
+
+def _are_names(usable: list[Backend]) -> bool:
+    """Whether the endpoints of a cluster are hostnames; a backend without any has none of either."""
+    of_some = [each for each in usable if not each.empty] or usable
+    return bool(usable) and all(each.dns for each in of_some)
 
 
 def _assignment_name(db: Db, key: ClusterKey, backends: list[Backend]) -> str:
@@ -375,7 +380,7 @@ def _route_annotations(db: Db, route: Ref) -> tuple[tuple[str, str], ...]:
 
 def _members(db: Db, key: ClusterKey) -> list[Member] | None:
     """The backends of a cluster; ``None`` if its rule or backend is gone."""
-    if isinstance(key, RuleCluster) and key.rule in _OF_CONNECTIONS:
+    if isinstance(key, RuleCluster) and _is_of_connections(key):
         return _connection_members(db, key)
     if isinstance(key, RuleCluster) and any(
         extension(db, ref, key.route.namespace).faulty for ref in key.extensions
@@ -383,6 +388,10 @@ def _members(db: Db, key: ClusterKey) -> list[Member] | None:
         # Routes may still use it for a moment, and no request may lack what the filter adds.
         return None
     return _request_members(db, key) or None
+
+
+def _is_of_connections(key: ClusterKey) -> bool:
+    return isinstance(key, RuleCluster) and key.rule in _OF_CONNECTIONS
 
 
 def _connection_members(db: Db, key: RuleCluster) -> list[Member] | None:
@@ -697,6 +706,8 @@ def _assignment(
     described = "endpoint" in holders(db, key.fleet)
     for n, (at, locality_name, weight, routed, fallback) in enumerate(members):
         judged = _reached(db, key, at, routed)
+        if judged.empty and _is_of_connections(key):
+            continue  # its share goes to the others
         usable = judged.problem is None and not judged.empty and judged.dns is of_names
         reached = endpoints(db, at, routed) if usable else ()
         for locality, of in _localities(

@@ -48,7 +48,7 @@ from moongate.attach.envoy_listeners import is_served
 from moongate.attach.extension_filters import extension
 from moongate.attach.fleets import fleet_of, members, seniority
 from moongate.attach.gateways import fleet_proxy, proxy
-from moongate.attach.listener_sets import gateway_of
+from moongate.attach.listener_sets import last_gateway_of
 from moongate.attach.listeners import fleet_owners, passes_through
 from moongate.attach.matches import unbuildable
 from moongate.attach.patch_policies import named_rules
@@ -480,7 +480,8 @@ class ConnectionDestination(Struct, frozen=True):
     """Where the connections of a route go: to the backends that share its cluster.
 
     Args:
-        members: the backends that can be used, each with its index among all of the route, and its weight.
+        members: the backends that can be used, each with its index among all of the route, and its weight;
+            also those that have no endpoints at present.
         dynamic: whether the only one stands for the hosts that clients ask for in the TLS handshake.
         secrets: what TLS to these needs.
         unresolved: why the others cannot: condition ``ResolvedRefs``.
@@ -501,8 +502,7 @@ def connection_destination(db: Db, listener: ListenerId, route: Ref) -> Connecti
     transport: Transport = "UDP" if route_kind(route.kind).upstream == "UDP" else "TCP"
     to_service = rule_to_service(db, listener, route, connection_section(resource))
     fleet, speaks_tls = fleet_of(db, listener.gateway), not passes_through(db, listener)
-    members: list[tuple[int, Target, int]] = []
-    secrets: list[ResourceKey] = []
+    members: list[tuple[tuple[int, Target, int], Backend]] = []
     faults: list[tuple[str, int, Problem]] = []
     of_names: bool | None = None
     dynamic = False
@@ -518,21 +518,25 @@ def connection_destination(db: Db, listener: ListenerId, route: Ref) -> Connecti
             dynamic = True
             problem = _unresolvable(db, listener, route, at, alone=len(refs) == 1)
         else:
-            problem = judged.problem or _unfit(db, at, judged, of_names=of_names)
+            problem = judged.problem or _unfit(at, judged, of_names=of_names)
             if problem is None and judged.tls is not None:
                 if speaks_tls:
                     problem = _unspoken(db, at, judged.tls)
                 elif (source := connection_source(db, fleet, route)) and not source.passes_through:
                     problem = _ENDED_ELSEWHERE
+        if problem is None and ref.weight:
+            members.append(((place, at, ref.weight), judged))
+            of_names = of_names if judged.empty else judged.dns
+        if problem is None and judged.empty:
+            problem = _without_endpoints(db, "", at)
         if problem is not None:
             faults.append((path, ref.weight, problem))
-        elif ref.weight:
-            members.append((place, at, ref.weight))
-            secrets += secrets_for(fleet, judged) if speaks_tls else ()
-            of_names = judged.dns
-    rest = _REST[transport] if members else _NOTHING_LEFT[transport]
+    # One without endpoints has its place all the same, or the way to speak TLS would be another one whenever
+    # endpoints come or go.
+    secrets = (key for _, judged in members for key in secrets_for(fleet, judged)) if speaks_tls else ()
+    rest = _NOTHING_LEFT[transport] if all(judged.empty for _, judged in members) else _REST[transport]
     return ConnectionDestination(
-        tuple(members),
+        tuple(member for member, _ in members),
         dynamic and bool(members) and len(refs) == 1,
         tuple(dict.fromkeys(secrets)),
         tuple(
@@ -580,18 +584,15 @@ def _unspoken(db: Db, at: Target, tls: UpstreamTLS) -> Problem | None:
     return None
 
 
-def _unfit(db: Db, at: Target, judged: Backend, *, of_names: bool | None) -> Problem | None:
+def _unfit(at: Target, judged: Backend, *, of_names: bool | None) -> Problem | None:
     """Why a sound backend cannot be in the cluster of a route of connections.
 
     Args:
-        db: where to read.
         at: the backend.
         judged: its properties.
         of_names: whether the backends before it have hostnames; ``None`` if there is none.
     """
-    if judged.empty:
-        return _without_endpoints(db, "", at)
-    if of_names is not None and judged.dns is not of_names:
+    if not judged.empty and of_names is not None and judged.dns is not of_names:
         has, others = ("hostnames", "addresses") if judged.dns else ("addresses", "hostnames")
         message = (
             f"{at.ref} has {has}, and the backends before it have {others}; all backends of the route share "
@@ -758,8 +759,8 @@ def _in_order(db: Db, fleet: FleetId, parents: list[Ref]) -> list[Ref]:
     gateways = members(db, fleet)
     places: list[tuple[int, bool, Any, Ref]] = []
     for owner in dict.fromkeys(parents):
-        gateway = gateway_of.last_good(db, owner)
-        if isinstance(gateway, Ref) and gateway in gateways:
+        gateway = last_gateway_of(db, owner)
+        if gateway in gateways:
             of_set = owner != gateway
             places.append((gateways.index(gateway), of_set, seniority(db, owner) if of_set else (), owner))
     return [owner for *_, owner in sorted(places)]
@@ -837,7 +838,7 @@ def to_service(db: Db, gateway: Ref) -> bool:
     """Whether a Gateway's requests go to cluster IPs where no policy below it says otherwise."""
     policy = applied_to_gateway(db, BTP, gateway)
     routing = routing_type(db, policy) if policy is not None else None
-    return (routing or _routing_type(db, gateway)) == "Service"
+    return (routing or proxy(db, gateway).spec.routing_type) == "Service"
 
 
 def rule_to_service(db: Db, listener: ListenerId, route: Ref, rule_name: str) -> bool:
@@ -880,7 +881,7 @@ def _must_stay_apart(
             return True
     if policy is None or policy == of_gateway:
         return False
-    replaces = _is_of_route(db, policy.owner, route) and not merges(db, policy.owner)
+    replaces = _is_of_route(db, policy.owner, route) and not merges(db, policy.owner, of_listeners=False)
     return replaces or shapes_clusters(db, policy)
 
 

@@ -30,6 +30,7 @@ from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
 from envoy.extensions.filters.udp.udp_proxy.v3.udp_proxy_pb2 import UdpProxyConfig
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import SdsSecretConfig
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, DownstreamTlsContext
+from google.protobuf.duration_pb2 import Duration
 from msgspec import structs
 
 from moongate import names
@@ -54,6 +55,9 @@ if TYPE_CHECKING:
 HCM: Final = "envoy.filters.network.http_connection_manager"
 DIRECT_RESPONSE: Final = "envoy.filters.network.direct_response"
 TLS_SOCKET: Final = "envoy.transport_sockets.tls"
+_PATIENCE_S: Final = 5
+"""How long Envoy waits for the secret of another server, before it goes on without. Not the usual 15 s, as
+all ports of an Envoy that starts wait for it, and all changes of a port."""
 
 
 class ChainSettings(Encoded, frozen=True):
@@ -274,7 +278,10 @@ def secret_from(name: str, server: ServedSecret | None) -> SdsSecretConfig:
         return SdsSecretConfig(name=name, sds_config=over_ads())
     service = GrpcService(envoy_grpc=GrpcService.EnvoyGrpc(cluster_name=names.secret_server(server.socket)))
     source = ApiConfigSource(api_type=ApiConfigSource.GRPC, grpc_services=[service])
-    return SdsSecretConfig(name=server.name, sds_config=ConfigSource(api_config_source=source))
+    wait = Duration(seconds=_PATIENCE_S)
+    return SdsSecretConfig(
+        name=server.name, sds_config=ConfigSource(api_config_source=source, initial_fetch_timeout=wait)
+    )
 
 
 def downstream_tls(certificates: ListenerCertificates, alpn: tuple[str, ...]) -> DownstreamTlsContext:

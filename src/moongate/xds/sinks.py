@@ -71,6 +71,7 @@ TRACES: Final = "tracing"
 """The word for the sink of traces."""
 _HIGHEST_PORT: Final = 65535
 _NO_HOST: Final = re.compile(r"[^!-~]")
+_PERCENT: Final = re.compile(r"%%|(?P<alone>%)")
 _NO_HEADER_VALUE: Final = re.compile(r"[\x00\r\n]")
 
 
@@ -223,6 +224,10 @@ def _header_faults(of: Sink) -> Iterator[Problem]:
         if _NO_HEADER_VALUE.search(header.value):
             # It may be a credential, so it is not quoted.
             yield Problem(f"{path}[{n}].value", "the value has a line break or a NUL; it must be one line")
+        if any(match["alone"] for match in _PERCENT.finditer(header.value)):
+            # It reads such a value as a format, crashes if it is none, and then sends it as it is written.
+            message = "the value has a percent sign that is not followed by another, which Envoy cannot send"
+            yield Problem(f"{path}[{n}].value", message)
 
 
 def _backend_problems(db: Db, fleet: FleetId, of: Sink) -> Iterator[Problem]:

@@ -1,0 +1,215 @@
+"""What policies and routes set for a rule or a listener: each leaf with its value and its owner.
+
+It is for people who ask why something is as it is (``moongate effective``), and reads what the builders read.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+from msgspec import Struct
+
+from moongate import names
+from moongate.api.base import Ref, fields_of
+from moongate.api.gateway import Gateway
+from moongate.api.listenerset import ListenerSet
+from moongate.api.policy import PolicyTargetReferences
+from moongate.api.route import Route
+from moongate.attach.listener_sets import owners
+from moongate.attach.routes import attachments, listeners_of
+from moongate.features import FEATURES
+from moongate.features.base import Effective
+from moongate.policies import POLICY_KINDS
+from moongate.policies.effective import (
+    RULE_POLICIES,
+    EffectivePolicy,
+    effective_listener_policy,
+    effective_policy,
+    laid_over,
+    natives,
+    rule_policies,
+    rule_settings,
+)
+from moongate.policies.http_listeners import CTP, port_conflict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from msgspec.structs import FieldInfo
+
+    from moongate.api.base import ListenerId
+    from moongate.api.route import RouteRule
+    from moongate.engine import Db
+
+
+class Setting(Struct, frozen=True):
+    """One leaf of what is set.
+
+    Args:
+        field: its path, below the spec of a policy of ``kind``: ``retry.numRetries``.
+        value: plain data.
+        kind: the kind of policy that has the field; the rule of a route may set it too.
+        owner: the resource that sets it.
+        fault: why it is not in force; "" when it is.
+    """
+
+    field: str
+    value: Any
+    kind: str
+    owner: Ref
+    fault: str = ""
+
+
+class Scope(Struct, frozen=True):
+    """What is set for the requests of one rule on one listener, or for a listener.
+
+    Args:
+        listener: which listener.
+        rule: the index of the rule; ``None`` for a listener.
+        name: the name of the rule, "" when it has none.
+        settings: in the order of the fields of the policies.
+        refused: the policies for whose faults all requests are refused.
+    """
+
+    listener: ListenerId
+    settings: tuple[Setting, ...]
+    rule: int | None = None
+    name: str = ""
+    refused: tuple[Ref, ...] = ()
+
+
+def effective_settings(db: Db, ref: Ref, section: str = "") -> tuple[Scope, ...] | None:
+    """What is set for a route, a Gateway or a ListenerSet.
+
+    Args:
+        db: what is read.
+        ref: which resource.
+        section: the name of the only listener or rule that is asked about; "" for all.
+
+    Returns:
+        For each listener that serves a route, one scope for each of its rules; for each listener of a Gateway
+        or ListenerSet, one scope with what holds there where no route says otherwise. ``None`` if there is no
+        such resource.
+    """
+    resource = db.read(ref)
+    if isinstance(resource, Route):
+        return tuple(_of_route(db, resource, section))
+    if isinstance(resource, Gateway):
+        listeners = [each for owner in owners(db, ref) for each in listeners_of(db, owner)]
+    elif isinstance(resource, ListenerSet):
+        listeners = list(listeners_of(db, ref))
+    else:
+        return None
+    return tuple(_of_listener(db, each) for each in listeners if section in ("", each.name))
+
+
+def _of_route(db: Db, route: Route, section: str) -> Iterator[Scope]:
+    attached = attachments(db, route.ref)
+    for listener in dict.fromkeys(listener for each in attached for listener, _ in each.hosts):
+        for n, rule in enumerate(route.spec.rules):
+            if section in ("", rule.name):
+                yield _of_rule(db, listener, route.ref, n, rule)
+
+
+def _of_rule(db: Db, listener: ListenerId, route: Ref, n: int, rule: RouteRule) -> Scope:
+    applied = rule_policies(db, listener, route, rule.name or "")
+    policies = [policy for policy in (effective_policy(db, *each) for each in applied) if policy is not None]
+    own = {feature for feature, _ in natives(rule)}
+    of_rule = {f: each for f, each in laid_over(rule_settings(db, applied), route, rule).features if f in own}
+    settings: list[Setting] = []
+    for kind in RULE_POLICIES:
+        policy = next((each for each in policies if each.owner.kind == kind), None)
+        over = {f.field: each for f, each in of_rule.items() if f.kind == kind}
+        settings += _merged(kind, policy, over)
+    refused = tuple(policy.owner for policy in policies if policy.failed)
+    return Scope(listener, tuple(settings), n, rule.name or "", refused)
+
+
+def _of_listener(db: Db, listener: ListenerId) -> Scope:
+    settings: list[Setting] = []
+    refused: list[Ref] = []
+    for kind in (each.KIND for each in POLICY_KINDS):
+        policy = effective_listener_policy(db, kind, listener)
+        conflict = port_conflict(db, listener) if kind == CTP else None
+        settings += _merged(kind, policy, {}, conflict.message if conflict is not None else "")
+        if policy is not None and policy.failed and conflict is None:
+            refused.append(policy.owner)
+    return Scope(listener, tuple(settings), refused=tuple(refused))
+
+
+def _merged(
+    kind: str, policy: EffectivePolicy | None, over: dict[str, Effective[Any]], fault: str = ""
+) -> Iterator[Setting]:
+    """The leaves of a policy's spec, with fields of a rule over them."""
+    for field in _fields(kind):
+        effective = over.get(field.name)
+        wrong = ""
+        if effective is None and policy is not None:
+            effective = _of_policy(policy, field.name, field.encode_name)
+            wrong = fault or _fault(policy, field.name, field.encode_name)
+        if effective is not None:
+            for path, value in _leaves(msgspec.to_builtins(effective.value), ""):
+                at = f"{field.encode_name}{path}"
+                yield Setting(at, value, kind, effective.owner_of(path.removeprefix(".")), wrong)
+
+
+@cache
+def _fields(kind: str) -> tuple[FieldInfo, ...]:
+    """The fields of a kind of policies that say what it does."""
+    policy = next(each for each in POLICY_KINDS if kind == each.KIND)
+    spec = next(field.type for field in fields_of(policy) if field.name == "spec")
+    others = {*(field.name for field in fields_of(PolicyTargetReferences)), "merge_type"}
+    return tuple(field for field in fields_of(spec) if field.name not in others)
+
+
+def _of_policy(policy: EffectivePolicy, name: str, wire: str) -> Effective[Any] | None:
+    feature = next((each for each in FEATURES if (each.kind, each.field) == (policy.owner.kind, name)), None)
+    if feature is not None:
+        return policy.effective(feature)
+    value = getattr(policy.spec, name)
+    owner = policy.parent if policy.parent is not None and policy.inherits(wire) else policy.owner
+    return None if value is None else Effective(value, owner)
+
+
+def _fault(policy: EffectivePolicy, name: str, wire: str) -> str:
+    """Why a field of a policy is not in force."""
+    under = f"spec.{wire}"
+    within = (f"{under}.", f"{under}[")
+    problems = [p.message for p in policy.problems if p.path == under or p.path.startswith(within)]
+    return " ".join(problems) or ("It has a fault." if name in policy.faulty else "")
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """The leaves of plain data, each with its path; what is empty, and a list of scalars, is a leaf."""
+    below: Iterable[tuple[str, Any]] = ()
+    if isinstance(value, dict):
+        below = ((f"{path}.{key}", each) for key, each in cast("dict[str, Any]", value).items())
+    elif isinstance(value, list) and any(isinstance(each, dict | list) for each in cast("list[Any]", value)):
+        below = ((f"{path}[{n}]", each) for n, each in enumerate(cast("list[Any]", value)))
+    leaves = [leaf for at, each in below if each is not None for leaf in _leaves(each, at)]
+    yield from leaves or [(path, value)]
+
+
+def as_data(scopes: tuple[Scope, ...]) -> list[dict[str, Any]]:
+    """Scopes as plain data; resources are written ``Kind namespace/name``."""
+    return [
+        {
+            "listener": names.listener(scope.listener),
+            "rule": scope.rule,
+            "name": scope.name,
+            "refused": [str(policy) for policy in scope.refused],
+            "settings": [
+                {
+                    "kind": setting.kind,
+                    "field": setting.field,
+                    "value": setting.value,
+                    "owner": str(setting.owner),
+                    "fault": setting.fault,
+                }
+                for setting in scope.settings
+            ],
+        }
+        for scope in scopes
+    ]
