@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 SRC = ROOT / "src" / "moongate"
-MODULES = sorted(SRC.rglob("*.py"))
+MODULES = sorted(path for path in SRC.rglob("*.py") if not path.match("*_pb2.py"))  # those are generated
 FEATURES = [path for path in sorted((SRC / "features").glob("*.py")) if path.stem not in {"__init__", "base"}]
 
 OUTSIDE_THE_CORE = {
@@ -32,6 +32,7 @@ OUTSIDE_THE_CORE = {
     "fleets",
     "infra",
     "line_writer",
+    "rate_limits",
     "report",
     "run",
     "running_fleet",

@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("src", "tests", "bench", "tools")
 TYPED_ELSEWHERE = "google/protobuf/"
 """types-protobuf has the stubs of these."""
+OURS = "moongate."
+"""``gen_protos.py`` writes stubs beside these."""
 
 
 def main() -> None:
@@ -64,7 +66,7 @@ def imported(path: Path) -> Iterator[str]:
                 candidates = [module, *(f"{module}.{alias.name}" for alias in names)]
             case _:
                 continue
-        yield from (name for name in candidates if name.endswith("_pb2"))
+        yield from (name for name in candidates if name.endswith("_pb2") and not name.startswith(OURS))
 
 
 def collect(file: FileDescriptor, files: dict[str, FileDescriptorProto]) -> None:
