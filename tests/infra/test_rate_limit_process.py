@@ -21,7 +21,7 @@ from moongate.ads.sotw import SotwServer
 from moongate.infra.process import State
 from moongate.infra.rate_limit_process import RateLimitProcess
 from moongate.rate_limits.redis_address import redis_address
-from moongate.rate_limits.settings import Settings
+from moongate.rate_limits.settings import Redis, Settings
 from moongate.rate_limits.subscription import NODE, RATE_LIMIT_CONFIG
 from moongate.xds.wire import encode
 from tests.rate_limits.configs import ASK, config, descriptor, level, request
@@ -48,7 +48,7 @@ async def serving(folder: Path, redis: str = "") -> AsyncGenerator[RateLimitProc
     settings = Settings(
         socket=f"{folder}/limits.sock",
         configuration=address,
-        redis=redis_address(redis) if redis else None,
+        redis=Redis(address=redis_address(redis)) if redis else None,
     )
     async with server.listen(address), RateLimitProcess(msgspec.json.encode(settings)) as process:
         await process.ready()

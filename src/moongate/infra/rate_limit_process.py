@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import msgspec
 import structlog
 
-import moongate
 from moongate.infra import launch
 from moongate.infra.ending import TERM_WAIT_S
 from moongate.infra.envoy_run import CHILDREN
@@ -193,6 +192,6 @@ def _command() -> list[str]:
 
 def _environment() -> dict[str, str]:
     """Our environment, and where our own sources are."""
-    sources = str(Path(moongate.__file__).parent.parent)
+    sources = str(Path(__file__).parents[2])
     others = os.environ.get("PYTHONPATH", "")
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (sources, others)))}

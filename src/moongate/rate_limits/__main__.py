@@ -84,12 +84,12 @@ async def _counters(settings: Settings, stack: AsyncExitStack) -> Counters:
         return MemoryCounters()
     from moongate.rate_limits.redis_client import redis_client  # noqa: PLC0415 - slow, and not always needed
 
-    pem = settings.certificates
+    redis, address = settings.redis, settings.redis.address
     address = structs.replace(
-        settings.redis,
-        certificate=_in_memory(pem.certificate) or settings.redis.certificate,
-        key=_in_memory(pem.key) or settings.redis.key,
-        ca=_in_memory(pem.ca) or settings.redis.ca,
+        address,
+        certificate=_in_memory(redis.certificate) or address.certificate,
+        key=_in_memory(redis.key) or address.key,
+        ca=_in_memory(redis.ca) or address.ca,
     )
     client = await stack.enter_async_context(redis_client(address))
     return await stack.enter_async_context(RedisCounters(client, str(address)))

@@ -24,7 +24,7 @@ import grpc
 import grpc.aio
 import msgspec
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitResponse
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from moongate.rate_limits.config import Limit, Limits
 from moongate.rate_limits.counters import CountersError, Hit
@@ -56,8 +56,8 @@ class Use(Struct, frozen=True, kw_only=True):
         unit: of the window, such as ``MINUTE``.
         shadow: whether requests over the limit pass.
         buckets: how many buckets have been counted in; more than one only where each value has its own.
-        used: the count of the fullest of them. It goes on beyond the limit.
-        reset_s: seconds until the window ends.
+        used: the count of the fullest of them, which goes on beyond the limit; None if nobody knows.
+        reset_s: seconds until the window ends; None if nobody knows.
     """
 
     domain: str
@@ -65,9 +65,9 @@ class Use(Struct, frozen=True, kw_only=True):
     requests: int
     unit: str
     shadow: bool
-    buckets: int
-    used: int
-    reset_s: int
+    buckets: int | None
+    used: int | None
+    reset_s: int | None
 
 
 class Report(Struct, frozen=True, kw_only=True):
@@ -197,13 +197,23 @@ async def reported(address: str, timeout_s: float) -> Report:
         return msgspec.json.decode(await ask(b"", timeout=timeout_s), type=Report)
 
 
-def _use(limit: Limit, counts: Sequence[int], now: float) -> Use:
+def unused(limit: Limit) -> Use:
+    """A limit of which nobody knows how much is used."""
     return Use(
         domain=limit.domain,
         path=limit.path,
         requests=limit.requests,
         unit=RateLimitResponse.RateLimit.Unit.Name(limit.unit),  # pyright: ignore[reportArgumentType]
         shadow=limit.shadow,
+        buckets=None,
+        used=None,
+        reset_s=None,
+    )
+
+
+def _use(limit: Limit, counts: Sequence[int], now: float) -> Use:
+    return structs.replace(
+        unused(limit),
         buckets=len(counts),
         used=max(counts, default=0),
         reset_s=limit.ends(now) - int(now),

@@ -7,12 +7,24 @@ from msgspec import Struct
 from moongate.rate_limits.redis_address import RedisAddress
 
 
-class RedisCertificates(Struct, frozen=True, kw_only=True):
-    """PEM that Redis is shown, or checked by; "" is none."""
+class Redis(Struct, frozen=True, kw_only=True):
+    """A Redis that counts.
 
+    Args:
+        address: where it is.
+        certificate: what it is shown, as PEM, instead of a file that the address names.
+        key: the private key of that.
+        ca: what its own certificate is checked by.
+    """
+
+    address: RedisAddress
     certificate: str = ""
     key: str = ""
     ca: str = ""
+
+    def __repr__(self) -> str:
+        """Without secrets."""
+        return str(self.address)
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -22,10 +34,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         socket: the Unix socket on which Envoys ask.
         configuration: the gRPC address at which moongate tells the limits.
         redis: where requests are counted; None in memory.
-        certificates: instead of files that the address of Redis names.
     """
 
     socket: str
     configuration: str
-    redis: RedisAddress | None = None
-    certificates: RedisCertificates = RedisCertificates()
+    redis: Redis | None = None

@@ -33,6 +33,8 @@ from moongate.run import arguments
 from moongate.run.blocking import BlockingLaptop
 from moongate.run.log import RunLog
 from moongate.run.pump import Outlet, Pump
+from moongate.run.rate_limits import CONFIGURATION_PORT, SERVICE, RateLimits
+from moongate.run.redis import RedisConfigurationError, configured_redis
 from moongate.run.restoring import restoring
 from moongate.run.status_socket import StatusReport, status_socket
 from moongate.sources.diagnostics import refused_resources, some
@@ -87,6 +89,10 @@ class Laptop:
         access_log: is called with whole lines of Envoy's access log, and must not block; or a descriptor to
             which Envoys write it themselves.
         default_access_log: whether Envoys have an access log if no EnvoyProxy says anything about it.
+        redis: the address of the Redis that counts requests for global rate limits, such as
+            ``redis://localhost:6379``; by default that of the configuration, or they are counted in memory.
+        rate_limit_service: ``host:port`` of a rate limit service that Envoys ask instead of moongate's own.
+            It gets its configuration from moongate at ``rate_limit_xds_port`` on 127.0.0.1.
 
     ``loaded`` is set once the first manifests are in force in the core.
     """
@@ -103,6 +109,9 @@ class Laptop:
         state_dir: Path | str | None = None,
         access_log: Callable[[bytes], None] | int = lambda _lines: None,
         default_access_log: bool = True,
+        redis: str | None = None,
+        rate_limit_service: str | None = None,
+        rate_limit_xds_port: int = CONFIGURATION_PORT,
     ) -> None:
         config = arguments.configuration(config)
         arguments.check("namespace", namespace, str, "the name of a namespace")
@@ -116,6 +125,7 @@ class Laptop:
         self.loaded = asyncio.Event()
         self._running = self._used = False
         self._config = config
+        self._in_force = config or EnvoyGateway.shipped()
         shipped = (config or EnvoyGateway.shipped()).on_host()
         self._flags = shipped.runtime_flags
         self._flags_fixed = False
@@ -135,6 +145,11 @@ class Laptop:
         self.statuses = Statuses(self.world.store.held(), logged=self._log.has_unbuilt)
         self._run = RunDirectory(run_dir, keep=keep_envoys)
         self._pump = Pump(self.world)
+        external = arguments.rate_limit_service(rate_limit_service, rate_limit_xds_port)
+        self._redis = arguments.redis(redis)
+        self.rate_limits = RateLimits(
+            self._run, redis=self._redis, external=external, on_change=self._pump.wake
+        )
         self.fleets = Fleets(
             self.world,
             self._run,
@@ -150,7 +165,9 @@ class Laptop:
         self._log.places_from(self._texts)
         self._stack = AsyncExitStack()
         self._blocking = BlockingLaptop(self)
-        self.status = StatusReport(self.world, self.fleets, self.statuses, self._log, self._settling)
+        self.status = StatusReport(
+            self.world, self.fleets, self.statuses, self._log, self.rate_limits, self._settling
+        )
 
     def __enter__(self) -> BlockingLaptop:
         """Start to serve in a thread."""
@@ -168,6 +185,7 @@ class Laptop:
         self._used = True
         async with AsyncExitStack() as stack:
             stack.enter_context(self._run)
+            self.world.write(SERVICE, self.rate_limits.service)
             if folder := self._state_dir or (self._run.path if self._keeps else None):
                 journal = Journal[Ref, LastGood](folder.absolute() / _JOURNAL, tuple[Ref, LastGood | None])
                 self._journal = stack.enter_context(journal)
@@ -179,6 +197,8 @@ class Laptop:
             stack.callback(pump.cancel)
             restorer = tasks.create_task(restoring(self._run), name="files of the run")
             stack.callback(restorer.cancel)
+            # Envoys that drain still ask it.
+            await stack.enter_async_context(self.rate_limits)
             await stack.enter_async_context(self.fleets)
             self._stack = stack.pop_all()
         self._running = True
@@ -259,6 +279,18 @@ class Laptop:
             self.world.write(NOW, int(time()))
         if self.world.apply(changes):
             self._pump.on_write()
+            if any(ref.is_a(Secret) for ref in changes):
+                self._count_in_redis()
+
+    def _count_in_redis(self) -> tuple[Diagnostic, ...]:
+        """Count requests where the configuration says, and return why that cannot be."""
+        if self._redis is not None:
+            return ()
+        try:
+            self.rate_limits.count_in(configured_redis(self._in_force, self.world.store.held()))
+        except RedisConfigurationError as error:
+            return (self._log.diagnostic(CONFIGURATION, error.problem, "error"),)
+        return ()
 
     def take_text(self, name: str, text: str) -> None:
         """Put the manifests of a text in force. Faults are logged, in the same way as those of a file."""
@@ -298,6 +330,7 @@ class Laptop:
         if self.world.configure(config.on_host()):
             self._pump.on_write()
             self._rename_controller(config.gateway.controller_name)
+        self._in_force = config
         if self.world.write(CLOSED, loaded.refused):
             self._pump.on_write()
             if loaded.closed:
@@ -309,6 +342,7 @@ class Laptop:
                 _log.info("requests.admitted")
         # Put in force before logging: if logging fails, these changes do not come a second time.
         self.put(loaded.batch)
+        late += self._count_in_redis()
         if self.world.refuse(refused_resources(loaded.diagnostics, self.world.store.held())):
             self._pump.on_write()
         self.loaded.set()
@@ -360,6 +394,7 @@ class Laptop:
         self._check_running(timeout_s)
         async with asyncio.timeout(timeout_s):
             await self._pump.settled(self.fleets.served)
+            await self.rate_limits.served()
         if unbound := self.fleets.unbound():
             raise PortError(" ".join((*unbound, UNOPENED)))
 
@@ -406,8 +441,12 @@ class Laptop:
         self.fleets.skip_drain()
 
     def report(self) -> dict[str, Any]:
-        """The report that ``moongate status`` shows, as plain data."""
+        """The report that ``moongate status`` shows, as plain data, without ``limits``."""
         return self.status.as_data()
+
+    async def limits(self) -> dict[str, Any]:
+        """The global rate limits with their use in the current window, as ``moongate status`` shows them."""
+        return await self.rate_limits.report()
 
     def figures(self) -> dict[str, Any]:
         """Counts for metrics and benchmarks: runs and seconds per query, resources sent per type."""
