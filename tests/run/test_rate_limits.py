@@ -73,7 +73,7 @@ async def test_limits_are_enforced_and_reported(tmp_path: Path) -> None:
     async with limited(tmp_path) as (limits, _):
         answers = [await over(limits) for _ in range(3)]
         report = await limits.report()
-        limits.publish({})
+        limits.publish({"shop": None})
         await limits.served()
         after = await over(limits)
 

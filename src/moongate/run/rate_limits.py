@@ -125,15 +125,19 @@ class RateLimits:
         """End the process, if there is one."""
         await self._stack.__aexit__(None, None, None)
 
-    def publish(self, configs: Mapping[str, bytes]) -> None:
-        """Enforce these limits instead of all former ones.
+    def publish(self, changes: Mapping[str, bytes | None]) -> None:
+        """Enforce other limits.
 
         Args:
-            configs: encoded ``RateLimitConfig`` messages, by name.
+            changes: encoded ``RateLimitConfig`` messages by name; None for one that is gone.
         """
-        self._configs = dict(configs)
-        self._server.publish(configs)
-        if configs:
+        for name, config in changes.items():
+            if config is not None:
+                self._configs[name] = config
+            else:
+                self._configs.pop(name, None)
+        self._server.publish(self._configs)
+        if self._configs:
             self._wanted.set()
 
     def count_in(self, redis: Redis | None) -> None:
