@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_args, get_origin
 
 import msgspec
@@ -29,7 +30,13 @@ from moongate.policies import POLICY_KINDS
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 SOURCES = "../../src/moongate/features"
-MODULES = {module.FEATURE: module for module in vars(features).values() if hasattr(module, "FEATURE")}
+MODULES: dict[Feature[Any], ModuleType] = {
+    feature: module
+    for module in vars(features).values()
+    if isinstance(module, ModuleType)
+    for feature in vars(module).values()
+    if isinstance(feature, Feature)
+}
 
 
 def main() -> None:
@@ -54,9 +61,7 @@ def _features() -> Iterator[str]:
         yield f"\n## {kind.KIND}\n"
         yield "| field | what it is for | who wins |"
         yield "|---|---|---|"
-        for feature in FEATURES:
-            if feature.kind == kind.KIND:
-                yield _row(feature)
+        yield from dict.fromkeys(_row(feature) for feature in FEATURES if feature.kind == kind.KIND)
         yield f"\nNot built yet: {_listed(_unbuilt(_spec(kind)))}."
         yield _CONSEQUENCE[kind.KIND]
     yield "\n## Rules of routes\n"
@@ -167,6 +172,7 @@ _GATEWAY = {
         "Whether Secrets may stand for [those of another server](../how-to/tls-to-a-backend.md#certificates-of-another-server)."
     ),
     "runtimeFlags": "`XDSNameSchemeV2` names listeners after ports (`tcp-8080`); `PerResourceSystemCASecret` gives each resource that trusts the system's authorities a secret of its own. Eight flags are moongate's own: `StableFilterChains` keeps HTTP filters in every chain, `MetadataWhereRead` leaves metadata out where nothing reads it, `ScopedLargeTables` gives each hostname [a table of its own](../explanation/scoped-tables.md) on listeners with 500 exact hostnames and more and no wildcards, `ScopedTables` does that on all listeners, `DynamicResolverLocalAddresses` lets clients reach [the gateway's own machine](../how-to/send-requests-where-they-ask.md) by Backends of type DynamicResolver, `MisdirectedRequests` answers [421](../how-to/several-certificates-by-sni.md) to requests on a connection that was opened for another listener, `EndpointsByTLS` gives endpoints with TLS [a name that tells how it is spoken](differences.md#endpoints-with-tls-have-a-name-that-tells-how-tls-is-spoken-in-the-configuration-that-moongate-ships), and `DrainOnClientCAs` drains connections of clients when the [authorities](../how-to/client-certificates.md#other-authorities) of their certificates change. The other flags change nothing. `XDSNameSchemeV2` and `StableFilterChains` hold from the start of moongate: of a change in a file that is followed, the log and `moongate status` say that it waits for the next start, and the rest of the configuration is in force.",
+    "rateLimit": "The service that counts for [global limits](../../src/moongate/features/rate_limit.md): `backend.type` is `Redis`, or `Memory`, which is moongate's own, the value of a configuration that is not given, and counts in the memory of this process. `timeout` is how long a request waits for it, Envoy's 20 ms when absent and 200 ms without a configuration. With `failClosed` a request gets 500 while it does not answer; otherwise it passes. Without `rateLimit`, global limits are refused.",
     "envoyProxy": "The EnvoyProxy below those of classes and Gateways.",
     "provider": "Ignored: manifests are named on the command line, and Envoy runs on this host.",
 }

@@ -33,11 +33,11 @@ def test_a_field_that_is_not_built_is_admitted_and_reported() -> None:
     ]
 
 
-def test_a_typed_field_that_is_not_built_is_reported_too() -> None:
+def test_a_field_that_is_not_built_is_reported_below_one_that_is() -> None:
     head = {"apiVersion": "gateway.envoyproxy.io/v1alpha1", "kind": "EnvoyGateway"}
     limit = {"backend": {"type": "Redis", "redis": {"url": "redis:6379"}}}
 
-    read, _ = admit_configuration(head | {"rateLimit": limit})
+    read, _ = admit_configuration(head | {"rateLimit": limit | {"telemetry": {"tracing": {}}}})
 
     assert read is not None
-    assert [problem.path for problem in unbuilt(read)] == ["rateLimit"]
+    assert [problem.path for problem in unbuilt(read)] == ["rateLimit.telemetry"]

@@ -321,6 +321,8 @@ def types(chain: list[str]) -> list[str]:
 
 
 USUAL = types(STANDING)
+AFTER_ACCESS = ["stateful_session", "local_ratelimit", "ratelimit"]
+OF_KINDS = ["grpc_web", "grpc_stats"]
 
 
 @pytest.mark.parametrize(
@@ -328,11 +330,11 @@ USUAL = types(STANDING)
     [
         ((), USUAL),
         ((move("basic_auth", "before", "cors"),),
-         ["fault", "basic_auth", "cors", "ext_authz", "stateful_session", "grpc_web", "grpc_stats"]),
+         ["fault", "basic_auth", "cors", "ext_authz", *AFTER_ACCESS, *OF_KINDS]),
         ((move("fault", "after", "ext_authz"),),
-         ["cors", "ext_authz", "fault", "basic_auth", "stateful_session", "grpc_web", "grpc_stats"]),
+         ["cors", "ext_authz", "fault", "basic_auth", *AFTER_ACCESS, *OF_KINDS]),
         ((move("ext_authz", "after", "grpc_stats"), move("fault", "after", "ext_authz")),
-         ["cors", "basic_auth", "stateful_session", "grpc_web", "grpc_stats", "ext_authz", "fault"]),
+         ["cors", "basic_auth", *AFTER_ACCESS, *OF_KINDS, "ext_authz", "fault"]),
         ((move("fault", "after", "wasm"), move("lua", "before", "cors")), USUAL),
     ],
 )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from msgspec import Meta, field, structs
 
-from moongate.api.base import ENVOY_GROUP, DurationStr, Model, Rule, Unbuilt, not_built_yet
+from moongate.api.base import ENVOY_GROUP, DurationStr, Model, Rule, Unbuilt
 from moongate.api.envoyproxy import EnvoyProxySpec, MergeBackends
 from moongate.api.shared import SecretObjectReference
 
@@ -192,13 +192,13 @@ class RateLimitRedis(Model, frozen=True, kw_only=True):
 
 
 class RateLimitBackend(Model, frozen=True, kw_only=True):
-    """What counts requests."""
+    """What counts requests: Redis, or (ours) moongate's own service, in memory."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule("self.type == 'Redis' ? has(self.redis) : true", "type Redis needs redis."),
     )
 
-    type: Literal["Redis"]
+    type: Literal["Redis", "Memory"]
     redis: RateLimitRedis | None = None
 
 
@@ -234,7 +234,7 @@ class EnvoyGateway(Model, frozen=True, kw_only=True):
     runtime_flags: RuntimeFlags = RuntimeFlags()
     envoy_proxy: EnvoyProxySpec | None = None
     """The settings below those of Gateways and GatewayClasses."""
-    rate_limit: Annotated[RateLimit, not_built_yet("it has no effect")] | None = None
+    rate_limit: RateLimit | None = None
     admin: Unbuilt | None = None
     telemetry: Unbuilt | None = None
     xds_server: Unbuilt | None = None
@@ -268,6 +268,8 @@ class EnvoyGateway(Model, frozen=True, kw_only=True):
                 )
             ),
             envoy_proxy=EnvoyProxySpec(merge_backends=MergeBackends()),
+            # Envoy's own 20 ms are for a service that is nothing else; when they are over, a request passes.
+            rate_limit=RateLimit(backend=RateLimitBackend(type="Memory"), timeout="200ms"),
         )
 
     def on_host(self) -> EnvoyGateway:

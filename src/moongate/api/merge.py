@@ -7,6 +7,7 @@ from typing import Any, TypeVar, cast
 from msgspec import structs
 
 from moongate.api.base import Model, fields_of
+from moongate.api.rate_limits import RateLimits
 from moongate.api.shared import Fraction
 
 S = TypeVar("S", bound=Model)
@@ -19,8 +20,8 @@ def merge(base: S | None, over: S, merge_type: str | None) -> S:
         base: the less specific spec, if there is one.
         over: the more specific spec.
         merge_type: ``None`` or ``Replace``: ``over`` alone. ``StrategicMerge``: objects merge, lists whose
-            items have a merge key (``type``) merge by it, other lists are replaced. ``JSONMerge``: objects
-            merge, lists are replaced (RFC 7386).
+            items have a merge key (``type``) merge by it, rules of rate limits stand one after another, other
+            lists are replaced. ``JSONMerge``: objects merge, lists are replaced (RFC 7386).
 
     Only what ``over`` sets counts: a field at its default is taken from ``base``. So a field whose default
     somebody may want to write over another value has ``None`` in its place, in what can be merged.
@@ -44,8 +45,10 @@ def _merged(base: Any, over: Any, path: str, inherited: list[str], *, by_type: b
     # A fraction is one value: half of it means nothing with half of another.
     if type(base) is not type(over) or not isinstance(over, Model) or isinstance(over, Fraction):
         return over
+    if isinstance(base, RateLimits) and isinstance(over, RateLimits):
+        base, over = base.to_merge(), over.to_merge()
     changed: dict[str, Any] = {}
-    for field in fields_of(type(over)):
+    for field in fields_of(cast("type[Model]", type(over))):
         mine, theirs = getattr(over, field.name), getattr(base, field.name)
         at = f"{path}.{field.encode_name}" if path else field.encode_name
         default = field.default_factory() if callable(field.default_factory) else field.default
@@ -54,8 +57,11 @@ def _merged(base: Any, over: Any, path: str, inherited: list[str], *, by_type: b
             changed[field.name] = theirs
             if theirs != default:
                 inherited.append(at)
-        elif by_type and _has_merge_key(mine, theirs):
+        elif by_type and _lists_of(mine, theirs, _MERGE_BY_TYPE):
             changed[field.name] = _by_type(theirs, mine, at, inherited)
+        elif by_type and _lists_of(mine, theirs, _EACH_ITS_OWN):
+            changed[field.name] = (*mine, *theirs)
+            inherited += [f"{at}[{len(mine) + n}]" for n in range(len(theirs))]
         elif isinstance(mine, dict) and isinstance(theirs, dict):
             changed[field.name] = _merged_maps(theirs, mine, at, inherited)
         else:
@@ -69,12 +75,12 @@ def _merged_maps(base: Any, over: Any, path: str, inherited: list[str]) -> dict[
     return {**below, **above}
 
 
-def _has_merge_key(over: Any, base: Any) -> bool:
-    """Whether two values are lists that merge by ``type``."""
+def _lists_of(over: Any, base: Any, names: frozenset[str]) -> bool:
+    """Whether two values are lists of Structs with one of these names."""
     if not isinstance(over, tuple) or not isinstance(base, tuple):
         return False
     entries = cast("tuple[Any, ...]", over + base)
-    return all(type(entry).__name__ in _MERGE_BY_TYPE for entry in entries)
+    return all(type(entry).__name__ in names for entry in entries)
 
 
 def _by_type(
@@ -92,3 +98,5 @@ def _by_type(
 
 _MERGE_BY_TYPE = frozenset({"Compression", "ProtocolUpgradeConfig"})
 """Structs whose lists carry ``patchMergeKey=type`` in the reference's API."""
+_EACH_ITS_OWN = frozenset({"RateLimitRule"})
+"""Structs that the reference merges by the name of the policy and the index in it: no two have the same."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct, structs
 
 from moongate.api.base import ENVOY_GROUP, FleetId, ObjectMeta, Ref
+from moongate.api.core import Secret
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.envoyproxy import LOG_COMPONENTS, EnvoyProxy, EnvoyProxySpec
 from moongate.api.gateway import Gateway, GatewayClass, GatewayClassSpec
@@ -38,6 +39,9 @@ CLOSED = "closed"
 theirs, "" for all of them."""
 AUTHORITIES = "authorities"
 """The cell with the path of the file with the CAs that the proxy's host trusts; or absent, for the usual."""
+RATE_LIMIT_SERVICE = "rate-limit-service"
+"""The cell with where the rate limit service is: the path of its Unix socket, or ``host:port`` without TLS;
+or absent, for the Service of the reference."""
 ALL_IPV4, ALL_IPV6 = "0.0.0.0", "::"  # noqa: S104 - a gateway faces all, unless something else is asked for
 LOCALHOST = "localhost"
 """Only this machine, unless a Gateway has ``spec.addresses``."""
@@ -45,6 +49,10 @@ LOCALHOST = "localhost"
 _SYSTEM_AUTHORITIES: Final = "/etc/ssl/certs/ca-certificates.crt"
 CONTROLLER_NAMESPACE: Final = "envoy-gateway-system"
 """Where the EnvoyProxy of the configuration is, as far as it refers to anything."""
+OWN_CERTIFICATE: Final = Ref.of(Secret, CONTROLLER_NAMESPACE, "envoy")
+"""The certificate that Envoys show to the services of their control plane."""
+OWN_AUTHORITIES: Final = "/certs/ca.crt"
+"""Where Envoys have the CA that they check those services by."""
 
 _LONGEST_ARGUMENT: Final = 131_071
 """Bytes. Source: execve(2), MAX_ARG_STRLEN without the final NUL."""

@@ -20,6 +20,7 @@ from moongate.features import (
     fault_injection,
     load_balancer,
     path,
+    rate_limit,
     retry,
     session_persistence,
     timeout,
@@ -33,6 +34,10 @@ FEATURES: tuple[Feature[Any], ...] = (
     external_auth.FEATURE,  # as in the reference: a server of the user's is asked before credentials
     basic_auth.FEATURE,
     session_persistence.FEATURE,  # chooses an endpoint for those who may pass
+    rate_limit.LOCAL,  # counts those who may pass; this one asks nobody, so it comes first
+    rate_limit.GLOBAL,
+    rate_limit.SHARED,
+    rate_limit.INHERITED,
     credential_injection.FEATURE,  # after all that judges a client by what it sends
     # What is no filter; each is alone in what it sets, so that their order has no meaning.
     timeout.FEATURE,

@@ -31,6 +31,7 @@ from moongate.api.core import Secret, Service
 from moongate.api.serviceimport import ServiceImport
 from moongate.attach.backends import Target
 from moongate.problem import Problem
+from moongate.xds.wire import sized
 
 if TYPE_CHECKING:
     from envoy.config.cluster.v3.cluster_pb2 import Cluster
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
     from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import DownstreamTlsContext
     from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
+    from google.protobuf.any_pb2 import Any as AnyMessage
     from google.protobuf.message import Message
 
     from moongate.api.httproute import HTTPPathMatch
@@ -93,13 +95,17 @@ class Effective(Struct, Generic[M], frozen=True):
 
 
 class ListenerFacts(Struct, frozen=True):
-    """What ``route`` hooks need to know about the listener of a route.
+    """What ``route`` hooks and the filters of routes need to know about the listener of a route.
 
     Args:
         stream_idle: whether the policy of the listener sets a stream idle timeout.
+        envoy_headers: whether requests and responses may have Envoy's own headers.
+        rate_limit_headers: whether responses may say how much of a rate limit is left.
     """
 
     stream_idle: bool = False
+    envoy_headers: bool = False
+    rate_limit_headers: bool = True
 
 
 class RouteEdit(Struct):
@@ -155,10 +161,47 @@ class MatchedRule(NamedTuple):
     Args:
         name: that of the rule in xDS, the same as of its cluster in the reference.
         path: the path that the route matches on.
+        route: the name of the Envoy route.
+        listener: the name of the listener that serves it.
     """
 
     name: str
     path: HTTPPathMatch
+    route: str = ""
+    listener: str = ""
+
+
+class ServiceLimit(NamedTuple):
+    """What the rate limit service must know so that it can limit the requests of an Envoy route.
+
+    Args:
+        domain: the domain that the limit belongs to.
+        key: the key of its first descriptor entry. Within a domain it determines the limit.
+        body: an encoded entry of ``RateLimitConfig.descriptors``.
+    """
+
+    domain: str
+    key: str
+    body: bytes
+
+    def __repr__(self) -> str:
+        return sized(self, self._fields)
+
+
+class ChainPlace(NamedTuple):
+    """The chain that a filter stands in.
+
+    Args:
+        listener: the name of the first of its listeners.
+        facts: what their policy says.
+    """
+
+    listener: str
+    facts: ListenerFacts
+
+
+def _absent(_db: Db, _effective: Effective[Any]) -> Message:
+    raise AssertionError("its routes are configured by another hook")
 
 
 class HttpFilter(Struct, Generic[M], frozen=True, kw_only=True):
@@ -175,10 +218,14 @@ class HttpFilter(Struct, Generic[M], frozen=True, kw_only=True):
         per_policy: one instance per policy, named ``<type>/<policy kind>/<namespace>/<name>``.
         per_config: one instance per config in the chain, named ``<type>/<hash>``.
         disabled: disabled in the chain, so that it runs only on routes with a config of their own.
+        named: the name of its instance for a value, where that is none of these.
         chain: its config in the chain, the same as in the reference.
+        in_chain: completes that config, or that of ``stable``, by what depends on the chain it stands in.
         route: its config on the Envoy routes of a rule (``typed_per_filter_config``).
+        forwarding: as ``route``, which is then absent, but only on routes that forward to a backend; it may
+            depend on their listener. ``None`` for a value that says nothing to this filter.
         of_match: as ``route``, for a config that depends on the match that an Envoy route is for; ``route``
-            is then what all routes of the rule have in common.
+            or ``forwarding`` is then what all routes of the rule have in common.
         stable: the part of its config that no route can carry, of a field's value; of ``None``, which is no
             value, it is that of the instance which stands in every chain. Values with equal parts share an
             instance. ``None`` instead of a function where routes can carry nothing. It holds no secrets.
@@ -194,8 +241,11 @@ class HttpFilter(Struct, Generic[M], frozen=True, kw_only=True):
     per_policy: bool = False
     per_config: bool = False
     disabled: bool = False
+    named: Callable[[Effective[M]], str] | None = None
     chain: Callable[[Db, Effective[M]], Message]
-    route: Callable[[Db, Effective[M]], Message]
+    in_chain: Callable[[Db, ChainPlace, AnyMessage], Message] | None = None
+    route: Callable[[Db, Effective[M]], Message] = _absent
+    forwarding: Callable[[Effective[M], ListenerFacts], Message | None] | None = None
     of_match: Callable[[Effective[M], MatchedRule], Message] | None = None
     stable: Callable[[M | None], Message] | None = None
     forms: tuple[M, ...] = ()
@@ -273,10 +323,13 @@ class ExtraCluster(NamedTuple):
         name: its name in xDS (``names.policy_cluster``, ``names.host_cluster``). The name determines the
             cluster: two with the same name must be equal, even if different features need them.
         backends: its backends.
-        host: a name or IP address instead of backends, for a feature whose value is a URL.
+        host: a name or IP address instead of backends, for a feature whose value is a URL; or the path of a
+            Unix socket.
         port: the port of the host.
         tls: whether to use TLS to the host; its certificate must then be for ``host``.
         http2: whether its backends always speak HTTP/2, such as those of gRPC.
+        own_service: whether the host is a service of the control plane, which Envoy shows its own
+            certificate. Without a host nothing answers.
     """
 
     name: str
@@ -285,6 +338,7 @@ class ExtraCluster(NamedTuple):
     port: int = 0
     tls: bool = False
     http2: bool = False
+    own_service: bool = False
 
 
 class ExtraSecret(NamedTuple):
@@ -324,6 +378,7 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
         kind: the policy kind, ``SecurityPolicy``; "" for what only rules of routes can set.
         field: the Python name of the field in its spec, ``basic_auth``; "" where there is no such kind.
         model: the Struct of the field.
+        applies: whether a value concerns this feature, where several share a field.
         references: the references in a value. ``check`` is called only if each of them is allowed and its
             target exists.
         check: faults that types cannot express, with paths relative to the field.
@@ -344,11 +399,13 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
         filter_chain: settings on a filter chain or its TLS context.
         connection_manager: settings on an HTTP connection manager.
         tcp_proxy: settings on the proxy of a route of connections.
+        limits: what the rate limit service must know for an Envoy route that forwards.
     """
 
     kind: str = ""
     field: str = ""
     model: type[M]
+    applies: Callable[[Effective[M]], bool] | None = None
     references: Callable[[M], Iterable[Reference]] | None = None
     check: Callable[[Db, Effective[M]], Iterable[Problem]] | None = None
     hints: Callable[[M], Iterable[Problem]] | None = None
@@ -365,6 +422,7 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
     filter_chain: Callable[[ChainEdit, Effective[M]], None] | None = None
     connection_manager: Callable[[HttpConnectionManager, Effective[M]], None] | None = None
     tcp_proxy: Callable[[TcpProxy, Effective[M]], None] | None = None
+    limits: Callable[[Effective[M], MatchedRule], Iterable[ServiceLimit]] | None = None
 
     @property
     def shapes_rules(self) -> bool:

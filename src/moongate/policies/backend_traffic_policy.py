@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from moongate.api.base import ENVOY_GROUP, Rule, Unbuilt, UnbuiltClusterSetting, deprecated
 from moongate.api.cluster_settings import CircuitBreaker, LoadBalancer, Timeout
 from moongate.api.policy import MergeType, PolicyTargetReferences
+from moongate.api.rate_limits import RateLimits
 from moongate.attach.policies import Policy
 from moongate.features.fault_injection import FaultInjection
 from moongate.features.retry import Retry
@@ -93,7 +94,7 @@ class BackendTrafficPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True
     dns: UnbuiltClusterSetting | None = None
     http2: UnbuiltClusterSetting | None = None
     merge_type: MergeType | None = None
-    rate_limit: Unbuilt | None = None
+    rate_limit: RateLimits | None = None
     bandwidth_limit: Unbuilt | None = None
     fault_injection: FaultInjection | None = None
     admission_control: UnbuiltClusterSetting | None = None

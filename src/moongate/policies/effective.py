@@ -94,6 +94,12 @@ class EffectivePolicy(Struct, frozen=True):
 
     def effective(self, feature: Feature[M]) -> Effective[M] | None:
         """The feature's field with the policy that it came from; ``None`` when it is not set."""
+        effective = self._of_field(feature)
+        if effective is None or (feature.applies is not None and not feature.applies(effective)):
+            return None
+        return effective
+
+    def _of_field(self, feature: Feature[M]) -> Effective[M] | None:
         value = feature.of(self.spec)
         if value is None:
             return None

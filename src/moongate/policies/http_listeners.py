@@ -200,7 +200,17 @@ def listener_failed(db: Db, listener: ListenerId) -> bool:
 @query
 def listener_facts(db: Db, listener: ListenerId) -> ListenerFacts:
     """The values of a listener's policy that routes need."""
-    policy, facts = client_policy(db, listener), ListenerFacts()
+    return _facts(client_policy(db, listener))
+
+
+@query
+def chain_facts(db: Db, members: tuple[ListenerId, ...]) -> ListenerFacts:
+    """The values of the policy of listeners that share a chain that its filters need."""
+    return _facts(chain_policy(db, members))
+
+
+def _facts(policy: EffectivePolicy | None) -> ListenerFacts:
+    facts = ListenerFacts()
     for feature, effective in policy.features() if policy is not None else ():
         if feature.listener_facts is not None:
             facts = feature.listener_facts(facts, effective.value)

@@ -30,6 +30,7 @@ from envoy.extensions.transport_sockets.tls.v3.common_pb2 import (
     SubjectAltNameMatcher,
     TlsParameters,
 )
+from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import SdsSecretConfig
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, UpstreamTlsContext
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
@@ -48,12 +49,18 @@ from moongate.attach.backends import (
     target,
 )
 from moongate.attach.extension_filters import extension
-from moongate.attach.gateways import config, fleet_proxy, system_authorities
+from moongate.attach.gateways import (
+    OWN_AUTHORITIES,
+    OWN_CERTIFICATE,
+    config,
+    fleet_proxy,
+    system_authorities,
+)
 from moongate.attach.patch_policies import named_resources
 from moongate.attach.route_kinds import route_kind
 from moongate.attach.routes import attached_hosts
 from moongate.engine import query
-from moongate.features.base import ClusterEdit
+from moongate.features.base import ClusterEdit, over_ads
 from moongate.policies.effective import (
     cluster_settings,
     endpoint_settings,
@@ -132,6 +139,9 @@ class Member(NamedTuple):
 @query
 def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
     """The cluster of a key; ``None`` if its rule or backend is gone."""
+    if isinstance(key, PolicyCluster) and key.made_of.own_service and not key.made_of.host:
+        # Calls to it fail at once.
+        return XdsResource.of(CLUSTER, key.name, encode(Cluster(name=key.name, type=Cluster.STATIC)))
     if isinstance(key, PolicyCluster) and key.made_of.host:
         return XdsResource.of(CLUSTER, key.name, encode(_of_host(db, key.made_of)))
     if isinstance(key, SinkCluster):
@@ -524,16 +534,28 @@ def empty_cluster(_db: Db, _fleet: FleetId) -> XdsResource:
 def _of_host(db: Db, made_of: ExtraCluster) -> Cluster:
     """The cluster of one host, which is resolved unless it is an IP address."""
     message = _base(made_of.name)
-    if is_ip(made_of.host):
+    if is_ip(made_of.host) or made_of.host.startswith("/"):
         message.type = Cluster.STATIC
     else:
         _resolve(message)
     message.load_assignment.CopyFrom(_assignment_of_host(made_of.name, made_of.host, made_of.port))
     _speak(message, HttpProtocolOptions(), [_HTTP2] if made_of.http2 else [])
-    if made_of.tls:
-        socket = TransportSocket(name=TLS_SOCKET, typed_config=packed(_trusting(db, made_of.host)))
-        message.transport_socket.CopyFrom(socket)
+    tls = _trusting(db, made_of.host) if made_of.tls else _to_own_service() if made_of.own_service else None
+    if tls is not None:
+        message.transport_socket.CopyFrom(TransportSocket(name=TLS_SOCKET, typed_config=packed(tls)))
     return message
+
+
+def _to_own_service() -> UpstreamTlsContext:
+    """TLS to a service of the control plane, both ways."""
+    certificate = SdsSecretConfig(name=names.secret(OWN_CERTIFICATE), sds_config=over_ads())
+    return UpstreamTlsContext(
+        common_tls_context=CommonTlsContext(
+            tls_params=TlsParameters(tls_maximum_protocol_version=TlsParameters.TLSv1_3),
+            tls_certificate_sds_secret_configs=[certificate],
+            validation_context=CertificateValidationContext(trusted_ca=DataSource(filename=OWN_AUTHORITIES)),
+        )
+    )
 
 
 def _assignment_of_host(name: str, host: str, port: int) -> ClusterLoadAssignment:

@@ -47,7 +47,7 @@ from moongate.attach.connections import own_hosts
 from moongate.attach.envoy_listeners import is_served
 from moongate.attach.extension_filters import extension
 from moongate.attach.fleets import fleet_of, members, seniority
-from moongate.attach.gateways import fleet_proxy, proxy
+from moongate.attach.gateways import OWN_CERTIFICATE, fleet_proxy, proxy
 from moongate.attach.listener_sets import gateway_of
 from moongate.attach.listeners import fleet_owners, passes_through
 from moongate.attach.matches import unbuildable
@@ -686,6 +686,8 @@ def of_policies(db: Db, listener: ListenerId, route: Ref, rule: str) -> tuple[Re
 def _extra(db: Db, fleet: FleetId, each: ExtraCluster) -> Iterator[ResourceKey]:
     """A cluster that a feature needs, and what TLS to its backends needs."""
     yield PolicyCluster(each.name, fleet, each)
+    if each.own_service and each.host:
+        yield CertificateSecret(fleet, OWN_CERTIFICATE)
     gateway = first_gateway(db, fleet)
     for of in each.backends:
         yield from secrets_for(fleet, reached_from(db, gateway, of.target, False))

@@ -36,6 +36,7 @@ from envoy.type.matcher.v3.filter_state_pb2 import FilterStateMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from google.protobuf.any_pb2 import Any as AnyMessage
 
+from moongate import names
 from moongate.api.route import Route
 from moongate.attach.envoy_listeners import (
     TableId,
@@ -50,7 +51,9 @@ from moongate.attach.route_kinds import CALL_STATS, KIND_FILTERS, route_kind
 from moongate.attach.routes import attached_hosts, attached_in, route_shards
 from moongate.engine import Contained, Failed, query
 from moongate.features import FEATURES
+from moongate.features.base import ChainPlace
 from moongate.policies.effective import effective_policy, effective_rule
+from moongate.policies.http_listeners import chain_facts
 from moongate.store import get
 from moongate.xds.fallbacks import ALL, kept_out
 from moongate.xds.statistics import counts_calls
@@ -65,7 +68,7 @@ if TYPE_CHECKING:
     from moongate.api.envoyproxy import FilterPosition
     from moongate.attach.route_kinds import KindFilter
     from moongate.engine import Db
-    from moongate.features.base import Effective, Feature
+    from moongate.features.base import Effective, Feature, ListenerFacts
     from moongate.xds.fallbacks import Fallback
 
 LARGE: Final = 4 * 1024
@@ -196,7 +199,18 @@ def _asked_for(db: Db, table: TableId, members: tuple[ListenerId, ...]) -> tuple
     filters |= {one.name: one for one in needed_filters(db, members)}
     if stable_chains(db):
         filters |= {one.name: one for some in _standing().values() for one in some}
-    return _counting(db, table.fleet, filters.values())
+    at = ChainPlace(names.listener(members[0]), chain_facts(db, members))
+    return _counting(db, table.fleet, (_completed(db, one, at) for one in filters.values()))
+
+
+def _completed(db: Db, one: ChainFilter, at: ChainPlace) -> ChainFilter:
+    """A filter with the part of its config that depends on its chain."""
+    http_filter = FEATURES[one.order].http_filter if one.order < len(FEATURES) else None
+    if http_filter is None or http_filter.in_chain is None:
+        return one
+    message = HttpFilter.FromString(one.body)
+    message.typed_config.CopyFrom(packed(http_filter.in_chain(db, at, message.typed_config)))
+    return one._replace(body=encode(message))
 
 
 def _counting(db: Db, fleet: FleetId, filters: Iterable[ChainFilter]) -> tuple[ChainFilter, ...]:
@@ -339,7 +353,8 @@ def chain_filter(db: Db, feature: Feature[Any], effective: Effective[Any]) -> Ch
     order = FEATURES.index(feature)
     if not stable_chains(db):
         chain = http_filter.chain(db, effective)
-        name = http_filter.instance(effective.owner)
+        named = http_filter.named
+        name = named(effective) if named is not None else http_filter.instance(effective.owner)
         if http_filter.per_config:
             name = f"{name}/{fingerprint(encode(chain))}"
         body = _encoded(name, chain, disabled=http_filter.disabled)
@@ -356,12 +371,20 @@ def chain_filter(db: Db, feature: Feature[Any], effective: Effective[Any]) -> Ch
 
 
 def route_config(db: Db, feature: Feature[Any], effective: Effective[Any]) -> Message | None:
-    """What a route says to the filter of a feature; ``None`` when it has no filter."""
-    if feature.http_filter is None:
+    """What each route says to the filter of a feature; ``None`` when it says nothing."""
+    if feature.http_filter is None or feature.http_filter.forwarding is not None:
         return None
     if stable_chains(db) and _large(db, feature, effective) is not None:
         return AS_IT_STANDS
     return feature.http_filter.route(db, effective)
+
+
+def forwarding_config(
+    feature: Feature[Any], effective: Effective[Any], facts: ListenerFacts
+) -> Message | None:
+    """What a route says to the filter of a feature only if it forwards to a backend; ``None`` for nothing."""
+    forwarding = feature.http_filter.forwarding if feature.http_filter is not None else None
+    return forwarding(effective, facts) if forwarding is not None else None
 
 
 def _large(db: Db, feature: Feature[Any], effective: Effective[Any]) -> ChainFilter | None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from moongate.api.base import FleetId, ListenerId, Ref
     from moongate.engine import Db
+    from moongate.features.base import ServiceLimit
     from moongate.xds.cluster_keys import ResourceKey
     from moongate.xds.fallbacks import Fallback
 
@@ -49,6 +50,7 @@ class RouteEntry(NamedTuple):
         body: the encoded entry of ``VirtualHost.routes``.
         needs: the clusters that it sends requests to, and what else its policies need.
         excessive: which rule it closes because all Envoy routes of that would be too large.
+        limits: what the rate limit service must know for it.
     """
 
     rank: tuple[Any, ...]
@@ -57,6 +59,7 @@ class RouteEntry(NamedTuple):
     body: bytes
     needs: tuple[ResourceKey, ...] = ()
     excessive: int | None = None
+    limits: tuple[ServiceLimit, ...] = ()
 
     def __repr__(self) -> str:
         return sized(self, self._fields)

@@ -43,6 +43,7 @@ from moongate.xds.filters import (
     AS_IT_STANDS,
     chain_filter,
     filters_of,
+    forwarding_config,
     has_mark,
     kind_filters,
     missing_on,
@@ -68,12 +69,14 @@ from moongate.xds.wire import encode, message_field, packed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from google.protobuf.any_pb2 import Any as AnyMessage
+
     from moongate.api.base import ListenerId, Ref
     from moongate.api.route import RequestRule
     from moongate.attach.matches import Match
     from moongate.attach.rule_filters import Mirror, RuleFilters
     from moongate.engine import Db
-    from moongate.features.base import ListenerFacts
+    from moongate.features.base import ListenerFacts, ServiceLimit
     from moongate.policies.effective import RuleSettings
     from moongate.xds.destinations import Destination
     from moongate.xds.filters import ChainFilter
@@ -249,15 +252,17 @@ def _rule_entries(
         message = Route()
         message.CopyFrom(base)
         _apply_match(db, served, message, match)
-        _configure_for_match(db, served, message, MatchedRule(rule_name, match.path))
         rank = _rank(route, index, match, in_order=in_order)
         port = _well_known_port(db, served) if message.HasField("redirect") else 0
         for host in hosts:
             message.name = names.route(rule_name, match.index, host, preflight=match.preflight)
+            at = MatchedRule(rule_name, match.path, message.name, names.listener(listener))
+            _configure_for_match(db, served, message, at)
             forms = without_request_port(message, host, port) if port else (message,)
             for form in forms if scoped else ():
                 _look_at_host(form, own=has_scope(db, host))
-            yield RouteEntry(rank, host, ref, _joined(forms, bound, tail), needs)
+            limits = _limits(served, at) if message.HasField("route") else ()
+            yield RouteEntry(rank, host, ref, _joined(forms, bound, tail), needs, limits=limits)
 
 
 def _look_at_host(message: Route, *, own: bool) -> None:
@@ -299,10 +304,14 @@ def _common_route(db: Db, served: _ServedRule) -> tuple[Route, tuple[str, ...]]:
     message = Route()
     apply_headers(message, filters)
     used: list[ChainFilter] = []
+    forwarding: dict[str, AnyMessage] = {}
     for feature, effective in settings.features:
         config, one = route_config(db, feature, effective), chain_filter(db, feature, effective)
         if config is not None and one is not None:
             message.typed_per_filter_config[one.name].CopyFrom(packed(config))
+            used.append(one)
+        elif one is not None and (config := forwarding_config(feature, effective, terms.facts)) is not None:
+            forwarding[one.name] = packed(config)
             used.append(one)
     for one in kind_filters(db, served.route.KIND):
         if stable_chains(db):
@@ -319,6 +328,8 @@ def _common_route(db: Db, served: _ServedRule) -> tuple[Route, tuple[str, ...]]:
     elif served.destination.status:
         message.direct_response.status = served.destination.status
     else:
+        for name, config in forwarding.items():
+            message.typed_per_filter_config[name].CopyFrom(config)
         _forward(served, message)
     return message, tuple(one.name for one in used if one.bound)
 
@@ -327,8 +338,20 @@ def _configure_for_match(db: Db, served: _ServedRule, message: Route, rule: Matc
     """The per-route config of filters that depends on the match."""
     for feature, effective in served.settings.features:
         of_match = feature.http_filter.of_match if feature.http_filter is not None else None
-        if of_match is not None and (one := chain_filter(db, feature, effective)) is not None:
+        if of_match is None or (one := chain_filter(db, feature, effective)) is None:
+            continue
+        if one.name in message.typed_per_filter_config:
             message.typed_per_filter_config[one.name].CopyFrom(packed(of_match(effective, rule)))
+
+
+def _limits(served: _ServedRule, rule: MatchedRule) -> tuple[ServiceLimit, ...]:
+    """What the rate limit service must know for an Envoy route."""
+    return tuple(
+        limit
+        for feature, effective in served.settings.features
+        if feature.limits is not None
+        for limit in feature.limits(effective, rule)
+    )
 
 
 def _joined(forms: tuple[Route, ...], bound: tuple[str, ...], tail: bytes) -> bytes:

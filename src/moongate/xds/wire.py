@@ -39,6 +39,11 @@ def message_field(field: int, payload: bytes) -> bytes:
     return field_header(field, len(payload)) + payload
 
 
+def number_field(field: int, value: int) -> bytes:
+    """The value of a field that is a number that is not negative, a boolean or an enum."""
+    return _varint(field << 3) + _varint(value)
+
+
 @lru_cache(maxsize=4096)  # lengths are much the same among thousands of resources
 def field_header(field: int, length: int) -> bytes:
     """What stands before the ``length`` bytes of a message field, or of a string."""
