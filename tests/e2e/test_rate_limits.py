@@ -367,8 +367,8 @@ async def test_a_limit_is_kept_under_load_from_several_envoys(
 ) -> None:
     """2,000 requests a second: at most 1% over the limit pass, and no others reach the backend."""
     program = (sys.executable, paced.__file__, "2000", "6")
-    pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
-    load = await asyncio.create_subprocess_exec(*program, **pipes)
+    pipe = asyncio.subprocess.PIPE
+    load = await asyncio.create_subprocess_exec(*program, stdin=pipe, stdout=pipe)
     assert load.stdin is not None
     assert load.stdout is not None
     try:

@@ -19,7 +19,15 @@ from moongate.api.gateway import GatewayClass
 from moongate.api.parsed import parsed
 from moongate.attach.backends import has_slices
 from moongate.attach.certificates import NOW
-from moongate.attach.gateways import AUTHORITIES, BIND, CLOSED, LOCALHOST, controller_name, laptop_class
+from moongate.attach.gateways import (
+    AUTHORITIES,
+    BIND,
+    CLOSED,
+    LOCALHOST,
+    RATE_LIMIT_SERVICE,
+    controller_name,
+    laptop_class,
+)
 from moongate.attach.host_ports import listening
 from moongate.fleets import UNOPENED, Fleets
 from moongate.infra.authorities import authorities_file
@@ -33,7 +41,7 @@ from moongate.run import arguments
 from moongate.run.blocking import BlockingLaptop
 from moongate.run.log import RunLog
 from moongate.run.pump import Outlet, Pump
-from moongate.run.rate_limits import CONFIGURATION_PORT, SERVICE, RateLimits
+from moongate.run.rate_limits import CONFIGURATION_PORT, RateLimits
 from moongate.run.redis import RedisConfigurationError, configured_redis
 from moongate.run.restoring import restoring
 from moongate.run.status_socket import StatusReport, status_socket
@@ -185,7 +193,7 @@ class Laptop:
         self._used = True
         async with AsyncExitStack() as stack:
             stack.enter_context(self._run)
-            self.world.write(SERVICE, self.rate_limits.service)
+            self.world.write(RATE_LIMIT_SERVICE, self.rate_limits.service)
             if folder := self._state_dir or (self._run.path if self._keeps else None):
                 journal = Journal[Ref, LastGood](folder.absolute() / _JOURNAL, tuple[Ref, LastGood | None])
                 self._journal = stack.enter_context(journal)

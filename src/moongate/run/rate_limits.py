@@ -41,9 +41,6 @@ _log = structlog.get_logger("moongate")
 CONFIGURATION_PORT: Final = 18001
 """The port at which a service of the user's gets its configuration, unless another one is named."""
 
-SERVICE: Final = "rate-limit-service"
-"""The cell with where Envoys ask: the path of a Unix socket, or ``host:port``."""
-
 _READY_WITHIN_S: Final = 10.0
 _REPORT_WITHIN_S: Final = 1.0
 
