@@ -444,6 +444,21 @@ _TRAFFIC: list[Doc] = [
     {"faultInjection": {"abort": {"httpStatus": 503, "percentage": 50}}},
     {"routingType": "Service"},
     {"timeout": {"tcp": {"connectTimeout": "0s"}}},
+    {"rateLimit": {"local": {"rules": [{"limit": {"requests": 9, "unit": "Hour"}}]}}},
+    {"rateLimit": {"global": {"rules": [{"limit": {"requests": 8, "unit": "Day"}}]}}},
+    {
+        "rateLimit": {
+            "global": {
+                "rules": [
+                    {"limit": {"requests": 7, "unit": "Day"}, "shared": True},
+                    {
+                        "clientSelectors": [{"methods": [{"value": "GET"}, {"value": "PUT"}]}],
+                        "limit": {"requests": 6, "unit": "Second"},
+                    },
+                ]
+            }
+        }
+    },
 ]
 _SECURITY: list[Doc] = [
     {},

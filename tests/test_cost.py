@@ -27,7 +27,7 @@ from moongate.api.gateway import (
     RouteNamespaces,
     TLSConfig,
 )
-from moongate.api.httproute import HTTPRoute
+from moongate.api.httproute import HTTPRoute, HTTPRouteSpec
 from moongate.api.listenerset import ParentGatewayReference
 from moongate.api.shared import LabelSelector, ObjectReference, SecretObjectReference
 from moongate.attach.routes import HOSTNAMES, ROUTES, route_shards
@@ -440,6 +440,36 @@ def test_a_policy_of_the_gateway_is_judged_once_for_all_routes(many: World) -> N
         ("RouteConfiguration", "default/eg/http"),
         ("RouteConfiguration", "default/eg/https"),
     }
+
+
+def test_a_changed_route_costs_its_part_of_the_limits_that_the_service_is_told(
+    many: World, some: World
+) -> None:
+    """Its own, its shard's, and the join of the domain; and nothing while no policy has such limits."""
+    rules = [{"limit": {"requests": 7, "unit": "Hour"}}]
+    limited = gateway_policy(rateLimit={"global": {"rules": rules}})
+    before = [cost(world, route(7, "/before")) for world in (many, some)]
+    for world in (many, some):
+        cost(world, limited)
+    match = [cost(world, route(7, "/after")) for world in (many, some)]
+    edited = route(7, "/after")
+    two = [cost(world, structs.replace(edited, spec=with_rule(edited))) for world in (many, some)]
+    for world in (many, some):
+        cost(world, route(7), retries(1))
+
+    told = {"limits_of", "limits_in", "_domains_in", "_part_of", "_domains", "rate_limit_config"}
+    assert all(told.isdisjoint(each.runs) for each in before)
+    # The name of its Envoy route is the same, so the service is told the same.
+    assert {name: runs for name, runs in match[0].runs.items() if name in told} == one("limits_of")
+    assert match[0].runs == match[1].runs
+    assert {name: runs for name, runs in two[0].runs.items() if name in told} == one(
+        "limits_of", "limits_in", "_domains_in", "_part_of", "rate_limit_config"
+    )
+
+
+def with_rule(edited: HTTPRoute) -> HTTPRouteSpec:
+    """The spec of a route with its first rule once more."""
+    return structs.replace(edited.spec, rules=(*edited.spec.rules, edited.spec.rules[0]))
 
 
 def test_a_setting_of_clusters_disturbs_no_route(many: World) -> None:

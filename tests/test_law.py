@@ -58,6 +58,13 @@ def differences(warm: World, cold: World) -> list[str]:
             for key in one.keys() | other.keys()
             if one.get(key) != other.get(key)
         ]
+    if not frozen_fleets(warm):
+        told, fresh_told = warm.rate_limits(), cold.rate_limits()
+        lines += [
+            f"limits of {name}"
+            for name in told.keys() | fresh_told.keys()
+            if told.get(name) != fresh_told.get(name)
+        ]
     statuses, fresh_statuses = warm.statuses(), cold.statuses()
     lines += [
         f"{ref}: {statuses.get(ref)} != {fresh_statuses.get(ref)}"
@@ -238,7 +245,7 @@ def test_nothing_is_left_when_all_is_deleted(gone: list[tuple[Ref, None]], histo
     warm.apply(dict.fromkeys(list(warm.store.held())))
     warm.pull()
 
-    assert warm.everything() == ({}, [])
+    assert warm.everything() == ({}, [], {})
     assert len(warm.db) == empty
 
 

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -57,7 +58,7 @@ from moongate.attach.backend_tls import authorities_problem
 from moongate.attach.refused import refused
 from moongate.attach.route_kinds import ROUTE_TYPES
 from moongate.engine import STRIDE, Db, Failed
-from moongate.fleet_inventory import INVENTORY, STATUS, FleetInventory, Observers, Outbox
+from moongate.fleet_inventory import INVENTORY, RESOURCE, STATUS, FleetInventory, Observers, Outbox
 from moongate.policies import POLICY_KINDS
 from moongate.policies.effective import effective_policy
 from moongate.status import failures
@@ -71,6 +72,7 @@ from moongate.status.routes import route_status
 from moongate.store import Store
 from moongate.xds import local
 from moongate.xds.json_patches import JSON_PATCHES
+from moongate.xds.rate_limits import LIMITING, Domains, rate_limit_config, rate_limit_domains
 from moongate.xds.wire import XdsResource
 
 if TYPE_CHECKING:
@@ -106,6 +108,7 @@ INDEXES: Final[tuple[AnyIndex, ...]] = (
     policies.LABELLED,
     policies.TARGET_NAMESPACES,
     USERS,
+    LIMITING,
     patch_policies.PATCH_POLICIES,
 )
 """All indexes of the store. The module that reads an index declares it."""
@@ -138,15 +141,18 @@ class Changes(Struct, frozen=True):
         gone: ``(type URL, name)`` of resources that a fleet should no longer have, by fleet.
         fleets: fleets that appeared or went; ``None`` for one that went.
         statuses: statuses that changed; ``None`` where a resource has no status any more.
+        limits: what the rate limit service must know, by domain, where it changed; ``None`` for a domain that
+            has no limits any more.
     """
 
     put: Mapping[str, tuple[XdsResource, ...]]
     gone: Mapping[str, tuple[tuple[str, str], ...]]
     fleets: Mapping[str, FleetId | None]
     statuses: Mapping[Ref, Struct | None]
+    limits: Mapping[str, XdsResource | None] = {}
 
     def __bool__(self) -> bool:
-        return bool(self.put or self.gone or self.fleets or self.statuses)
+        return bool(self.put or self.gone or self.fleets or self.statuses or self.limits)
 
 
 class Ran:
@@ -197,7 +203,12 @@ class World:
         """Statuses as they were handed out: with the failures of queries added."""
         self._fleet_changes: dict[str, FleetId | None] = {}
         self._status_changes: dict[Ref, Struct | None] = {}
+        self._limits: dict[str, Root[Any]] = {}
+        self._told: dict[str, XdsResource] = {}
+        """What the rate limit service must know, by domain, as last settled."""
+        self._limit_changes: dict[str, XdsResource | None] = {}
         self.observers.observe(fleets.fleets, (), INVENTORY, self._on_fleets)
+        self.observers.observe(rate_limit_domains, (), INVENTORY, self._on_domains)
 
     @classmethod
     def of(cls, resources: Iterable[Resource], config: EnvoyGateway | None = None) -> World:
@@ -321,9 +332,15 @@ class World:
         if urgent:
             return Changes(self._outbox.take_endpoints(), {}, {}, {})
         self._report_statuses()
-        changes = Changes(*self._outbox.take(), dict(self._fleet_changes), dict(self._status_changes))
+        changes = Changes(
+            *self._outbox.take(),
+            dict(self._fleet_changes),
+            dict(self._status_changes),
+            dict(self._limit_changes),
+        )
         self._fleet_changes.clear()
         self._status_changes.clear()
+        self._limit_changes.clear()
         return changes
 
     # -- out ----------------------------------------------------------------
@@ -337,6 +354,10 @@ class World:
                 if entry.held is not None:
                     of.setdefault(type_url, {})[entry.held.name] = entry.held
         return resources
+
+    def rate_limits(self) -> Mapping[str, XdsResource]:
+        """What the rate limit service must know: for each domain its ``RateLimitConfig``, as last settled."""
+        return self._told
 
     def resource(self, fleet: FleetId, type_url: str, name: str) -> XdsResource | None:
         """One resource of a fleet, as last settled."""
@@ -405,7 +426,8 @@ class World:
             fleet: {t: {n: r.body for n, r in sorted(rs.items())} for t, rs in sorted(types.items())}
             for fleet, types in sorted(self.xds().items())
         }
-        return bodies, sorted(self.statuses().items(), key=lambda item: item[0])
+        limits = {name: config.body for name, config in sorted(self._told.items())}
+        return bodies, sorted(self.statuses().items(), key=lambda item: item[0]), limits
 
     @contextmanager
     def ran(self) -> Generator[Ran]:
@@ -426,6 +448,25 @@ class World:
             if fleet not in self._fleets:
                 self._fleets[fleet] = FleetInventory(self.observers, self._outbox, fleet, self._patches)
                 self._fleet_changes[names.fleet(fleet)] = fleet
+
+    def _on_domains(self, root: Root[Domains]) -> None:
+        value = root.value
+        if value is None or isinstance(value, Failed):
+            return
+        for name in value.names:
+            if name not in self._limits:
+                of = partial(self._on_limits, name)
+                self._limits[name] = self.observers.observe(rate_limit_config, (name,), RESOURCE, of)
+        for name in self._limits.keys() - set(value.names) if not value.growing else ():
+            self.observers.release(self._limits.pop(name))
+            if self._told.pop(name, None) is not None:
+                self._limit_changes[name] = None
+
+    def _on_limits(self, name: str, root: Root[XdsResource | None]) -> None:
+        value = root.value
+        # Of a domain without limits it is heard once it has none for good.
+        if value is not None and not isinstance(value, Failed) and value != self._told.get(name):
+            self._told[name] = self._limit_changes[name] = value
 
     def _status(self, ref: Ref) -> Callable[[Root[Any]], None]:
         def handle(root: Root[Any]) -> None:
