@@ -9,7 +9,7 @@ import asyncio
 import os
 import shutil
 import subprocess
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -20,12 +20,13 @@ from moongate.ads.sotw import SotwServer
 from moongate.infra.rate_limit_process import RateLimitProcess
 from moongate.rate_limits.redis_address import redis_address
 from moongate.rate_limits.settings import Redis, Settings
-from moongate.rate_limits.subscription import NODE, RATE_LIMIT_CONFIG
+from moongate.rate_limits.subscription import NODE
+from moongate.xds.wire import RATE_LIMIT_CONFIG
 from tests.ports import free_port
 from tests.redis_servers import RedisServer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncGenerator, Mapping
 
 Kind = Literal["memory", "redis", "envoy"]
 """moongate's own in memory, and on Redis; Envoy's, which needs Redis."""
@@ -77,7 +78,10 @@ class RateLimiter:
     async def start(self) -> None:
         """Start the process, and return when it has the limits."""
         if self.kind == "envoy":
-            self._running.push_async_callback(self._ended, await self._envoys_own())
+            assert self.redis is not None, "it needs one"
+            self.socket.unlink(missing_ok=True)
+            own = envoys_own(self._folder, self.redis.port, self._xds, GRPC_UDS=str(self.socket))
+            await self._running.enter_async_context(own)
         else:
             redis = Redis(address=redis_address(self.redis.url)) if self.redis is not None else None
             settings = Settings(socket=str(self.socket), configuration=self._xds, redis=redis)
@@ -90,36 +94,6 @@ class RateLimiter:
         """End the process."""
         await self._running.aclose()
 
-    async def _envoys_own(self) -> asyncio.subprocess.Process:
-        assert self.redis is not None, "it needs one"
-        self.socket.unlink(missing_ok=True)
-        settings = {
-            "CONFIG_TYPE": "GRPC_XDS_SOTW",
-            "CONFIG_GRPC_XDS_SERVER_URL": self._xds,
-            "CONFIG_GRPC_XDS_NODE_ID": NODE,
-            "FORCE_START_WITHOUT_INITIAL_CONFIG": "true",
-            "REDIS_SOCKET_TYPE": "tcp",
-            "REDIS_URL": f"127.0.0.1:{self.redis.port}",
-            "REDIS_TIMEOUT": "1s",
-            "GRPC_UDS": str(self.socket),
-            "GRPC_HOST": "127.0.0.1",
-            "GRPC_PORT": str(free_port()),
-            "HOST": "127.0.0.1",
-            "PORT": str(free_port()),
-            "DEBUG_HOST": "127.0.0.1",
-            "DEBUG_PORT": str(free_port()),
-            "RUNTIME_ROOT": str(self._folder),
-            "USE_STATSD": "false",
-            "XDS_CLIENT_BACKOFF_INITIAL_INTERVAL": "100ms",
-            "LOG_LEVEL": "error",
-        }
-        return await asyncio.create_subprocess_exec(envoys_ratelimit(), env={**os.environ, **settings})
-
-    async def _ended(self, process: asyncio.subprocess.Process) -> None:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-
     async def _answering(self) -> None:
         while True:
             with suppress(OSError):
@@ -127,6 +101,44 @@ class RateLimiter:
                 writer.close()
                 return
             await asyncio.sleep(0.02)  # no event tells that a foreign process listens
+
+
+@asynccontextmanager
+async def envoys_own(folder: Path, redis_port: int, xds: str, **more: str) -> AsyncGenerator[None]:
+    """Envoy's service, which may not answer yet.
+
+    Args:
+        folder: where it looks for files.
+        redis_port: of its Redis, on loopback.
+        xds: where it gets its configuration.
+        more: of its settings.
+    """
+    settings = {
+        "CONFIG_TYPE": "GRPC_XDS_SOTW",
+        "CONFIG_GRPC_XDS_SERVER_URL": xds,
+        "CONFIG_GRPC_XDS_NODE_ID": NODE,
+        "FORCE_START_WITHOUT_INITIAL_CONFIG": "true",
+        "REDIS_SOCKET_TYPE": "tcp",
+        "REDIS_URL": f"127.0.0.1:{redis_port}",
+        "REDIS_TIMEOUT": "1s",
+        "GRPC_HOST": "127.0.0.1",
+        "GRPC_PORT": str(free_port()),
+        "HOST": "127.0.0.1",
+        "PORT": str(free_port()),
+        "DEBUG_HOST": "127.0.0.1",
+        "DEBUG_PORT": str(free_port()),
+        "RUNTIME_ROOT": str(folder),
+        "USE_STATSD": "false",
+        "XDS_CLIENT_BACKOFF_INITIAL_INTERVAL": "100ms",
+        "LOG_LEVEL": "error",
+    }
+    process = await asyncio.create_subprocess_exec(envoys_ratelimit(), env={**os.environ, **settings, **more})
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 def envoys_ratelimit() -> str:

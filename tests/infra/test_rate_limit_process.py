@@ -22,8 +22,8 @@ from moongate.infra.process import State
 from moongate.infra.rate_limit_process import RateLimitProcess
 from moongate.rate_limits.redis_address import redis_address
 from moongate.rate_limits.settings import Redis, Settings
-from moongate.rate_limits.subscription import NODE, RATE_LIMIT_CONFIG
-from moongate.xds.wire import encode
+from moongate.rate_limits.subscription import NODE
+from moongate.xds.wire import RATE_LIMIT_CONFIG, encode
 from tests.rate_limits.configs import ASK, config, descriptor, level, request
 
 if TYPE_CHECKING:

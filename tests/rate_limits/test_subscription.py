@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from structlog.testing import capture_logs
 
 from moongate.ads.sotw import SotwServer
-from moongate.rate_limits.subscription import NODE, RATE_LIMIT_CONFIG, follow
-from moongate.xds.wire import encode
+from moongate.rate_limits.subscription import NODE, follow
+from moongate.xds.wire import RATE_LIMIT_CONFIG, encode
 from tests.rate_limits.configs import config, level
 
 if TYPE_CHECKING:

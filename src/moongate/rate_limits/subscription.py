@@ -21,14 +21,13 @@ from google.protobuf.message import DecodeError
 
 from moongate.rate_limits.config import ConfigError, Limits
 from moongate.rate_limits.rls_conf_pb2 import RateLimitConfig
-from moongate.xds.wire import TYPE_PREFIX, encode
+from moongate.xds.wire import RATE_LIMIT_CONFIG, encode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 _log = structlog.get_logger("moongate.rate_limits")
 
-RATE_LIMIT_CONFIG: Final = TYPE_PREFIX + "ratelimit.config.ratelimit.v3.RateLimitConfig"
 NODE: Final = "envoy-ratelimit"
 """The node id of a rate limit service."""
 

@@ -210,6 +210,7 @@ class Laptop:
             await stack.enter_async_context(self.fleets)
             self._stack = stack.pop_all()
         self._running = True
+        self._count_in_redis()
         self._put(dict(self._base))
         return self
 
@@ -290,15 +291,15 @@ class Laptop:
             if any(ref.is_a(Secret) for ref in changes):
                 self._count_in_redis()
 
-    def _count_in_redis(self) -> tuple[Diagnostic, ...]:
-        """Count requests where the configuration says, and return why that cannot be."""
-        if self._redis is not None:
-            return ()
-        try:
-            self.rate_limits.count_in(configured_redis(self._in_force, self.world.store.held()))
-        except RedisConfigurationError as error:
-            return (self._log.diagnostic(CONFIGURATION, error.problem, "error"),)
-        return ()
+    def _count_in_redis(self) -> None:
+        """Count requests where the configuration says."""
+        faults: list[Diagnostic] = []
+        if self._redis is None:
+            try:
+                self.rate_limits.count_in(configured_redis(self._in_force, self.world.store.held()))
+            except RedisConfigurationError as error:
+                faults.append(self._log.diagnostic(CONFIGURATION, error.problem, "error"))
+        self._log.faults("redis", tuple(faults))
 
     def take_text(self, name: str, text: str) -> None:
         """Put the manifests of a text in force. Faults are logged, in the same way as those of a file."""
@@ -350,7 +351,7 @@ class Laptop:
                 _log.info("requests.admitted")
         # Put in force before logging: if logging fails, these changes do not come a second time.
         self.put(loaded.batch)
-        late += self._count_in_redis()
+        self._count_in_redis()
         if self.world.refuse(refused_resources(loaded.diagnostics, self.world.store.held())):
             self._pump.on_write()
         self.loaded.set()
@@ -477,6 +478,10 @@ class Laptop:
     # -- the pump's outlet --------------------------------------------------
 
     def _publish(self, changes: Changes) -> None:
+        if changes.limits:
+            # Before the routes that rely on them.
+            limits = changes.limits.items()
+            self.rate_limits.publish({name: each.body if each is not None else None for name, each in limits})
         self.fleets.publish(changes)
         if changes.statuses:
             self.statuses.update(changes.statuses)

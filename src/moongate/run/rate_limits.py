@@ -28,7 +28,8 @@ from moongate.rate_limits.config import Limits
 from moongate.rate_limits.rls_conf_pb2 import RateLimitConfig
 from moongate.rate_limits.service import Report, reported, unused
 from moongate.rate_limits.settings import Redis, Settings
-from moongate.rate_limits.subscription import NODE, RATE_LIMIT_CONFIG
+from moongate.rate_limits.subscription import NODE
+from moongate.xds.wire import RATE_LIMIT_CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
