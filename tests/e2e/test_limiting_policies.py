@@ -123,6 +123,17 @@ async def test_counts_in_redis_outlive_moongate(tmp_path: Path) -> None:
     assert (before, after) == ([200], [200, OVER])
 
 
+async def test_an_option_that_says_who_counts_allows_limits(tmp_path: Path) -> None:
+    """Without ``rateLimit`` in a configuration of the user's there would be none."""
+    config = {
+        "apiVersion": "gateway.envoyproxy.io/v1alpha1",
+        "kind": "EnvoyGateway",
+        "extensionApis": {"enableBackend": True},
+    }
+    async with redis_server(tmp_path / "redis") as redis, shop(redis=redis.url, config=config) as at:
+        assert await at.statuses("anne", "anne", "anne") == [200, 200, OVER]
+
+
 async def test_the_service_is_started_again_and_ends_with_moongate() -> None:
     async with shop() as at:
         first = (await at.laptop.limits())["service"]["pid"]

@@ -134,7 +134,10 @@ class Laptop:
         self._running = self._used = False
         self._config = config
         self._in_force = config or EnvoyGateway.shipped()
-        shipped = (config or EnvoyGateway.shipped()).on_host()
+        self._redis = arguments.redis(redis)
+        external = arguments.rate_limit_service(rate_limit_service, rate_limit_xds_port)
+        self._counts = self._redis is not None or external is not None
+        shipped = self._limiting(config or EnvoyGateway.shipped()).on_host()
         self._flags = shipped.runtime_flags
         self._flags_fixed = False
         """Whether resources are in force already, so that some runtime flags cannot change any more."""
@@ -153,8 +156,6 @@ class Laptop:
         self.statuses = Statuses(self.world.store.held(), logged=self._log.has_unbuilt)
         self._run = RunDirectory(run_dir, keep=keep_envoys)
         self._pump = Pump(self.world)
-        external = arguments.rate_limit_service(rate_limit_service, rate_limit_xds_port)
-        self._redis = arguments.redis(redis)
         self.rate_limits = RateLimits(
             self._run, redis=self._redis, external=external, on_change=self._pump.wake
         )
@@ -335,7 +336,7 @@ class Laptop:
         if self._journal is not None:
             self._journal.put(loaded.states)
         config = self._config or loaded.configuration or EnvoyGateway.shipped()
-        config, late = self._with_lasting_flags(config)
+        config, late = self._with_lasting_flags(self._limiting(config))
         if self.world.configure(config.on_host()):
             self._pump.on_write()
             self._rename_controller(config.gateway.controller_name)
@@ -379,6 +380,12 @@ class Laptop:
             structs.replace(config, runtime_flags=flags),
             (self._log.diagnostic(CONFIGURATION, problem, "warning"),),
         )
+
+    def _limiting(self, config: EnvoyGateway) -> EnvoyGateway:
+        """The configuration with global rate limits, if an option says who counts."""
+        if config.rate_limit is not None or not self._counts:
+            return config
+        return structs.replace(config, rate_limit=EnvoyGateway.shipped().rate_limit)
 
     def _rename_controller(self, name: str) -> None:
         """Set the controller name of the built-in GatewayClass."""
