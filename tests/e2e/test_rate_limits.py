@@ -47,7 +47,7 @@ async def test_what_is_above_a_local_limit_gets_429(site: Site) -> None:
     assert len(site.one.requests) == 2
 
 
-SELECTORS = {
+SELECTORS: dict[str, tuple[str, dict[str, Any] | None, dict[str, Any] | None]] = {
     "header": ("headers: [{name: x-user, value: ali}]", {"headers": {"x-user": "ali"}}, {}),
     "pattern": (
         "headers: [{name: x-user, type: RegularExpression, value: 'a.*'}]",
@@ -188,7 +188,7 @@ def entry(key: str) -> tuple[str, str]:
     return key, key
 
 
-ENTRIES = {
+ENTRIES: dict[str, tuple[str, dict[str, Any], list[tuple[str, str]] | None]] = {
     "g-all": ("", {}, [entry("rule-0-match--1")]),
     "g-header": (
         "headers: [{name: x-user, value: ali}]",
