@@ -191,7 +191,11 @@ def _command() -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Our environment, and where our own sources are."""
+    """Our environment, and where our own sources are; gRPC's own log is for nobody."""
     sources = str(Path(__file__).parents[2])
     others = os.environ.get("PYTHONPATH", "")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (sources, others)))}
+    return {
+        **os.environ,
+        "GRPC_VERBOSITY": "NONE",
+        "PYTHONPATH": os.pathsep.join(filter(None, (sources, others))),
+    }
