@@ -299,7 +299,7 @@ async def test_a_run_logs_and_reports_no_secret() -> None:
         async with Laptop(run_dir=Path(folder), envoy=Path("/bin/true")) as running:
             running.take_text("all", "\n---\n".join((SOUND, *FAULTY[:-2])))
             await until(lambda: len(running.statuses.documents()) > 4)
-            report = b"".join(running.status.encoded()).decode()
+            report = b"".join(running.status.encoded(await running.limits())).decode()
 
     assert "other" in report
     assert report.count('"value":"[redacted]"') == 3, "the headers of reports"

@@ -98,3 +98,32 @@ async def test_an_upstream_is_served_without_any_manifest(tmp_path: Path) -> Non
         assert await running.ended_by(signal.SIGTERM) == 0
 
     assert left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--redis", "redis://:secret@r:x"], "The port of Redis at r is no number"),
+        (["--rate-limit-service", "localhost"], "it must be HOST:PORT"),
+        (["--rate-limit-xds-port", "18001"], "goes with --rate-limit-service"),
+        (["--redis", "r", "--rate-limit-service", "r:1"], "does not go with another"),
+    ],
+)
+def test_what_counts_requests_must_be_an_address(
+    command: Command, shop: Path, options: list[str], message: str
+) -> None:
+    """What may be a password is not repeated."""
+    ended = command("run", shop, *options)
+
+    assert ended.code == 2
+    assert message in " ".join(ended.err.split())
+    assert "secret" not in ended.err
+
+
+def test_an_address_of_redis_may_come_from_the_environment(
+    command: Command, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There it is hidden from other users."""
+    monkeypatch.setenv("MOONGATE_REDIS", "redis://:secret@r:x")
+
+    assert "The port of Redis at r is no number" in " ".join(command("run", shop).err.split())

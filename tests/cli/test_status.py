@@ -4,6 +4,8 @@ import asyncio
 import json
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from moongate.cli.status import command_line
 from moongate.infra.rundir import RunDirectory
 from tests.cli.conftest import Command
 
@@ -253,6 +256,50 @@ async def test_an_envoy_that_owes_an_acknowledgement_is_listed(command: Command,
     assert "default/web   7     ready, not acknowledged for 37 s   0          /r/a.sock\n" in ended.out
 
 
+def rate_limit(*path: tuple[str, str], **changed: Any) -> dict[str, Any]:
+    use = {"requests": 5, "unit": "MINUTE", "shadow": False, "buckets": 1, "used": 7, "reset_s": 20}
+    return {"domain": "web/http", "path": path, **use, **changed}
+
+
+async def test_rate_limits_are_shown_with_their_use(command: Command, tmp_path: Path) -> None:
+    """Of several buckets the fullest; nobody knows it of a service that is not moongate's."""
+    limits = [
+        rate_limit(("a/rule/0", "a/rule/0"), ("remote_address", ""), buckets=3),
+        rate_limit(("masked_remote_address", "10.0.0.0/8"), shadow=True),
+        rate_limit(("b", "b"), used=None, buckets=None, reset_s=None),
+    ]
+    async with running(tmp_path, [GATEWAY], limits=limits):
+        ended = await asyncio.to_thread(command, "status", "--run-dir", tmp_path, "--of", "rate-limits")
+
+    assert ended.out.splitlines() == [
+        "RATE LIMITS",
+        "DOMAIN     DESCRIPTORS                        LIMIT                   USED      BUCKETS   RESET",
+        "web/http   a/rule/0 > remote_address          5 per minute            7         3         20 s",
+        "web/http   masked_remote_address=10.0.0.0/8   5 per minute (shadow)   7         1         20 s",
+        "web/http   b                                  5 per minute            unknown   -         -",
+    ]
+    assert ended.code == 0
+
+
+async def test_limits_that_are_not_counted_are_not_in_force(command: Command, tmp_path: Path) -> None:
+    async with running(tmp_path, [GATEWAY], limits=[rate_limit(("b", "b"))], trouble="Redis is gone."):
+        ended = await asyncio.to_thread(command, "status", "--run-dir", tmp_path)
+
+    assert ended.out.endswith("\nRequests are not counted: Redis is gone.\n")
+    assert ended.code == 1
+
+
+def test_an_address_of_redis_is_not_shown_with_a_command_line() -> None:
+    """It may have a password, and the list of runs is for everybody to see."""
+    program = "import sys; sys.stdin.read()"
+    words = ["moongate", "run", "--redis", "redis://:secret@r", "--redis=redis://:secret@r", "shop"]
+    with subprocess.Popen([sys.executable, "-c", program, *words], stdin=subprocess.PIPE) as process:
+        shown = command_line(process.pid)
+        process.communicate()
+
+    assert shown.startswith("moongate run --redis '[redacted]' '--redis=[redacted]' shop (in ")
+
+
 def test_a_moongate_that_does_not_answer_is_named(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,6 +406,8 @@ async def running(
     unserved: list[dict[str, str]] | None = None,
     settling: bool = False,
     fleets: list[dict[str, Any]] | None = None,
+    limits: list[dict[str, Any]] | None = None,
+    trouble: str = "",
 ) -> AsyncGenerator[Path]:
     """A run that reports these resources on its socket; with ``None`` it closes the connection at once."""
     report: dict[str, Any] = {
@@ -372,6 +421,7 @@ async def running(
         "failures": failures or [],
         "unserved": unserved or [],
         "figures": {},
+        "rateLimits": {"service": {"trouble": trouble}, "limits": limits or []},
     }
     body = json.dumps(report).encode() if resources is not None else b""
 

@@ -11,7 +11,7 @@ from moongate.api.envoygateway import EnvoyGateway, RateLimit, RateLimitBackend
 from moongate.api.httproute import HTTPPathMatch
 from moongate.api.merge import merge_traced
 from moongate.api.rate_limits import RateLimits
-from moongate.attach.gateways import CONFIG
+from moongate.attach.gateways import CONFIG, RATE_LIMIT_SERVICE
 from moongate.engine import Db
 from moongate.features.base import ChainPlace, Effective, ListenerFacts, MatchedRule
 from moongate.features.rate_limit import GLOBAL, INHERITED, LOCAL, SHARED
@@ -178,6 +178,19 @@ def test_the_configuration_says_how_the_service_is_asked(limit: RateLimit, expec
     of_chain = in_chain(db, ListenerFacts())
 
     assert {name: of_chain[name] for name in ("timeout", "failure_mode_deny") if name in of_chain} == expected
+
+
+@pytest.mark.parametrize(
+    ("service", "timeout"), [("/run/limits.sock", {"timeout": "1s"}), ("localhost:8081", {})]
+)
+def test_moongates_own_service_has_time_to_answer(service: str, timeout: dict[str, str]) -> None:
+    """A request that waits for nobody would pass uncounted; Envoy's 20 ms are too few on a busy laptop."""
+    db = Db()
+    db.put(CONFIG, EnvoyGateway(rate_limit=RateLimit(backend=RateLimitBackend(type="Memory"))))
+    db.put(RATE_LIMIT_SERVICE, service)
+    of_chain = in_chain(db, ListenerFacts())
+
+    assert {name: of_chain[name] for name in ("timeout",) if name in of_chain} == timeout
 
 
 def test_the_policy_of_the_listener_says_which_headers_responses_have() -> None:

@@ -13,6 +13,9 @@ from moongate.cli.forwarding import forwarding, upstream_in
 from moongate.cli.manifests import Config, Namespace, existing, read_configuration
 from moongate.cli.usage_errors import REFUSED, UsageError
 
+REDIS_VARIABLE = "MOONGATE_REDIS"
+"""The environment variable with the address of Redis, which may have a password: arguments can be seen."""
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -48,6 +51,14 @@ AccessLog = Annotated[
     Literal["stdout", "none"],
     Parameter(
         help="Where Envoys log requests, unless an EnvoyProxy says something else: 'none' spares the work."
+    ),
+]
+
+Redis = Annotated[
+    str | None,
+    Parameter(
+        env_var=REDIS_VARIABLE,
+        help="The address of the Redis that counts for global rate limits; else they are counted in memory.",
     ),
 ]
 
@@ -98,6 +109,16 @@ def run(
             negative="", help="Let Envoys go on serving when moongate ends; the next start adopts them."
         ),
     ] = False,
+    redis: Redis = None,
+    rate_limit_service: Annotated[
+        str | None,
+        Parameter(help="HOST:PORT of a rate limit service that Envoys ask, instead of moongate's own."),
+    ] = None,
+    rate_limit_xds_port: Annotated[
+        int | None,
+        PORT,
+        Parameter(help="The port on 127.0.0.1 where that service gets its configuration. Default: 18001."),
+    ] = None,
 ) -> int:
     """Serve manifests on this machine, until Ctrl-C.
 
@@ -129,6 +150,12 @@ def run(
     server, so that an upgrade of moongate costs no request. `moongate stop` ends
     them.
 
+    Global rate limits are counted by a process that moongate starts when there is
+    one: in memory, or in the Redis of --redis or of the configuration, so that
+    counts outlive a restart and several moongates count together. An address
+    with a password belongs into the environment, as MOONGATE_REDIS, because
+    every user of the machine can see arguments.
+
     Exits 0 when ended by Ctrl-C or SIGTERM, 1 when it cannot run, 2 on bad usage.
     """
     if not paths and to is None:
@@ -141,6 +168,11 @@ def run(
             f"set spec.listeners[].port of the Gateway to {port}, and leave --port out."
         )
     checked_address(bind)
+    if rate_limit_xds_port is not None and rate_limit_service is None:
+        raise UsageError("--rate-limit-xds-port goes with --rate-limit-service.")
+    check_rate_limits(redis, rate_limit_service)
+    # Envoys have no use for it.
+    os.environ.pop(REDIS_VARIABLE, None)
     for path in paths or ():
         if (right := upstream_in(path)) and not Path(path).exists():
             raise UsageError(f"There is no file or folder {path!r}. Did you mean --to {right}?")
@@ -164,6 +196,9 @@ def run(
         access_log=access_log == "stdout",
         permissive=permissive,
         keep_envoys=keep_envoys,
+        redis=redis,
+        rate_limit_service=rate_limit_service,
+        **({} if rate_limit_xds_port is None else {"rate_limit_xds_port": rate_limit_xds_port}),
     )
     try:
         with logging_aside(log_format):
@@ -177,6 +212,19 @@ def state_directory() -> Path | None:
     """The folder that systemd has created for the service (``StateDirectory=``): the first, if several."""
     first = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
     return Path(first) if first else None
+
+
+def check_rate_limits(redis: str | None, service: str | None) -> None:
+    """Raise ``UsageError`` if these are not addresses of a Redis, and of a rate limit service."""
+    from moongate.run import arguments
+
+    try:
+        arguments.redis(redis)
+        arguments.rate_limit_service(service, 1)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if redis is not None and service is not None:
+        raise UsageError("--redis is for moongate's own rate limit service, so it does not go with another.")
 
 
 def checked_address(bind: str) -> None:

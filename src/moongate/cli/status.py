@@ -20,7 +20,7 @@ from moongate.cli.usage_errors import REFUSED, USAGE, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
-Of = Literal["all", "gateways", "listeners", "routes", "policies", "envoys"]
+Of = Literal["all", "gateways", "listeners", "routes", "policies", "envoys", "rate-limits"]
 Document = dict[str, Any]
 
 SOCKET = "status.sock"
@@ -65,9 +65,10 @@ def status(
         say_document(report, output)
     degraded = [r for r in resources if any(map(_degraded, _all_conditions(r["status"])))]
     faults = [*report.get("diagnostics", ()), *report.get("failures", ())]
+    trouble = report.get("rateLimits", {}).get("service", {}).get("trouble")
     if of != "all":
         _say_what_is_hidden([r for r in degraded if not _SELECTS.get(of, _has_no_table)(r)], len(faults))
-    return REFUSED if degraded or faults or report.get("settling") else 0
+    return REFUSED if degraded or faults or trouble or report.get("settling") else 0
 
 
 def _say_what_is_hidden(degraded: Sequence[Document], faults: int) -> None:
@@ -138,16 +139,18 @@ def _description(path: Path) -> str:
     gateways = filter(_SELECTS["gateways"], report.get("resources", ()))
     ports = {listener["port"] for gateway in gateways for listener in gateway["spec"]["listeners"]}
     listed = f"port{'s' * (len(ports) > 1)} {', '.join(map(str, sorted(ports)))}" if ports else "no port"
-    return f"pid {pid}, {since}, {listed}: {_command(pid)}"
+    return f"pid {pid}, {since}, {listed}: {command_line(pid)}"
 
 
-def _command(pid: int) -> str:
+def command_line(pid: int) -> str:
     """The command line of a process, and its working directory, because paths may be relative."""
     try:
         argv = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
         folder = Path(f"/proc/{pid}/cwd").readlink()
     except OSError:
         return "ending"
+    argv = [word if argv[n - 1 : n] != ["--redis"] else "[redacted]" for n, word in enumerate(argv)]
+    argv = ["--redis=[redacted]" if word.startswith("--redis=") else word for word in argv]
     own = next((n for n, word in enumerate(argv) if Path(word).name == "moongate"), None)
     return f"{shlex.join(argv if own is None else ['moongate', *argv[own + 1 :]])} (in {folder})"
 
@@ -260,6 +263,15 @@ def _say_tables(report: Document, resources: Sequence[Document], of: Of) -> None
             say("")
         shown += 1
         say_table("ENVOYS", ["GATEWAY", "PID", "STATE", "RESTARTS", "ADMIN"], envoys)
+    limits: Document = report.get("rateLimits", {})
+    rows = [_limit(limit) for limit in limits.get("limits", ())]
+    if of == "rate-limits" or (of == "all" and rows):
+        if shown:
+            say("")
+        shown += 1
+        say_table("RATE LIMITS", ["DOMAIN", "DESCRIPTORS", "LIMIT", "USED", "BUCKETS", "RESET"], rows)
+        if trouble := limits.get("service", {}).get("trouble"):
+            say(f"Requests are not counted: {trouble}")
     if report.get("settling"):
         say(f"{'' if shown else 'Nothing is served yet. '}Manifests are being put in force; ask again.")
     elif not shown:
@@ -374,6 +386,20 @@ def _envoy(fleet: Document) -> tuple[str, ...]:
     gateways = ",".join(f"{g['namespace']}/{g['name']}" for g in fleet["gateways"])
     pid = "" if envoy["pid"] is None else str(envoy["pid"])
     return gateways, pid, _envoy_state(envoy), str(envoy["restarts"]), envoy["admin"]
+
+
+def _limit(limit: Document) -> tuple[str, ...]:
+    path = " > ".join(f"{key}={value}" if value and value != key else key for key, value in limit["path"])
+    shadow = " (shadow)" if limit["shadow"] else ""
+    known = limit["used"] is not None
+    return (
+        limit["domain"],
+        path,
+        f"{limit['requests']} per {limit['unit'].lower()}{shadow}",
+        str(limit["used"]) if known else "unknown",
+        str(limit["buckets"]) if known else "",
+        f"{limit['reset_s']} s" if known else "",
+    )
 
 
 def _envoy_state(envoy: Document) -> str:

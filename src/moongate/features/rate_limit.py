@@ -47,6 +47,7 @@ from xds.core.v3.cidr_pb2 import CidrRange
 
 from moongate.api.base import Ref, milliseconds
 from moongate.api.core import Secret
+from moongate.api.envoygateway import OWN_SERVICE_TIMEOUT
 from moongate.api.rate_limits import (
     RateLimitHeaderMatch,
     RateLimitQueryParamMatch,
@@ -539,8 +540,11 @@ def _in_chain(db: Db, at: ChainPlace, config_: AnyMessage) -> GlobalFilter:
         GlobalFilter.DRAFT_VERSION_03 if at.facts.rate_limit_headers else GlobalFilter.OFF
     )
     settings = config(db).rate_limit
-    if settings is not None and settings.timeout is not None and milliseconds(settings.timeout):
-        message.timeout.CopyFrom(duration(settings.timeout))
+    timeout = settings.timeout if settings is not None else None
+    if timeout is None and (db.read(RATE_LIMIT_SERVICE) or "").startswith("/"):
+        timeout = OWN_SERVICE_TIMEOUT
+    if timeout is not None and milliseconds(timeout):
+        message.timeout.CopyFrom(duration(timeout))
     message.failure_mode_deny = settings is not None and settings.fail_closed
     return message
 

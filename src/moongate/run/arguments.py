@@ -9,6 +9,9 @@ from typing import Any, cast
 
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.attach.gateways import LOCALHOST
+from moongate.rate_limits.redis_address import redis_address
+from moongate.rate_limits.settings import Redis
+from moongate.run.rate_limits import ExternalService
 from moongate.translation import configuration as configuration_of
 
 
@@ -65,3 +68,35 @@ def configuration(value: EnvoyGateway | Mapping[str, Any] | None) -> EnvoyGatewa
         TypeError: it is neither.
     """
     return value if isinstance(value, EnvoyGateway) else configuration_of(value)
+
+
+def redis(value: object) -> Redis | None:
+    """A Redis that is named by its address.
+
+    Raises:
+        RedisAddressError: it is no address.
+        TypeError: it is no string.
+    """
+    if value is None:
+        return None
+    check("redis", value, str, "the address of a Redis, such as redis://localhost:6379")
+    return Redis(address=redis_address(cast("str", value)))
+
+
+def rate_limit_service(value: object, port: object) -> ExternalService | None:
+    """A rate limit service that is named by ``host:port``.
+
+    Raises:
+        TypeError: an argument is of another type.
+        ValueError: it is no address.
+    """
+    check("rate_limit_xds_port", port, int, "a port")
+    if value is None:
+        return None
+    check("rate_limit_service", value, str, "HOST:PORT of a rate limit service")
+    host, _, its_port = cast("str", value).rpartition(":")
+    if not host.strip("[]") or not its_port.isdecimal() or not 0 < int(its_port) < 65536:
+        raise ValueError(
+            f"The rate limit service is {value!r}; it must be HOST:PORT, such as localhost:8081."
+        )
+    return ExternalService(address=cast("str", value), configuration_port=cast("int", port))

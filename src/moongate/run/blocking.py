@@ -77,6 +77,10 @@ class BlockingLaptop:
         """The status of a resource, as a document of the API; ``None`` if it has none."""
         return self._portal.call(self._laptop.statuses.document, ref)
 
+    def limits(self) -> dict[str, Any]:
+        """The global rate limits with their use in the current window."""
+        return self._portal.call(self._laptop.limits)
+
     def report(self) -> dict[str, Any]:
         """The report that ``moongate status`` shows, as plain data."""
         return self._portal.call(self._laptop.report)

@@ -19,7 +19,15 @@ from moongate.api.gateway import GatewayClass
 from moongate.api.parsed import parsed
 from moongate.attach.backends import has_slices
 from moongate.attach.certificates import NOW
-from moongate.attach.gateways import AUTHORITIES, BIND, CLOSED, LOCALHOST, controller_name, laptop_class
+from moongate.attach.gateways import (
+    AUTHORITIES,
+    BIND,
+    CLOSED,
+    LOCALHOST,
+    RATE_LIMIT_SERVICE,
+    controller_name,
+    laptop_class,
+)
 from moongate.attach.host_ports import listening
 from moongate.fleets import UNOPENED, Fleets
 from moongate.infra.authorities import authorities_file
@@ -34,6 +42,8 @@ from moongate.run.blocking import BlockingLaptop
 from moongate.run.effective_socket import effective_socket
 from moongate.run.log import RunLog
 from moongate.run.pump import Outlet, Pump
+from moongate.run.rate_limits import CONFIGURATION_PORT, RateLimits
+from moongate.run.redis import RedisConfigurationError, configured_redis
 from moongate.run.restoring import restoring
 from moongate.run.status_socket import StatusReport, status_socket
 from moongate.sources.diagnostics import refused_resources, some
@@ -88,6 +98,10 @@ class Laptop:
         access_log: is called with whole lines of Envoy's access log, and must not block; or a descriptor to
             which Envoys write it themselves.
         default_access_log: whether Envoys have an access log if no EnvoyProxy says anything about it.
+        redis: the address of the Redis that counts requests for global rate limits, such as
+            ``redis://localhost:6379``; by default that of the configuration, or they are counted in memory.
+        rate_limit_service: ``host:port`` of a rate limit service that Envoys ask instead of moongate's own.
+            It gets its configuration from moongate at ``rate_limit_xds_port`` on 127.0.0.1.
 
     ``loaded`` is set once the first manifests are in force in the core.
     """
@@ -104,6 +118,9 @@ class Laptop:
         state_dir: Path | str | None = None,
         access_log: Callable[[bytes], None] | int = lambda _lines: None,
         default_access_log: bool = True,
+        redis: str | None = None,
+        rate_limit_service: str | None = None,
+        rate_limit_xds_port: int = CONFIGURATION_PORT,
     ) -> None:
         config = arguments.configuration(config)
         arguments.check("namespace", namespace, str, "the name of a namespace")
@@ -117,7 +134,11 @@ class Laptop:
         self.loaded = asyncio.Event()
         self._running = self._used = False
         self._config = config
-        shipped = (config or EnvoyGateway.shipped()).on_host()
+        self._in_force = config or EnvoyGateway.shipped()
+        self._redis = arguments.redis(redis)
+        external = arguments.rate_limit_service(rate_limit_service, rate_limit_xds_port)
+        self._counts = self._redis is not None or external is not None
+        shipped = self._limiting(config or EnvoyGateway.shipped()).on_host()
         self._flags = shipped.runtime_flags
         self._flags_fixed = False
         """Whether resources are in force already, so that some runtime flags cannot change any more."""
@@ -136,6 +157,9 @@ class Laptop:
         self.statuses = Statuses(self.world.store.held(), logged=self._log.has_unbuilt)
         self._run = RunDirectory(run_dir, keep=keep_envoys)
         self._pump = Pump(self.world)
+        self.rate_limits = RateLimits(
+            self._run, redis=self._redis, external=external, on_change=self._pump.wake
+        )
         self.fleets = Fleets(
             self.world,
             self._run,
@@ -151,7 +175,9 @@ class Laptop:
         self._log.places_from(self._texts)
         self._stack = AsyncExitStack()
         self._blocking = BlockingLaptop(self)
-        self.status = StatusReport(self.world, self.fleets, self.statuses, self._log, self._settling)
+        self.status = StatusReport(
+            self.world, self.fleets, self.statuses, self._log, self.rate_limits, self._settling
+        )
 
     def __enter__(self) -> BlockingLaptop:
         """Start to serve in a thread."""
@@ -169,6 +195,7 @@ class Laptop:
         self._used = True
         async with AsyncExitStack() as stack:
             stack.enter_context(self._run)
+            self.world.write(RATE_LIMIT_SERVICE, self.rate_limits.service)
             if folder := self._state_dir or (self._run.path if self._keeps else None):
                 journal = Journal[Ref, LastGood](folder.absolute() / _JOURNAL, tuple[Ref, LastGood | None])
                 self._journal = stack.enter_context(journal)
@@ -183,9 +210,12 @@ class Laptop:
             stack.callback(pump.cancel)
             restorer = tasks.create_task(restoring(self._run), name="files of the run")
             stack.callback(restorer.cancel)
+            # Envoys that drain still ask it.
+            await stack.enter_async_context(self.rate_limits)
             await stack.enter_async_context(self.fleets)
             self._stack = stack.pop_all()
         self._running = True
+        self._count_in_redis()
         self._put(dict(self._base))
         return self
 
@@ -263,6 +293,18 @@ class Laptop:
             self.world.write(NOW, int(time()))
         if self.world.apply(changes):
             self._pump.on_write()
+            if any(ref.is_a(Secret) for ref in changes):
+                self._count_in_redis()
+
+    def _count_in_redis(self) -> None:
+        """Count requests where the configuration says."""
+        faults: list[Diagnostic] = []
+        if self._redis is None:
+            try:
+                self.rate_limits.count_in(configured_redis(self._in_force, self.world.store.held()))
+            except RedisConfigurationError as error:
+                faults.append(self._log.diagnostic(CONFIGURATION, error.problem, "error"))
+        self._log.faults("redis", tuple(faults))
 
     def take_text(self, name: str, text: str) -> None:
         """Put the manifests of a text in force. Faults are logged, in the same way as those of a file."""
@@ -298,10 +340,11 @@ class Laptop:
         if self._journal is not None:
             self._journal.put(loaded.states)
         config = self._config or loaded.configuration or EnvoyGateway.shipped()
-        config, late = self._with_lasting_flags(config)
+        config, late = self._with_lasting_flags(self._limiting(config))
         if self.world.configure(config.on_host()):
             self._pump.on_write()
             self._rename_controller(config.gateway.controller_name)
+        self._in_force = config
         if self.world.write(CLOSED, loaded.refused):
             self._pump.on_write()
             if loaded.closed:
@@ -313,6 +356,7 @@ class Laptop:
                 _log.info("requests.admitted")
         # Put in force before logging: if logging fails, these changes do not come a second time.
         self.put(loaded.batch)
+        self._count_in_redis()
         if self.world.refuse(refused_resources(loaded.diagnostics, self.world.store.held())):
             self._pump.on_write()
         self.loaded.set()
@@ -341,6 +385,12 @@ class Laptop:
             (self._log.diagnostic(CONFIGURATION, problem, "warning"),),
         )
 
+    def _limiting(self, config: EnvoyGateway) -> EnvoyGateway:
+        """The configuration with global rate limits, if an option says who counts."""
+        if config.rate_limit is not None or not self._counts:
+            return config
+        return structs.replace(config, rate_limit=EnvoyGateway.shipped().rate_limit)
+
     def _rename_controller(self, name: str) -> None:
         """Set the controller name of the built-in GatewayClass."""
         for ref, before in self._base.items():
@@ -364,6 +414,7 @@ class Laptop:
         self._check_running(timeout_s)
         async with asyncio.timeout(timeout_s):
             await self._pump.settled(self.fleets.served)
+            await self.rate_limits.served()
         if unbound := self.fleets.unbound():
             raise PortError(" ".join((*unbound, UNOPENED)))
 
@@ -410,8 +461,12 @@ class Laptop:
         self.fleets.skip_drain()
 
     def report(self) -> dict[str, Any]:
-        """The report that ``moongate status`` shows, as plain data."""
+        """The report that ``moongate status`` shows, as plain data, without ``limits``."""
         return self.status.as_data()
+
+    async def limits(self) -> dict[str, Any]:
+        """The global rate limits with their use in the current window, as ``moongate status`` shows them."""
+        return await self.rate_limits.report()
 
     def figures(self) -> dict[str, Any]:
         """Counts for metrics and benchmarks: runs and seconds per query, resources sent per type."""
@@ -434,6 +489,10 @@ class Laptop:
     # -- the pump's outlet --------------------------------------------------
 
     def _publish(self, changes: Changes) -> None:
+        if changes.limits:
+            # Before the routes that rely on them.
+            limits = changes.limits.items()
+            self.rate_limits.publish({name: each.body if each is not None else None for name, each in limits})
         self.fleets.publish(changes)
         if changes.statuses:
             self.statuses.update(changes.statuses)

@@ -20,6 +20,7 @@ from moongate.infra.ports import PortError
 from moongate.infra.process import EnvoyFailedError
 from moongate.infra.signals import has_terminal, is_ignored
 from moongate.run.laptop import Laptop
+from moongate.run.rate_limits import CONFIGURATION_PORT
 from moongate.sources.files import Files
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ class LaptopOptions(Struct, frozen=True, kw_only=True):
         keep_envoys: whether Envoys go on serving when this ends.
         state_dir: the folder for what is in force, as ``Laptop`` has it.
         access_log: whether there is an access log on standard output if no EnvoyProxy says anything about it.
+        redis: the address of the Redis that counts requests, as ``Laptop`` has it.
+        rate_limit_service: ``host:port`` of a rate limit service, instead of our own.
+        rate_limit_xds_port: the port at which that gets its configuration.
         permissive: whether routes are served though a document that may be a security policy cannot be read.
     """
 
@@ -62,6 +66,9 @@ class LaptopOptions(Struct, frozen=True, kw_only=True):
     permissive: bool = False
     keep_envoys: bool = False
     state_dir: Path | None = None
+    redis: str | None = None
+    rate_limit_service: str | None = None
+    rate_limit_xds_port: int = CONFIGURATION_PORT
 
 
 async def run_laptop(
@@ -95,6 +102,9 @@ async def run_laptop(
             # An Envoy that outlives us would write to our file also when the next moongate has another.
             access_log=_STDOUT if not options.keep_envoys and can_append(_STDOUT) else access_log.write,
             default_access_log=options.access_log,
+            redis=options.redis,
+            rate_limit_service=options.rate_limit_service,
+            rate_limit_xds_port=options.rate_limit_xds_port,
         ) as running:
             signals.skip_drain = running.skip_drain
             await _serve(running, options, signals, served)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from moongate.fleets import Fleets
     from moongate.report.statuses import Statuses
     from moongate.run.log import RunLog
+    from moongate.run.rate_limits import RateLimits
     from moongate.sources.diagnostics import Diagnostic
     from moongate.world import World
 
@@ -37,15 +38,17 @@ class StatusReport(Struct, frozen=True):
     fleets: Fleets
     statuses: Statuses
     log: RunLog
+    rate_limits: RateLimits
     settling: Callable[[], bool]
 
     def as_data(self) -> dict[str, Any]:
         """The whole report, as plain data."""
         return {**self._head(), "resources": [self._with_spec(d) for d in self._documents()]}
 
-    def encoded(self) -> Iterator[bytes]:
-        """The same as JSON, in parts that take some milliseconds each: endpoints do not wait for it."""
-        yield msgspec.json.encode(self._head()).removesuffix(b"}") + b',"resources":['
+    def encoded(self, limits: dict[str, Any]) -> Iterator[bytes]:
+        """The same and rate limits as JSON, in parts of some milliseconds: endpoints do not wait for it."""
+        head = {**self._head(), "rateLimits": limits}
+        yield msgspec.json.encode(head).removesuffix(b"}") + b',"resources":['
         comma = b""
         documents = self._documents()
         for n in range(0, len(documents), RESOURCES_AT_ONCE):
@@ -121,7 +124,7 @@ async def status_socket(path: Path, report: StatusReport) -> AsyncGenerator[None
 
     async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
-            for part in report.encoded():
+            for part in report.encoded(await report.rate_limits.report()):
                 writer.write(part)
                 await writer.drain()
                 # An empty buffer drains without giving way.

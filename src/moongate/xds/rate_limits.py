@@ -33,7 +33,7 @@ from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
 from moongate.rate_limits.rls_conf_pb2 import RateLimitConfig
 from moongate.store import Index, find
 from moongate.xds.rule_routes import route_entries_of
-from moongate.xds.wire import TYPE_PREFIX, Encoded, XdsResource, encode, message_field
+from moongate.xds.wire import RATE_LIMIT_CONFIG, Encoded, XdsResource, encode, message_field
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 
 SERVICE: Final = RATE_LIMIT_SERVICE
 """The cell with where the service is: the path of its Unix socket, or ``host:port``."""
-
-RATE_LIMIT_CONFIG: Final = f"{TYPE_PREFIX}ratelimit.config.ratelimit.v3.RateLimitConfig"
 
 _Key: TypeAlias = "tuple[Ref, int]"
 """A shard: the owner of listeners, and the number of the shard among its routes."""

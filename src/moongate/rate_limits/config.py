@@ -1,0 +1,215 @@
+"""Which limit counts a request: descriptors are matched in the same way as by Envoy's own service.
+
+A configuration (``RateLimitConfig``) is a tree per domain. A request has descriptors, each a list of entries
+(key and value), and each descriptor is looked up on its own: entry by entry from the top, at each level first
+the key with exactly this value, then the values that end with ``*``, then the key without a value. A limit
+applies if the last entry arrives at it: one that stands higher or lower does not.
+
+Facts
+-----
+* windows are fixed, and begin at multiples of their length since 1970 in UTC. So a week begins on a Thursday,
+  a month has 30 days and a year 365
+* a descriptor may bring its own limit (a limit from metadata), which applies wherever the domain is known
+* ``detailed_metric`` is about statistics that this service does not have
+
+Source: envoyproxy/ratelimit, README.md, "Loading configuration" and "Unit".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Self
+
+from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
+from msgspec import Struct, structs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from envoy.extensions.common.ratelimit.v3.ratelimit_pb2 import RateLimitDescriptor as Descriptor
+
+    from moongate.rate_limits.rls_conf_pb2 import RateLimitConfig, RateLimitDescriptor, RateLimitPolicy
+
+_Unit = RateLimitResponse.RateLimit.Unit
+
+SECONDS: Final[Mapping[int, int]] = {
+    _Unit.SECOND: 1,
+    _Unit.MINUTE: 60,
+    _Unit.HOUR: 3600,
+    _Unit.DAY: 86_400,
+    _Unit.WEEK: 7 * 86_400,
+    _Unit.MONTH: 30 * 86_400,
+    _Unit.YEAR: 365 * 86_400,
+}
+"""The length of a window, by unit. The numbers of units are the same in all three protos that have them."""
+
+WILDCARD: Final = "*"
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message says where and why."""
+
+
+class Limit(Struct, frozen=True, kw_only=True):
+    """How many requests one bucket may have in a window.
+
+    Args:
+        domain: which configuration it is of.
+        path: the keys and values from the top of the domain to it; the value is "" where each value has a
+            bucket of its own.
+        requests: how many.
+        unit: of the window.
+        shadow: whether requests over the limit pass.
+        unlimited: whether nothing is counted.
+        name: by which another limit may replace it.
+        replaces: the names of the limits that do not count where this one does.
+    """
+
+    domain: str
+    path: tuple[tuple[str, str], ...]
+    requests: int
+    unit: int
+    shadow: bool = False
+    unlimited: bool = False
+    name: str = ""
+    replaces: tuple[str, ...] = ()
+
+    def bucket(self, entries: Iterable[tuple[str, str]], now: float) -> str:
+        """The name of a counter in the window of a moment: the same as Envoy's own service has in Redis."""
+        length = SECONDS[self.unit]
+        parts = "".join(f"{key}_{value}_" for key, value in entries)
+        return f"{self.domain}_{parts}{int(now) // length * length}"
+
+    def ends(self, now: float) -> int:
+        """When the window of a moment ends, in seconds since 1970."""
+        length = SECONDS[self.unit]
+        return (int(now) // length + 1) * length
+
+
+class Limits:
+    """All limits of a configuration. It does not change; a new configuration is another object."""
+
+    def __init__(self, configs: Iterable[RateLimitConfig] = ()) -> None:
+        """Read a configuration.
+
+        Raises:
+            ConfigError: it has a fault, so that none of it can be used.
+        """
+        self._domains: dict[str, _Node] = {}
+        for config in configs:
+            if not config.domain:
+                raise ConfigError(f"{config.name}: it has no domain.")
+            if config.domain in self._domains:
+                raise ConfigError(f"{config.name}: the domain {config.domain!r} is configured twice.")
+            self._domains[config.domain] = _Node.of(config.domain, (), None, config.descriptors)
+
+    def __iter__(self) -> Iterator[Limit]:
+        """All limits that count, in the order of the configuration."""
+        for node in self._domains.values():
+            yield from (limit for limit in node.limits() if not limit.unlimited)
+
+    def matching(self, domain: str, descriptors: Sequence[Descriptor]) -> list[Limit | None]:
+        """The limit of each descriptor of a request; ``None`` where there is none, or another replaces it."""
+        top = self._domains.get(domain)
+        if top is None:
+            return [None] * len(descriptors)
+        limits = [top.limit_of(domain, descriptor) for descriptor in descriptors]
+        replaced = {name for limit in limits if limit is not None for name in limit.replaces}
+        if replaced:
+            return [None if limit is not None and limit.name in replaced else limit for limit in limits]
+        return limits
+
+
+class _Node(Struct, frozen=True):
+    """One level of a domain: the limit that stands there, and what is below, by key and value.
+
+    Args:
+        limit: applies if a descriptor ends here.
+        below: the next level, by key and value; the value is "" where any value will do.
+        wildcards: keys and beginnings of values, with their next level, in the order of the configuration.
+    """
+
+    limit: Limit | None
+    below: dict[tuple[str, str], _Node]
+    wildcards: tuple[tuple[str, str, _Node], ...]
+
+    @classmethod
+    def of(
+        cls,
+        domain: str,
+        path: tuple[tuple[str, str], ...],
+        limit: Limit | None,
+        descriptors: Iterable[RateLimitDescriptor],
+    ) -> Self:
+        below: dict[tuple[str, str], _Node] = {}
+        for each in descriptors:
+            place = (*path, (each.key, each.value))
+            if not each.key:
+                raise ConfigError(f"{_shown(domain, path)}: a descriptor below it has no key.")
+            if (each.key, each.value) in below:
+                raise ConfigError(f"{_shown(domain, place)}: it is configured twice.")
+            policy = each.rate_limit if each.HasField("rate_limit") else None
+            own = _limit(domain, place, policy, shadow=each.shadow_mode) if policy is not None else None
+            below[each.key, each.value] = _Node.of(domain, place, own, each.descriptors)
+        wildcards = (
+            (key, value.removesuffix(WILDCARD), node)
+            for (key, value), node in below.items()
+            if value.endswith(WILDCARD)
+        )
+        return cls(limit, below, tuple(wildcards))
+
+    def limits(self) -> Iterator[Limit]:
+        if self.limit is not None:
+            yield self.limit
+        for node in self.below.values():
+            yield from node.limits()
+
+    def limit_of(self, domain: str, descriptor: Descriptor) -> Limit | None:
+        limit = self._configured(descriptor)
+        if not descriptor.HasField("limit") or descriptor.limit.unit not in SECONDS:
+            return limit
+        # Those who bring a limit of their own are not in shadow.
+        path = limit.path if limit is not None else tuple((e.key, e.value) for e in descriptor.entries)
+        own = descriptor.limit
+        return Limit(domain=domain, path=path, requests=own.requests_per_unit, unit=own.unit)
+
+    def _configured(self, descriptor: Descriptor) -> Limit | None:
+        node: _Node = self
+        for entry in descriptor.entries:
+            below = node.next(entry.key, entry.value)
+            if below is None:
+                return None
+            node = below
+        return node.limit
+
+    def next(self, key: str, value: str) -> _Node | None:
+        if (node := self.below.get((key, value))) is not None:
+            return node
+        for its_key, beginning, node in self.wildcards:
+            if key == its_key and value.startswith(beginning):
+                return node
+        return self.below.get((key, ""))
+
+
+def _limit(
+    domain: str, place: tuple[tuple[str, str], ...], policy: RateLimitPolicy, *, shadow: bool
+) -> Limit:
+    names = tuple(each.name for each in policy.replaces)
+    if policy.unlimited == (policy.unit in SECONDS):
+        why = "is unlimited, so it has no unit" if policy.unlimited else "needs a unit"
+        raise ConfigError(f"{_shown(domain, place)}: the limit {why}; the unit is {policy.unit}.")
+    if "" in names or policy.name in names:
+        raise ConfigError(f"{_shown(domain, place)}: replaces must name other limits; it is {names}.")
+    limit = Limit(
+        domain=domain,
+        path=place,
+        requests=policy.requests_per_unit,
+        unit=policy.unit,
+        shadow=shadow,
+        name=policy.name,
+        replaces=names,
+    )
+    return structs.replace(limit, unlimited=True) if policy.unlimited else limit
+
+
+def _shown(domain: str, place: Iterable[tuple[str, str]]) -> str:
+    return " > ".join((domain, *(f"{key}={value}" if value else key for key, value in place)))

@@ -1,0 +1,220 @@
+"""``RateLimitService``: says for each request whether it is over a limit, as Envoy asks it over gRPC.
+
+It answers like Envoy's own service: to each descriptor with its limit, what remains of it and when its window
+ends. A second method, which is ours, reports the use of each limit.
+
+Facts
+-----
+* a request is counted in all its buckets, also where one of them is over its limit already
+* what cannot be counted is answered with an error, and Envoy lets the request pass or refuses it by its
+  ``failure_mode_deny``. That is also so until the first configuration has come
+* the values of buckets may be secrets, such as API keys, so reports do not have them
+"""
+
+# The stubs of grpcio leave the types of its handler factories open.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from time import time  # noqa: TID251 - windows are aligned to the clock
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import grpc
+import grpc.aio
+import msgspec
+from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitResponse
+from msgspec import Struct, structs
+
+from moongate.rate_limits.config import Limit, Limits
+from moongate.rate_limits.counters import CountersError, Hit
+from moongate.xds.wire import encode
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
+
+    from moongate.rate_limits.counters import Counters
+
+    Context: TypeAlias = grpc.aio.ServicerContext[RateLimitRequest, RateLimitResponse]
+
+SERVICE: Final = "envoy.service.ratelimit.v3.RateLimitService"
+REPORT: Final = "moongate.RateLimits"
+"""The gRPC service of reports, whose only method is ``Report``."""
+
+_Code = RateLimitResponse.Code
+_Status = RateLimitResponse.DescriptorStatus
+_MOST = (1 << 32) - 1
+
+
+class Use(Struct, frozen=True, kw_only=True):
+    """How much of a limit is used in the current window.
+
+    Args:
+        domain: of the limit.
+        path: the keys and values of its descriptors, from the top.
+        requests: how many one bucket may have.
+        unit: of the window, such as ``MINUTE``.
+        shadow: whether requests over the limit pass.
+        buckets: how many buckets have been counted in; more than one only where each value has its own.
+        used: the count of the fullest of them, which goes on beyond the limit; None if nobody knows.
+        reset_s: seconds until the window ends; None if nobody knows.
+    """
+
+    domain: str
+    path: tuple[tuple[str, str], ...]
+    requests: int
+    unit: str
+    shadow: bool
+    buckets: int | None
+    used: int | None
+    reset_s: int | None
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """What the service knows: the use of each limit, and why nothing can be counted now, or ""."""
+
+    limits: tuple[Use, ...]
+    trouble: str
+
+
+class RateLimitService:
+    """The service, without its transport.
+
+    Args:
+        counters: where requests are counted.
+        clock: the time, in seconds since 1970.
+
+    Attributes:
+        limits: the configuration in force; None until there is one.
+    """
+
+    def __init__(self, counters: Counters, clock: Callable[[], float] = time) -> None:
+        self.limits: Limits | None = None
+        self._counters = counters
+        self._clock = clock
+
+    async def answer(self, request: RateLimitRequest) -> RateLimitResponse:
+        """Count a request, and say whether it is over a limit.
+
+        Raises:
+            CountersError: it may not have been counted.
+        """
+        if self.limits is None:
+            raise CountersError("No configuration of rate limits has come yet.")
+        if not request.domain or not request.descriptors:
+            raise CountersError("A request needs a domain and descriptors.")
+        now = self._clock()
+        limits = self.limits.matching(request.domain, request.descriptors)
+        hits: list[Hit] = []
+        for limit, descriptor in zip(limits, request.descriptors, strict=True):
+            if limit is None or limit.unlimited:
+                continue
+            added = (
+                descriptor.hits_addend.value
+                if descriptor.HasField("hits_addend")
+                else max(1, request.hits_addend)
+            )
+            entries = [(entry.key, entry.value) for entry in descriptor.entries]
+            hits.append(Hit(limit, limit.bucket(entries, now), limit.ends(now), added))
+        counts = iter(await self._counters.add(hits) if hits else ())
+        statuses = [self._status(limit, counts, now) for limit in limits]
+        over = any(status.code == _Code.OVER_LIMIT for status in statuses)
+        return RateLimitResponse(overall_code=_Code.OVER_LIMIT if over else _Code.OK, statuses=statuses)
+
+    def report(self) -> Report:
+        """The use of each limit that is configured, in the order of the configuration."""
+        now = self._clock()
+        used: dict[tuple[str, tuple[tuple[str, str], ...]], list[int]] = {}
+        for bucket in self._counters.buckets:
+            if bucket.ends > now:
+                used.setdefault((bucket.limit.domain, bucket.limit.path), []).append(bucket.used)
+        uses = (_use(limit, used.get((limit.domain, limit.path), ()), now) for limit in self.limits or ())
+        return Report(limits=tuple(uses), trouble=self._counters.trouble)
+
+    def _status(self, limit: Limit | None, counts: Any, now: float) -> RateLimitResponse.DescriptorStatus:
+        if limit is None:
+            return _Status(code=_Code.OK)
+        if limit.unlimited:
+            return _Status(code=_Code.OK, limit_remaining=_MOST)
+        used = next(counts)
+        over = used > limit.requests
+        status = _Status(
+            code=_Code.OVER_LIMIT if over and not limit.shadow else _Code.OK,
+            limit_remaining=0 if over else limit.requests - used,
+        )
+        status.current_limit.requests_per_unit = limit.requests
+        status.current_limit.unit = limit.unit  # pyright: ignore[reportAttributeAccessIssue] - a number of it
+        if limit.name:
+            status.current_limit.name = limit.name
+        status.duration_until_reset.seconds = limit.ends(now) - int(now)
+        return status
+
+    @asynccontextmanager
+    async def listening(self, address: str) -> AsyncGenerator[None]:
+        """Answer at a gRPC address, such as ``unix:/run/limits.sock``.
+
+        Raises:
+            OSError: it cannot be listened on.
+        """
+
+        async def ask(request: RateLimitRequest, context: Context) -> RateLimitResponse:
+            try:
+                return await self.answer(request)
+            except CountersError as error:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+
+        async def report(_request: bytes, _context: object) -> bytes:
+            return msgspec.json.encode(self.report())
+
+        server = grpc.aio.server()
+        asked = grpc.unary_unary_rpc_method_handler(ask, RateLimitRequest.FromString, encode)
+        reported = grpc.unary_unary_rpc_method_handler(report, None, None)
+        server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(SERVICE, {"ShouldRateLimit": asked}),
+                grpc.method_handlers_generic_handler(REPORT, {"Report": reported}),
+            )
+        )
+        try:
+            server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"{address} cannot be listened on.") from error
+        await server.start()
+        try:
+            yield
+        finally:
+            await server.stop(grace=None)
+
+
+async def reported(address: str, timeout_s: float) -> Report:
+    """The report of a service at a gRPC address.
+
+    Raises:
+        grpc.aio.AioRpcError: it does not answer in time.
+    """
+    async with grpc.aio.insecure_channel(address) as channel:
+        ask = channel.unary_unary(f"/{REPORT}/Report")
+        return msgspec.json.decode(await ask(b"", timeout=timeout_s), type=Report)
+
+
+def unused(limit: Limit) -> Use:
+    """A limit of which nobody knows how much is used."""
+    return Use(
+        domain=limit.domain,
+        path=limit.path,
+        requests=limit.requests,
+        unit=RateLimitResponse.RateLimit.Unit.Name(limit.unit),  # pyright: ignore[reportArgumentType]
+        shadow=limit.shadow,
+        buckets=None,
+        used=None,
+        reset_s=None,
+    )
+
+
+def _use(limit: Limit, counts: Sequence[int], now: float) -> Use:
+    return structs.replace(
+        unused(limit),
+        buckets=len(counts),
+        used=max(counts, default=0),
+        reset_s=limit.ends(now) - int(now),
+    )

@@ -1,0 +1,198 @@
+"""Global rate limits of a run: who counts, what is counted, and how much of it is used.
+
+Requests are counted by a service that Envoys ask: a process of ours, which is started when the first limit is
+configured, or a service of the user's. Both get the limits over xDS: ours on a Unix socket, another on a port
+of this machine.
+
+Facts
+-----
+* our process goes on when the last limit is removed, so that counts are kept while manifests are edited
+* a process that counts in memory begins at zero; so a change of Redis, which needs another process, does too
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import grpc.aio
+import msgspec
+import structlog
+from msgspec import Struct
+
+from moongate.ads.sotw import SotwServer
+from moongate.infra.ports import PortError
+from moongate.infra.rate_limit_process import RateLimitProcess
+from moongate.rate_limits.config import Limits
+from moongate.rate_limits.rls_conf_pb2 import RateLimitConfig
+from moongate.rate_limits.service import Report, reported, unused
+from moongate.rate_limits.settings import Redis, Settings
+from moongate.rate_limits.subscription import NODE
+from moongate.xds.wire import RATE_LIMIT_CONFIG
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Mapping
+    from types import TracebackType
+
+    from moongate.infra.rundir import RunDirectory
+
+_log = structlog.get_logger("moongate")
+
+CONFIGURATION_PORT: Final = 18001
+"""The port at which a service of the user's gets its configuration, unless another one is named."""
+
+_READY_WITHIN_S: Final = 10.0
+_REPORT_WITHIN_S: Final = 1.0
+
+
+class ExternalService(Struct, frozen=True, kw_only=True):
+    """A rate limit service that is not ours.
+
+    Args:
+        address: ``host:port`` at which Envoys ask it.
+        configuration_port: the port on loopback at which it gets its configuration.
+    """
+
+    address: str
+    configuration_port: int = CONFIGURATION_PORT
+
+
+class RateLimits:
+    """An async context manager: inside, limits that are published are enforced.
+
+    Args:
+        run: the folder for sockets; the caller has entered it.
+        redis: where our service counts; None is in its memory.
+        external: a service that Envoys ask instead of ours.
+        on_change: called when the state of the service has changed.
+
+    Attributes:
+        service: where Envoys ask: the path of a Unix socket, or ``host:port``.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        *,
+        redis: Redis | None = None,
+        external: ExternalService | None = None,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._run = run
+        self._redis = redis
+        self._external = external
+        self._on_change = on_change
+        self._configs: dict[str, bytes] = {}
+        self._server = SotwServer(RATE_LIMIT_CONFIG, NODE, on_change)
+        self._wanted = asyncio.Event()
+        self._renewed = asyncio.Event()
+        self._process: RateLimitProcess | None = None
+        self._stack = AsyncExitStack()
+
+    @property
+    def service(self) -> str:
+        return self._external.address if self._external is not None else str(self._run.socket("limits"))
+
+    async def __aenter__(self) -> Self:
+        """Start no process yet.
+
+        Raises:
+            PortError: the port for the configuration of an external service is taken.
+        """
+        async with AsyncExitStack() as stack:
+            if self._external is not None:
+                address = f"127.0.0.1:{self._external.configuration_port}"
+                try:
+                    await stack.enter_async_context(self._server.listen(address))
+                except OSError:
+                    raise PortError(
+                        f"{address}, where the rate limit service is to get its configuration, cannot be "
+                        "opened: another program has the port. Name another one with --rate-limit-xds-port."
+                    ) from None
+            else:
+                tasks = await stack.enter_async_context(asyncio.TaskGroup())
+                serving = tasks.create_task(self._serve(), name="rate limits")
+                stack.callback(serving.cancel)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the process, if there is one."""
+        await self._stack.__aexit__(None, None, None)
+
+    def publish(self, changes: Mapping[str, bytes | None]) -> None:
+        """Enforce other limits.
+
+        Args:
+            changes: encoded ``RateLimitConfig`` messages by name; None for one that is gone.
+        """
+        for name, config in changes.items():
+            if config is not None:
+                self._configs[name] = config
+            else:
+                self._configs.pop(name, None)
+        self._server.publish(self._configs)
+        if self._configs:
+            self._wanted.set()
+
+    def count_in(self, redis: Redis | None) -> None:
+        """Count in another Redis, or in memory. Does nothing if it is the same."""
+        if redis != self._redis:
+            self._redis = redis
+            self._renewed.set()
+
+    async def served(self) -> None:
+        """Return when our service enforces what was published; at once, if the service is another's."""
+        if self._wanted.is_set() and self._external is None:
+            await self._server.settled()
+
+    async def report(self) -> dict[str, Any]:
+        """The service, and each limit with its use, as plain data.
+
+        ``used`` is the count of the fullest bucket; it is None where nobody tells it.
+        """
+        limits = Limits(RateLimitConfig.FromString(body) for _, body in sorted(self._configs.items()))
+        report = Report(limits=tuple(unused(limit) for limit in limits), trouble="")
+        if self._configs and self._external is None:
+            try:
+                report = await reported(f"unix:{self.service}", _REPORT_WITHIN_S)
+            except grpc.aio.AioRpcError:
+                report = msgspec.structs.replace(report, trouble="The rate limit service does not answer.")
+        return {"service": self._description(report.trouble), "limits": msgspec.to_builtins(report.limits)}
+
+    def _description(self, trouble: str) -> dict[str, Any]:
+        if self._external is not None:
+            return {"address": self._external.address, "trouble": ""}
+        process = self._process
+        return {
+            "address": self.service,
+            "pid": process.pid if process is not None else None,
+            "restarts": process.restarts if process is not None else 0,
+            "counts_in": str(self._redis.address) if self._redis is not None else "memory",
+            "trouble": trouble,
+        }
+
+    async def _serve(self) -> None:
+        await self._wanted.wait()
+        xds = self._run.socket("limits-xds")
+        async with self._run.standing(xds, lambda: self._server.listen(f"unix:{xds}")):
+            while True:
+                self._renewed.clear()
+                settings = Settings(socket=self.service, configuration=f"unix:{xds}", redis=self._redis)
+                socket = self._run.socket("limits")
+                async with self._run.standing(socket, lambda settings=settings: self._running(settings)):
+                    await self._renewed.wait()
+
+    @asynccontextmanager
+    async def _running(self, settings: Settings) -> AsyncGenerator[None]:
+        async with RateLimitProcess(msgspec.json.encode(settings), on_change=self._on_change) as process:
+            self._process = process
+            # One that does not start is started again and again; meanwhile its socket is not missed.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_READY_WITHIN_S):
+                    await process.ready()
+            yield
+        self._process = None

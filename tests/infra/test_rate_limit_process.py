@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc.aio
+import msgspec
+import psutil
+import pytest
+from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
+from structlog.testing import capture_logs
+
+from moongate.ads.sotw import SotwServer
+from moongate.infra.process import State
+from moongate.infra.rate_limit_process import RateLimitProcess
+from moongate.rate_limits.redis_address import redis_address
+from moongate.rate_limits.settings import Redis, Settings
+from moongate.rate_limits.subscription import NODE
+from moongate.xds.wire import RATE_LIMIT_CONFIG, encode
+from tests.rate_limits.configs import ASK, config, descriptor, level, request
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
+
+pytestmark = pytest.mark.slow
+
+ANNE = request(descriptor(("user", "anne")))
+
+
+@pytest.fixture(autouse=True)
+async def deadline() -> AsyncIterator[None]:
+    async with asyncio.timeout(60):
+        yield
+
+
+@asynccontextmanager
+async def serving(folder: Path, redis: str = "") -> AsyncGenerator[RateLimitProcess]:
+    """A process with one limit, whose socket is ``folder/limits.sock``; it has the configuration."""
+    server, address = SotwServer(RATE_LIMIT_CONFIG, NODE), f"unix:{folder}/xds.sock"
+    server.publish({"shop": encode(config(level("user", limit=(2, "YEAR"))))})
+    settings = Settings(
+        socket=f"{folder}/limits.sock",
+        configuration=address,
+        redis=Redis(address=redis_address(redis)) if redis else None,
+    )
+    async with server.listen(address), RateLimitProcess(msgspec.json.encode(settings)) as process:
+        await process.ready()
+        await server.settled()
+        yield process
+
+
+async def codes(folder: Path, count: int = 3) -> list[int]:
+    """What some equal requests are answered with."""
+    async with grpc.aio.insecure_channel(f"unix:{folder}/limits.sock") as channel:
+        ask = channel.unary_unary(
+            ASK,
+            encode,
+            RateLimitResponse.FromString,
+        )
+        return [(await ask(ANNE)).overall_code for _ in range(count)]
+
+
+async def test_it_answers_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    async with serving(tmp_path) as process:
+        pid, answers = process.pid, await codes(tmp_path)
+        mode = (tmp_path / "limits.sock").stat().st_mode
+
+    assert answers == [RateLimitResponse.OK, RateLimitResponse.OK, RateLimitResponse.OVER_LIMIT]
+    assert mode & 0o777 == 0o600
+    assert pid is not None
+    assert not psutil.pid_exists(pid)
+    assert process.state is State.STOPPED
+
+
+async def test_it_is_started_again_when_it_dies(tmp_path: Path) -> None:
+    """It counts from the beginning then, as its counts were in its memory."""
+    async with serving(tmp_path) as process:
+        await codes(tmp_path)
+        before = process.pid
+        assert before is not None
+        os.kill(before, signal.SIGKILL)
+        while process.restarts == 0:  # noqa: ASYNC110 - the process has no event for a test
+            await asyncio.sleep(0.01)
+        await process.ready()
+
+        assert process.pid != before
+        assert (await codes(tmp_path))[0] == RateLimitResponse.OK
+
+
+async def test_a_password_is_neither_in_its_arguments_nor_in_the_log(tmp_path: Path) -> None:
+    with capture_logs() as log:
+        async with serving(tmp_path, "redis://anne:secret@127.0.0.1:1") as process:
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await codes(tmp_path)
+            words = psutil.Process(process.pid).cmdline()
+            variables = psutil.Process(process.pid).environ()
+
+    assert "secret" not in f"{words} {variables} {error.value} {log}"
+    assert "rate_limits.redis_lost" in {entry["event"] for entry in log}
+
+
+async def test_modules_in_the_working_directory_are_no_part_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user may have a ``redis.py`` of his own where he starts moongate."""
+    (tmp_path / "grpc.py").write_text("raise SystemExit(3)\n")
+    monkeypatch.chdir(tmp_path)
+    async with serving(tmp_path):
+        assert len(await codes(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_it_ends_with_moongate_however_that_ends(tmp_path: Path, stopped: bool) -> None:
+    """An orphan would keep the memory, and its socket. Also one that hangs must not stay."""
+    program = textwrap.dedent(
+        """
+        import asyncio, sys
+        from pathlib import Path
+        from moongate.report.logs import configure
+        from tests.infra.test_rate_limit_process import serving
+
+        async def main():
+            async with serving(Path(sys.argv[1])) as process:
+                print(process.pid, flush=True)
+                await asyncio.sleep(600)
+
+        configure()
+        asyncio.run(main())
+        """
+    )
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((root, os.environ.get("PYTHONPATH", "")))}
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(  # noqa: ASYNC220 - it is ended by a signal, and asyncio would wait for it
+        command, stdout=subprocess.PIPE, env=environment, cwd=root
+    ) as moongate:
+        assert moongate.stdout is not None
+        service = psutil.Process(int(await asyncio.to_thread(moongate.stdout.readline)))
+        if stopped:
+            service.suspend()
+        moongate.kill()
+        await asyncio.to_thread(service.wait, 20)
+
+    assert not service.is_running()

@@ -1,0 +1,178 @@
+# The stubs of redis-py leave types of commands open.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
+from redis.asyncio import Redis
+
+from moongate.rate_limits.config import Limit
+from moongate.rate_limits.counters import CountersError, Hit, RedisCounters
+from moongate.rate_limits.redis_address import RedisAddress, redis_address
+from moongate.rate_limits.redis_client import redis_client
+from tests.e2e.certificates import Authority
+from tests.ports import free_port
+from tests.redis_servers import RedisServer, redis_server
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+pytestmark = pytest.mark.slow
+
+LIMIT = Limit(domain="shop", path=(("user", ""),), requests=3, unit=RateLimitResponse.RateLimit.Unit.YEAR)
+
+
+@pytest.fixture(autouse=True)
+async def deadline() -> AsyncIterator[None]:
+    async with asyncio.timeout(60):
+        yield
+
+
+def hit(user: str) -> Hit:
+    return Hit(LIMIT, LIMIT.bucket([("user", user)], 0), LIMIT.ends(0), 1)
+
+
+async def counts(address: RedisAddress, *users: str) -> list[int]:
+    async with redis_client(address) as client, RedisCounters(client, str(address)) as counters:
+        return await counters.add([hit(user) for user in users])
+
+
+async def test_a_socket_and_a_database(tmp_path: Path) -> None:
+    async with redis_server(tmp_path / "r", f"unixsocket {tmp_path}/redis.sock") as server:
+        by_path = await counts(redis_address(f"unix://{tmp_path}/redis.sock?db=2"), "anne")
+        by_port = await counts(redis_address(f"{server.url}/2"), "anne")
+        other = await counts(redis_address(server.url), "anne")
+
+    assert (by_path, by_port, other) == ([1], [2], [1])
+
+
+async def test_a_user_with_a_password(tmp_path: Path) -> None:
+    async with redis_server(tmp_path / "r", "user anne on >secret ~* +@all") as server:
+        right = redis_address(f"redis://anne:secret@127.0.0.1:{server.port}")
+
+        assert await counts(right, "anne") == [1]
+        with pytest.raises(CountersError):
+            await counts(redis_address(f"redis://anne:wrong@127.0.0.1:{server.port}"), "anne")
+
+
+async def test_tls_with_certificates_on_both_sides(tmp_path: Path) -> None:
+    """The certificate of Redis is checked, unless that is switched off; ours is shown."""
+    authority = Authority()
+    files = {name: tmp_path / name for name in ("ca", "server", "server-key", "client", "client-key")}
+    files["ca"].write_bytes(authority.pem)
+    for name, hostname in (("server", "localhost"), ("client", "moongate")):
+        certificate = authority.sign(hostname)
+        files[name].write_bytes(certificate.pem)
+        files[f"{name}-key"].write_bytes(certificate.key)
+    server = RedisServer(tmp_path / "r")
+    server.use_tls(*(files[name] for name in ("server", "server-key", "ca")))
+    async with server:
+        at = f"rediss://localhost:{server.port}"
+        own, ca = f"ssl_certfile={files['client']}&ssl_keyfile={files['client-key']}", files["ca"]
+
+        assert await counts(redis_address(f"{at}?{own}&ssl_ca_certs={ca}"), "anne") == [1]
+        assert await counts(redis_address(f"{at}?{own}&ssl_cert_reqs=none"), "anne") == [2]
+        with pytest.raises(CountersError):
+            await counts(redis_address(f"{at}?{own}"), "anne")
+        with pytest.raises(CountersError):
+            await counts(redis_address(f"{at}?ssl_ca_certs={ca}"), "anne")
+
+
+async def test_a_cluster(tmp_path: Path) -> None:
+    """Buckets of one request lie on several members."""
+    async with AsyncExitStack() as stack:
+        servers = [
+            await stack.enter_async_context(
+                redis_server(tmp_path / f"r{n}", "cluster-enabled yes", f"cluster-port {free_port()}")
+            )
+            for n in range(3)
+        ]
+        await _join(servers)
+        address = redis_address(f"127.0.0.1:{servers[0].port},127.0.0.1:{servers[1].port}")
+        users = [f"user {n}" for n in range(20)]
+
+        assert address.kind == "cluster"
+        assert await counts(address, *users, "user 0") == [*[1] * 20, 2]
+        sizes: list[int] = []
+        for server in servers:
+            async with Redis(port=server.port) as client:
+                sizes.append(await client.dbsize())
+
+    assert sum(sizes) == 20
+    assert min(sizes) > 0
+
+
+async def test_sentinels_say_which_redis_counts(tmp_path: Path) -> None:
+    """When it dies, the next one that they name counts on, without a restart of ours."""
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(redis_server(tmp_path / "a"))
+        second = await stack.enter_async_context(
+            redis_server(tmp_path / "b", f"replicaof 127.0.0.1 {first.port}")
+        )
+        sentinel = RedisServer(tmp_path / "s")
+        sentinel.use_sentinel("shop", first.port)
+        await stack.enter_async_context(sentinel)
+        replica = await stack.enter_async_context(Redis(port=second.port))
+        asked = await stack.enter_async_context(Redis(port=sentinel.port, decode_responses=True))
+        await _until(partial(_is_up_to_date, replica))
+        await _until(partial(_knows_replica, asked, second.port))
+        address = redis_address(f"shop,127.0.0.1:{sentinel.port}")
+        async with (
+            asyncio.timeout(40),
+            redis_client(address) as client,
+            RedisCounters(client, str(address)) as counters,
+        ):
+            before = await counters.add([hit("anne")])
+            await _until(partial(_has_the_count, replica))
+            await first.kill()
+            with pytest.raises(CountersError):
+                await counters.add([hit("anne")])
+            while counters.trouble:  # noqa: ASYNC110 - it is for those who ask
+                await asyncio.sleep(0.05)
+            after = await counters.add([hit("anne")])
+
+    assert (before, after) == ([1], [2])
+
+
+async def _join(servers: list[RedisServer]) -> None:
+    ranges = [(0, 5460), (5461, 10922), (10923, 16383)]
+    clients = [Redis(port=server.port, decode_responses=True) for server in servers]
+    for client, (first, last) in zip(clients, ranges, strict=True):
+        await client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, last)
+    for server in servers[1:]:
+        bus = server.options[-1].split()[-1]
+        await clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", server.port, bus)
+    for client in clients:
+        await _until(partial(_knows_all, client))
+        await client.aclose()
+
+
+async def _knows_all(client: Redis) -> bool:
+    info: Any = await client.execute_command("CLUSTER INFO")
+    return (info["cluster_state"], info["cluster_known_nodes"]) == ("ok", "3")
+
+
+async def _is_up_to_date(replica: Redis) -> bool:
+    return (await replica.info("replication")).get("master_link_status") == "up"
+
+
+async def _has_the_count(replica: Redis) -> bool:
+    return await replica.get("shop_user_anne_0") is not None
+
+
+async def _knows_replica(sentinel: Redis, port: int) -> bool:
+    return str(port) in str(await sentinel.execute_command("SENTINEL REPLICAS", "shop"))
+
+
+async def _until(claim: Callable[[], Awaitable[bool]]) -> None:
+    """Return when something is so of a foreign process, which has no event for it."""
+    async with asyncio.timeout(30):
+        while not await claim():  # noqa: ASYNC110 - see above
+            await asyncio.sleep(0.05)

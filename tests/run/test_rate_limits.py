@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc.aio
+import pytest
+from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
+
+from moongate.infra.ports import PortError
+from moongate.infra.rundir import RunDirectory
+from moongate.rate_limits.redis_address import redis_address
+from moongate.rate_limits.settings import Redis
+from moongate.rate_limits.subscription import follow
+from moongate.run.rate_limits import ExternalService, RateLimits
+from moongate.xds.wire import encode
+from tests.ports import free_port
+from tests.rate_limits.configs import ASK, config, descriptor, level, request
+from tests.redis_servers import redis_server
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
+
+    from moongate.rate_limits.config import Limits
+
+pytestmark = pytest.mark.slow
+
+TWO_A_YEAR = {"shop": encode(config(level("user", limit=(2, "YEAR"))))}
+
+
+@pytest.fixture(autouse=True)
+async def deadline() -> AsyncIterator[None]:
+    async with asyncio.timeout(60):
+        yield
+
+
+@asynccontextmanager
+async def limited(
+    tmp_path: Path, redis: Redis | None = None
+) -> AsyncGenerator[tuple[RateLimits, RunDirectory]]:
+    """Rate limits of a run, where two requests a year are allowed."""
+    with RunDirectory(tmp_path / "r") as run:
+        async with RateLimits(run, redis=redis) as limits:
+            limits.publish(TWO_A_YEAR)
+            await limits.served()
+            yield limits, run
+
+
+async def over(limits: RateLimits, user: str = "anne") -> bool:
+    """Whether one request is over the limit."""
+    async with grpc.aio.insecure_channel(f"unix:{limits.service}") as channel:
+        ask = channel.unary_unary(ASK, encode, RateLimitResponse.FromString)
+        answer = await ask(request(descriptor(("user", user))))
+        return answer.overall_code == RateLimitResponse.OVER_LIMIT
+
+
+async def test_without_limits_no_process_runs(tmp_path: Path) -> None:
+    """Nobody pays for what is not used."""
+    with RunDirectory(tmp_path / "r") as run:
+        async with RateLimits(run) as limits:
+            limits.publish({})
+            await limits.served()
+
+            assert list(run.path.iterdir()) == []
+            assert (await limits.report())["limits"] == ()
+
+
+async def test_limits_are_enforced_and_reported(tmp_path: Path) -> None:
+    async with limited(tmp_path) as (limits, _):
+        answers = [await over(limits) for _ in range(3)]
+        report = await limits.report()
+        limits.publish({"shop": None})
+        await limits.served()
+        after = await over(limits)
+
+    assert answers == [False, False, True]
+    assert not after
+    assert report["service"]["counts_in"] == "memory"
+    assert report["service"]["trouble"] == ""
+    [limit] = report["limits"]
+    assert (limit["domain"], limit["path"], limit["requests"], limit["unit"]) == (
+        "shop",
+        (("user", ""),),
+        2,
+        "YEAR",
+    )
+    assert (limit["used"], limit["buckets"]) == (3, 1)
+
+
+async def test_another_redis_counts_from_then_on(tmp_path: Path) -> None:
+    """Counts in Redis outlive the process."""
+    async with redis_server(tmp_path / "redis") as server:
+        redis = Redis(address=redis_address(server.url))
+        async with limited(tmp_path) as (limits, _):
+            await over(limits)
+            limits.count_in(redis)
+            async with asyncio.timeout(20):
+                while not (  # noqa: ASYNC110 - the process has no event for a test
+                    (await limits.report())["service"]["counts_in"] != "memory" and await _answers(limits)
+                ):
+                    await asyncio.sleep(0.05)
+        async with limited(tmp_path, redis) as (limits, _):
+            counts = [await over(limits) for _ in range(3)]
+
+    # ``_answers`` has asked at least once.
+    assert counts[-1]
+
+
+async def _answers(limits: RateLimits) -> bool:
+    try:
+        await over(limits)
+    except grpc.aio.AioRpcError:
+        return False
+    return True
+
+
+async def test_what_cannot_be_counted_is_in_the_report(tmp_path: Path) -> None:
+    """The password of the address is not."""
+    async with limited(tmp_path, Redis(address=redis_address("redis://:secret@127.0.0.1:1"))) as (limits, _):
+        before = await limits.report()
+        answered = await _answers(limits)
+        report = await limits.report()
+
+    assert not answered
+    assert before["service"]["trouble"] == ""
+    assert report["service"]["trouble"].startswith("Redis at 127.0.0.1:1 does not count: ")
+    assert "secret" not in str(report)
+
+
+async def test_a_folder_that_is_removed_is_no_end_of_limits(tmp_path: Path) -> None:
+    async with limited(tmp_path) as (limits, run):
+        shutil.rmtree(run.path)
+        await run.restore()
+        await limits.served()
+
+        assert not await over(limits)
+
+
+async def test_a_service_of_the_users_gets_its_configuration_at_a_port(tmp_path: Path) -> None:
+    """How much it has counted, it alone knows."""
+    port = free_port()
+    taken: asyncio.Queue[Limits] = asyncio.Queue()
+    service = ExternalService(address="localhost:8081", configuration_port=port)
+    with RunDirectory(tmp_path / "r") as run:
+        async with RateLimits(run, external=service) as limits, asyncio.TaskGroup() as tasks:
+            limits.publish(TWO_A_YEAR)
+            following = tasks.create_task(follow(f"127.0.0.1:{port}", taken.put_nowait))
+            [limit] = await taken.get()
+            report = await limits.report()
+            following.cancel()
+
+    assert limits.service == "localhost:8081"
+    assert limit.requests == 2
+    assert [each["used"] for each in report["limits"]] == [None]
+
+
+async def test_a_port_for_the_configuration_that_is_taken_is_an_error(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path / "r") as run, socket.create_server(("127.0.0.1", 0)) as taken:
+        service = ExternalService(address="localhost:8081", configuration_port=taken.getsockname()[1])
+        with pytest.raises(PortError, match="--rate-limit-xds-port"):
+            async with RateLimits(run, external=service):
+                pass
