@@ -29,7 +29,7 @@ from moongate.api.shared import ParentReference
 from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import managed, managed_classes, proxy
 from moongate.attach.listener_certificates import listener_certificates
-from moongate.attach.listener_sets import owners, owners_of, set_refusal
+from moongate.attach.listener_sets import gateway_of_set, listener_specs, owners, owners_of, set_refusal
 from moongate.attach.listeners import all_last_judged, fleet_owners, judged_alone, listeners
 from moongate.attach.listeners import places as places_of
 from moongate.attach.policies import selected, selected_shards
@@ -378,6 +378,24 @@ def test_a_set_that_was_never_judged_takes_no_place_of_another(
         play({adding.ref: adding, (more := of_set_route()).ref: more}, warm, twin)
 
         assert flat(warm) == flat(twin)
+
+
+@pytest.mark.parametrize("failing", [gateway_of_set, listener_specs, listeners])
+def test_a_wider_host_takes_no_requests_of_a_set_that_was_never_judged(failing: Query[..., Any]) -> None:
+    """Its hostname is written in the set itself, so it can be closed whatever else fails."""
+    adding = listener_set(0, http_listener("web", hostname="c.x.com"))
+    wide = route(0)
+    own = [gateway_class(), shared_gateway(http_listener("any")), wide, of_set(route(1), 0)]
+    with faulty():
+        cold = World()
+        cold.apply({each.ref: each for each in (*own, adding)})
+        put_fault(cold, (failing, (adding.ref,)), "before")
+        cold.pull()
+
+        table = tables_of(flat(cold)["default/eg"])["default/eg/any"]
+        [closed] = [host for host in table.virtual_hosts if "c.x.com" in host.domains]
+        assert [each.direct_response.status for each in closed.routes] == [500]
+        assert any("httproute/default/r0/" in name for name in routes_of(table)), "the wide one is served"
 
 
 def test_a_set_at_fault_takes_no_place_of_another_while_it_cannot_be_judged() -> None:
