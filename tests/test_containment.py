@@ -20,8 +20,9 @@ from msgspec import Struct, structs
 
 from moongate import names
 from moongate.api.backend import Backend
-from moongate.api.base import GATEWAY_GROUP, FleetId, ListenerId, Ref
+from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, FleetId, ListenerId, Ref
 from moongate.api.envoygateway import EnvoyGateway
+from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass, ListenerTLSConfig
 from moongate.api.httproute import HTTPRoute
 from moongate.api.listenerset import ParentGatewayReference
@@ -43,13 +44,15 @@ from moongate.world import World
 from moongate.xds.destinations import route_resources
 from moongate.xds.filter_chains import DIRECT_RESPONSE
 from moongate.xds.filters import filters_of
+from moongate.xds.listeners import listener_head
 from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, SCOPE, XdsResource, encode
 from moongate.xds.wire import SECRET as SECRET_TYPE
 from tests.connections import chains
 from tests.faults import SECRET, Call, When, calls, faulty, put_fault
 from tests.strategies import BASE, MERGED_BASE, SCOPED, Batch, configs, histories, resource
-from tests.test_law import assert_same, flat, held_after, world
+from tests.test_law import assert_same, flat, frozen_fleets, held_after, world
 from tests.worlds import (
+    CONTROLLER,
     EG,
     EG_FLEET,
     gateway,
@@ -258,6 +261,24 @@ def test_a_listener_whose_certificates_cannot_be_judged_keeps_its_port_while_oth
         assert (LISTENER, "default/eg/web") not in after
 
 
+def test_a_gateway_that_was_rejected_keeps_a_listener_that_fails_by_then() -> None:
+    """While it was rejected there was no such listener to build, and Envoy kept it all the same."""
+    named = {"group": ENVOY_GROUP, "kind": EnvoyProxy.KIND, "name": "ep", "namespace": "default"}
+    rejecting = resource(
+        "GatewayClass", "", "eg", {"spec": {"controllerName": CONTROLLER, "parametersRef": named}}
+    )
+    mending = resource("EnvoyProxy", "default", "ep", {"spec": {}})
+    with faulty():
+        warm = world(None)
+        before = keys(warm)
+        play({rejecting.ref: rejecting}, warm)
+        for call in [each for each in calls(warm) if each[0] is listener_head]:
+            put_fault(warm, call, "before")
+        play({mending.ref: mending}, warm)
+
+        assert keys(warm) >= {key for key in before if key[1][0] == LISTENER}
+
+
 def test_a_gateway_whose_listeners_fail_keeps_its_clusters_beside_its_routes() -> None:
     with faulty():
         warm = World.of(routes_with_services(3))
@@ -437,14 +458,19 @@ def fail_and_mend(
     chosen: Callable[[Sequence[Call]], Call],
     when: When,
 ) -> None:
-    """Let a call fail after some batches of a history, and hold against the law what follows."""
+    """Let a call fail after some batches of a history, and hold against the law what follows.
+
+    Left out is what the fleet of a Gateway has that is rejected when the failure comes.
+    """
     base, *batches = history
     with faulty():
         warm, twin = world(config, base), world(config, base)
         for batch in batches[:healthy]:
             play(batch, warm, twin)
         call = chosen(calls(warm))
-        kept = keys(warm)
+        # What a query last said of a Gateway that is rejected is that there is nothing (ARCHITECTURE.md).
+        rejected = {names.fleet(fleet) for fleet in frozen_fleets(warm)}
+        kept = {key for key in keys(warm) if key[0] not in rejected}
         put_fault(warm, call, when)
         for batch in [{}, *batches[healthy:]]:
             play(batch, warm, twin)
