@@ -20,8 +20,9 @@ from msgspec import Struct, structs
 
 from moongate import names
 from moongate.api.backend import Backend
-from moongate.api.base import GATEWAY_GROUP, FleetId, ListenerId, Ref
+from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, FleetId, ListenerId, Ref
 from moongate.api.envoygateway import EnvoyGateway
+from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass, ListenerTLSConfig
 from moongate.api.httproute import HTTPRoute
 from moongate.api.listenerset import ParentGatewayReference
@@ -29,7 +30,7 @@ from moongate.api.shared import ParentReference
 from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import managed, managed_classes, proxy
 from moongate.attach.listener_certificates import listener_certificates
-from moongate.attach.listener_sets import owners, owners_of, set_refusal
+from moongate.attach.listener_sets import gateway_of_set, listener_specs, owners, owners_of, set_refusal
 from moongate.attach.listeners import all_last_judged, fleet_owners, judged_alone, listeners
 from moongate.attach.listeners import places as places_of
 from moongate.attach.policies import selected, selected_shards
@@ -43,13 +44,15 @@ from moongate.world import World
 from moongate.xds.destinations import route_resources
 from moongate.xds.filter_chains import DIRECT_RESPONSE
 from moongate.xds.filters import filters_of
+from moongate.xds.listeners import listener_head
 from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, SCOPE, XdsResource, encode
 from moongate.xds.wire import SECRET as SECRET_TYPE
 from tests.connections import chains
 from tests.faults import SECRET, Call, When, calls, faulty, put_fault
 from tests.strategies import BASE, MERGED_BASE, SCOPED, Batch, configs, histories, resource
-from tests.test_law import assert_same, flat, held_after, world
+from tests.test_law import assert_same, flat, frozen_fleets, held_after, world
 from tests.worlds import (
+    CONTROLLER,
     EG,
     EG_FLEET,
     gateway,
@@ -258,6 +261,24 @@ def test_a_listener_whose_certificates_cannot_be_judged_keeps_its_port_while_oth
         assert (LISTENER, "default/eg/web") not in after
 
 
+def test_a_gateway_that_was_rejected_keeps_a_listener_that_fails_by_then() -> None:
+    """While it was rejected there was no such listener to build, and Envoy kept it all the same."""
+    named = {"group": ENVOY_GROUP, "kind": EnvoyProxy.KIND, "name": "ep", "namespace": "default"}
+    rejecting = resource(
+        "GatewayClass", "", "eg", {"spec": {"controllerName": CONTROLLER, "parametersRef": named}}
+    )
+    mending = resource("EnvoyProxy", "default", "ep", {"spec": {}})
+    with faulty():
+        warm = world(None)
+        before = keys(warm)
+        play({rejecting.ref: rejecting}, warm)
+        for call in [each for each in calls(warm) if each[0] is listener_head]:
+            put_fault(warm, call, "before")
+        play({mending.ref: mending}, warm)
+
+        assert keys(warm) >= {key for key in before if key[1][0] == LISTENER}
+
+
 def test_a_gateway_whose_listeners_fail_keeps_its_clusters_beside_its_routes() -> None:
     with faulty():
         warm = World.of(routes_with_services(3))
@@ -380,6 +401,24 @@ def test_a_set_that_was_never_judged_takes_no_place_of_another(
         assert flat(warm) == flat(twin)
 
 
+@pytest.mark.parametrize("failing", [gateway_of_set, listener_specs, listeners])
+def test_a_wider_host_takes_no_requests_of_a_set_that_was_never_judged(failing: Query[..., Any]) -> None:
+    """Its hostname is written in the set itself, so it can be closed whatever else fails."""
+    adding = listener_set(0, http_listener("web", hostname="c.x.com"))
+    wide = route(0)
+    own = [gateway_class(), shared_gateway(http_listener("any")), wide, of_set(route(1), 0)]
+    with faulty():
+        cold = World()
+        cold.apply({each.ref: each for each in (*own, adding)})
+        put_fault(cold, (failing, (adding.ref,)), "before")
+        cold.pull()
+
+        table = tables_of(flat(cold)["default/eg"])["default/eg/any"]
+        [closed] = [host for host in table.virtual_hosts if "c.x.com" in host.domains]
+        assert [each.direct_response.status for each in closed.routes] == [500]
+        assert any("httproute/default/r0/" in name for name in routes_of(table)), "the wide one is served"
+
+
 def test_a_set_at_fault_takes_no_place_of_another_while_it_cannot_be_judged() -> None:
     """It asked for none before, and what is written would take it from the younger set."""
     at_fault = structs.replace(http_listener("web", hostname="a.com"), tls=ListenerTLSConfig())
@@ -419,20 +458,30 @@ def fail_and_mend(
     chosen: Callable[[Sequence[Call]], Call],
     when: When,
 ) -> None:
-    """Let a call fail after some batches of a history, and hold against the law what follows."""
+    """Let a call fail after some batches of a history, and hold against the law what follows.
+
+    Left out is what the fleet of a Gateway has that is rejected when the failure comes, and parts of scoped
+    tables that come from another Gateway to the one that fails.
+    """
     base, *batches = history
     with faulty():
         warm, twin = world(config, base), world(config, base)
         for batch in batches[:healthy]:
             play(batch, warm, twin)
         call = chosen(calls(warm))
-        kept = keys(warm)
+        # What a query last said of a Gateway that is rejected is that there is nothing (ARCHITECTURE.md).
+        rejected = {names.fleet(fleet) for fleet in frozen_fleets(warm)}
+        before = flat(warm)
+        kept = {key for key in keys(warm) if key[0] not in rejected}
         put_fault(warm, call, when)
         for batch in [{}, *batches[healthy:]]:
             play(batch, warm, twin)
             kept &= keys(twin)
             assert_contained(warm, twin)
-            assert kept <= keys(warm), "a resource left because of a failure"
+            left = kept - keys(warm)
+            meant = flat(twin)
+            left = {key for key in left if not is_won(call, before[key[0]][key[1]], meant[key[0]][key[1]])}
+            assert left == set(), "a resource left because of a failure"
             assert_others_alike(warm, twin, call)
             if gateways_of(call):
                 assert_members_alike(warm, twin, call)
@@ -440,6 +489,24 @@ def fail_and_mend(
         warm.pull()
 
         assert_same(warm, World.of(held_after(history), config))
+
+
+def is_won(call: Call, before: XdsResource, meant: XdsResource) -> bool:
+    """Whether a part of a scoped table is now of the Gateway that a failing call names, and was of another.
+
+    The one that fails stays as it was, so it does not get a hostname that another gives up (ARCHITECTURE.md).
+    """
+    if meant.type_url != SCOPE:
+        return False
+    own = tuple(f"{gateway.namespace}/{gateway.name}/" for gateway in gateways_of(call))
+    was, is_ = (
+        [
+            host.name.startswith(own)
+            for host in ScopedRouteConfiguration.FromString(each.body).route_configuration.virtual_hosts
+        ]
+        for each in (before, meant)
+    )
+    return all(is_) and not any(was)
 
 
 def play(batch: Batch, *worlds: World) -> None:

@@ -23,6 +23,7 @@ from envoy.config.cluster.v3.cluster_pb2 import Cluster
 
 from moongate.api.base import Ref
 from moongate.api.envoygateway import EnvoyGateway
+from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway
 from moongate.chain_transitions import ChainTransitions
 from moongate.infra.binary import envoy_binary
@@ -35,7 +36,7 @@ from moongate.world import Changes
 from moongate.xds.wire import CLUSTER, LISTENER, XdsResource, encode
 from tests.ads.client import Client
 from tests.ads.laptop import until
-from tests.core import extension, gateway, gateway_class, http, read
+from tests.core import GATEWAY_CLASS, extension, gateway, gateway_class, http, read
 from tests.infra.conftest import HeldBackend, let_go_when_refused
 from tests.ports import free_port
 from tests.routes import http_route, rule
@@ -904,3 +905,29 @@ async def test_one_envoy_serves_all_gateways_of_a_class_that_merges_them() -> No
     assert (report["fleet"], [each["name"] for each in report["gateways"]]) == ("moongate", ["one", "two"])
     assert urls == tuple(f"http://127.0.0.1:{port}" for port in ports.values())
     assert programmed == ["True", "True"]
+
+
+@pytest.mark.envoy
+async def test_merged_gateways_are_served_on_while_the_settings_of_their_class_are_gone() -> None:
+    """What is deleted is still named by the class, so their statuses say that they are served as before."""
+    ports = {"one": free_port(), "two": free_port()}
+    gateways = [
+        gateway(http("web", port=port), name=name, gatewayClassName="moongate")
+        for name, port in ports.items()
+    ]
+    async with Laptop(config=EnvoyGateway()) as laptop:
+        await laptop.apply("\n---\n".join((MERGING, *gateways, *map(redirecting, ports))))
+        (before,) = laptop.report()["gateways"]
+        await laptop.delete(Ref.of(EnvoyProxy, "default", "merging"))
+        (after,) = laptop.report()["gateways"]
+        rejected = laptop.statuses.document(Ref.of(Gateway, "default", "one"))
+        async with httpx.AsyncClient() as client:
+            answers = [await client.get(f"http://127.0.0.1:{port}/") for port in ports.values()]
+
+        await laptop.apply(GATEWAY_CLASS.replace("name: eg", "name: moongate"))
+        apart = [report["fleet"] for report in laptop.report()["gateways"]]
+
+    assert (after["fleet"], after["envoy"]["pid"]) == ("moongate", before["envoy"]["pid"])
+    assert "the Gateway is served as it was before" in str(rejected)
+    assert [answer.status_code for answer in answers] == [302, 302]
+    assert apart == ["default/one", "default/two"]

@@ -66,6 +66,44 @@ def test_a_pattern_in_a_path_that_takes_none_is_noticed(path: str, pattern: str 
     )
 
 
+@pytest.mark.parametrize("kind", ["HTTPRoute", "GRPCRoute"])
+def test_an_ip_address_as_hostname_of_a_route_is_served_and_may_not_be_elsewhere(kind: str) -> None:
+    """The Gateway API rules it out in words alone, so another gateway may refuse the same manifest."""
+    manifest = f"{{parentRefs: [{{name: eg}}], hostnames: [a.com, 10.0.0.1], rules: [{{{TO_APP}}}]}}"
+    [hint] = of((ROUTE % manifest).replace("HTTPRoute", kind))
+
+    assert hint.startswith("spec.hostnames[1]: 10.0.0.1 is an IP address, and the Gateway API allows only")
+    assert "are served" in hint
+
+
+@pytest.mark.parametrize(
+    ("listener", "effect"),
+    [
+        ("protocol: HTTP", "Requests whose Host is this address are served"),
+        ("protocol: HTTPS, tls: {certificateRefs: [{name: cert}]}", "no connection comes here"),
+        ("protocol: TLS, tls: {mode: Passthrough}", "no connection comes here"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("Gateway", "gatewayClassName: eg"),
+        ("ListenerSet", "parentRef: {name: eg}"),
+    ],
+)
+def test_an_ip_address_as_hostname_of_a_listener_says_what_comes_there(
+    kind: str, fields: str, listener: str, effect: str
+) -> None:
+    [hint] = of(
+        f"apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\n"
+        "metadata: {name: eg, namespace: default}\n"
+        f"spec: {{{fields}, listeners: [{{name: a, port: 80, hostname: 10.0.0.1, {listener}}}]}}\n"
+    )
+
+    assert hint.startswith("spec.listeners[0].hostname: 10.0.0.1 is an IP address")
+    assert effect in hint
+
+
 @pytest.mark.parametrize("parents", ["", "parentRefs: [], "])
 def test_a_route_without_parents_says_that_no_request_comes(parents: str) -> None:
     assert of(ROUTE % f"{{{parents}rules: [{{{TO_APP}}}]}}") == [

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any
 
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -289,10 +290,17 @@ class Mirror:
     def take_urgent(self, warm: World) -> None:
         changes = warm.take(urgent=True)
         for fleet, put in changes.put.items():
+            expected = endpoints_looked_for(self.xds[fleet])
             for each in put:
                 assert each.type_url == ENDPOINT
-                assert (CLUSTER, each.name) in self.xds[fleet], "endpoints of a cluster that is not there yet"
+                assert each.name in expected, "endpoints of a cluster that is not there yet"
         self.take(changes)
+
+
+def endpoints_looked_for(resources: Mapping[tuple[str, str], XdsResource]) -> set[str]:
+    """The names by which the clusters of a fleet look for their endpoints."""
+    clusters = (Cluster.FromString(each.body) for (kind, _), each in resources.items() if kind == CLUSTER)
+    return {each.eds_cluster_config.service_name or each.name for each in clusters}
 
 
 def flat(warm: World) -> Xds:

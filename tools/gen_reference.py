@@ -151,7 +151,9 @@ def _configuration() -> Iterator[str]:
         "A resource that a GatewayClass (`parametersRef`) or a Gateway (`infrastructure.parametersRef`) names; "
         "`envoyProxy` of the EnvoyGateway is the level below both."
     )
-    yield "The higher level replaces the lower as a whole, unless its `mergeType` says otherwise; `mergeBackends` is inherited in any case, unless the class has `mergeGateways`.\n"
+    yield "The higher level replaces the lower as a whole, unless its `mergeType` says otherwise; `mergeBackends` is inherited in any case, unless the class has `mergeGateways`."
+    yield "While a class names an EnvoyProxy that is not there, its Gateways are served as before, and share their Envoys if they did."
+    yield "moongate knows that as long as it runs: if it is started meanwhile, these Gateways are new to it and are not served.\n"
     yield "| field | what it does |"
     yield "|---|---|"
     for path, meaning in _PROXY.items():

@@ -33,8 +33,9 @@ from moongate.ads.needs import addresses
 from moongate.ads.server import AdsServer
 from moongate.ads.transports import unix_socket
 from moongate.api.base import FleetId, ListenerId, Ref, milliseconds
+from moongate.api.gateway import GatewayClass
 from moongate.attach.bootstraps import amended, with_parts
-from moongate.attach.gateways import fleet_proxy_or_failure
+from moongate.attach.gateways import fleet_proxy_or_failure, merged
 from moongate.chain_transitions import ChainTransitions
 from moongate.draining_tables import DrainingTables
 from moongate.engine import Failed
@@ -331,6 +332,7 @@ class Fleets:
         self._transitions.start(fleet_id)
         self._large.start(fleet_id)
         self._draining.start(fleet_id)
+        self._write_merged(fleet_id, runs=True)
         fleet = self._fleets[name] = RunningFleet(self._world, fleet_id, process, options, parts)
         before = self._ending.get(name)
         fleet.task = self._tasks.create_task(self._run_envoy(name, fleet, before), name=f"fleet {name}")
@@ -400,8 +402,14 @@ class Fleets:
             self._draining.end(fleet.id)
             self._large.end(fleet.id)
             self._certificates.end(fleet.id)
+            self._write_merged(fleet.id, runs=False)
             self._ending[name] = fleet
             fleet.end()
+
+    def _write_merged(self, fleet: FleetId, *, runs: bool) -> None:
+        """Write whether the Gateways of a class share running Envoys, if the fleet is one of a class."""
+        if fleet.owner.is_a(GatewayClass):
+            self._world.write(merged(fleet.owner.name), runs or None)
 
     def _bootstrap(self, name: str, parts: BootstrapParts) -> Bootstrap:
         """The bootstrap of a fleet's Envoy.

@@ -1,7 +1,8 @@
 """Hints: what one resource alone says, that is valid, and that hardly anybody means.
 
-Such a resource has no effect, or quietly answers all requests with an error. It is in force as it is written,
-so no condition reports it. The hint says what happens to requests.
+Such a resource has no effect, or quietly answers all requests with an error, or is nothing that the Gateway
+API allows. It is in force as it is written, so no condition reports it. The hint says what happens to
+requests.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ from typing import TYPE_CHECKING
 from moongate.api.backend import Backend
 from moongate.api.base import fields_of
 from moongate.api.core import EndpointSlice
+from moongate.api.gateway import Gateway
 from moongate.api.httproute import HTTPRouteRule
 from moongate.api.listenerset import ListenerSet
 from moongate.api.route import ConnectionRule, RequestRule, Route
+from moongate.api.tlsroute import TLSRoute
+from moongate.attach.backends import is_ip
 from moongate.attach.listener_sets import parent_of_set
 from moongate.attach.policies import Policy
 from moongate.attach.route_kinds import route_kind
@@ -23,9 +27,10 @@ from moongate.features import FEATURES
 from moongate.problem import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from moongate.api.base import Resource
+    from moongate.api.gateway import Listener
     from moongate.api.route import RouteRule
 
 UNUSED = "Unused"
@@ -33,7 +38,10 @@ UNUSED = "Unused"
 CLOSED = "Closed"
 """Reason of a hint: all requests that come this way are answered with an error."""
 
-REASONS = frozenset({UNUSED, CLOSED})
+NOT_PORTABLE = "NotPortable"
+"""Reason of a hint: it is served here, as by Envoy Gateway, but the Gateway API rules it out."""
+
+REASONS = frozenset({UNUSED, CLOSED, NOT_PORTABLE})
 """Reasons of hints: what has one is in force as it is written."""
 
 _ANSWERING = ("RequestRedirect", "ExtensionRef")
@@ -49,10 +57,16 @@ def hints(resource: Resource | None) -> Iterator[Problem]:
     match resource:
         case Route():
             yield from _of_parents(resource)
+            for n, hostname in enumerate(resource.hostnames):
+                by_name = resource.KIND == TLSRoute.KIND
+                yield from _of_hostname(f"spec.hostnames[{n}]", hostname, by_name=by_name)
             for n, rule in enumerate(resource.spec.rules):
                 yield from (problem.under(f"spec.rules[{n}]") for problem in _of_rule(resource.KIND, rule))
                 yield from (problem.under(f"spec.rules[{n}]") for problem in _of_paths(rule))
+        case Gateway():
+            yield from _of_listeners(resource.spec.listeners)
         case ListenerSet():
+            yield from _of_listeners(resource.spec.listeners)
             if parent_of_set(resource) is None:
                 message = (
                     f"The parent is a {resource.spec.parent_ref.kind}; only a Gateway takes listeners, so "
@@ -92,6 +106,37 @@ def _of_parents(route: Route) -> Iterator[Problem]:
                 "request comes by this parent, and no status reports it."
             )
             yield Problem(f"spec.parentRefs[{n}]", message, UNUSED)
+
+
+def _of_listeners(listeners: Sequence[Listener]) -> Iterator[Problem]:
+    for n, listener in enumerate(listeners):
+        by_name = listener.protocol in ("HTTPS", "TLS")
+        yield from _of_hostname(f"spec.listeners[{n}].hostname", listener.hostname or "", by_name=by_name)
+
+
+def _of_hostname(path: str, hostname: str, *, by_name: bool) -> Iterator[Problem]:
+    """The hint about an IP address as a hostname.
+
+    Args:
+        path: of the hostname.
+        hostname: as written.
+        by_name: whether the name in the TLS handshake is compared with it, which is never an IP address.
+    """
+    if not is_ip(hostname):
+        return
+    if by_name:
+        message = (
+            f"{hostname} is an IP address. In a TLS handshake no client names one, so no connection comes "
+            "here. Without a hostname, any connection to the port does."
+        )
+        yield Problem(path, message, UNUSED)
+    else:
+        message = (
+            f"{hostname} is an IP address, and the Gateway API allows only names here. Requests whose Host "
+            "is this address are served, but another gateway may refuse it. Without a hostname, requests "
+            "for any host are taken."
+        )
+        yield Problem(path, message, NOT_PORTABLE)
 
 
 def _of_paths(rule: RouteRule) -> Iterator[Problem]:

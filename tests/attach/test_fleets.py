@@ -5,15 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from moongate.api.base import FleetId, Ref
+from moongate.api.envoyproxy import EnvoyProxySpec
 from moongate.api.gateway import Gateway, GatewayClass
 from moongate.attach.envoy_listeners import envoy_listeners
 from moongate.attach.fleets import bind_addresses, fleet_of, fleets, keeps_what_it_has, members
-from moongate.attach.gateways import BIND, LOCALHOST, proxy
+from moongate.attach.gateways import BIND, LOCALHOST, merged, proxy
 from moongate.attach.listeners import listeners
 from tests.attach.test_gateways import CLASS_WITH_PROXY, NAMED, envoy_proxy
-from tests.core import EG, EG_FLEET, IN_CLUSTER, ON_HOST, Core, allowing, gateway, http, listener_set
+from tests.core import (
+    EG,
+    EG_FLEET,
+    GATEWAY_CLASS,
+    IN_CLUSTER,
+    ON_HOST,
+    Core,
+    allowing,
+    gateway,
+    http,
+    listener_set,
+)
 
 OTHER = Ref.of(Gateway, "default", "other")
 MERGED = FleetId(Ref.of(GatewayClass, "", "eg"))
@@ -192,3 +205,38 @@ def test_gateways_stay_together_while_the_settings_of_their_class_are_not_valid(
 
     assert fleets(core.db) == (MERGED,)
     assert keeps_what_it_has(core.db, MERGED)
+
+
+def test_gateways_stay_together_while_the_settings_of_their_class_are_gone() -> None:
+    """The class still names them, so its Gateways are rejected; running Envoys must not end because of it."""
+    core = two()
+    core.db.put(merged("eg"), True)
+
+    core.delete("EnvoyProxy", "default", "class")
+
+    assert fleets(core.db) == (MERGED,)
+    assert keeps_what_it_has(core.db, MERGED)
+    core.apply(GATEWAY_CLASS)
+    assert fleets(core.db) == (EG_FLEET, FleetId(OTHER)), "a class that names no settings has no error"
+
+
+def test_gateways_stay_together_while_their_class_names_another_kind_of_settings() -> None:
+    core = two()
+    core.db.put(merged("eg"), True)
+
+    core.apply(CLASS_WITH_PROXY.replace("kind: EnvoyProxy", "kind: ConfigMap"))
+
+    assert fleets(core.db) == (MERGED,)
+    assert keeps_what_it_has(core.db, MERGED)
+
+
+def test_gateways_stay_apart_while_the_settings_that_keep_them_apart_are_gone() -> None:
+    merging = structs.replace(IN_CLUSTER, envoy_proxy=EnvoyProxySpec(merge_gateways=True))
+    core = Core(gateway(http("web")), CLASS_WITH_PROXY, envoy_proxy("class", "{}"), config=merging)
+    assert fleets(core.db) == (EG_FLEET,)
+
+    core.delete("EnvoyProxy", "default", "class")
+
+    assert fleets(core.db) == (EG_FLEET,)
+    core.apply(GATEWAY_CLASS)
+    assert fleets(core.db) == (MERGED,)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec import convert, structs
 
-from moongate.api.grpcroute import GRPCRouteRule
+from moongate.api.grpcroute import GRPCBackendRef, GRPCRouteRule
 from moongate.api.httproute import (
     HTTPBackendRef,
     HTTPPathModifier,
@@ -254,6 +254,17 @@ def test_a_backend_ref_takes_no_filter_that_envoy_has_no_place_for() -> None:
         problem = backend_filter_problem(core.db, route_ref(), ref)
         assert problem is not None
         assert problem.reason == "UnsupportedRefValue"
+
+
+def test_a_backend_ref_of_a_grpc_route_may_have_a_credential() -> None:
+    """Backends of gRPC want tokens as others do; the reference refuses it."""
+    credential = "{credentialInjection: {credential: {valueRef: {name: token}}}}"
+    token = "{apiVersion: v1, kind: Secret, metadata: {name: token}, stringData: {credential: abc}}"
+    db = Core(extension("HTTPRouteFilter", "extra", credential), token).db
+    ref = convert({"name": "shop", "filters": [load(EXTRA)]}, GRPCBackendRef)
+
+    assert backend_filter_problem(db, grpc_route_ref(), ref) is None
+    assert backend_filter_fault(db, grpc_route_ref(), ref) is None
 
 
 def test_a_fault_in_a_filter_of_a_backend_ref_is_reported() -> None:

@@ -193,17 +193,27 @@ def class_settings(db: Db, class_name: str) -> Proxy:
     return structs.replace(_layered(db, class_name, None, ()), owner=owner)
 
 
+def merged(class_name: str) -> tuple[str, str]:
+    """The cell that says that the Gateways of a class share running Envoys: ``True``; or absent."""
+    return ("merged", class_name)
+
+
 @query
 def merges_gateways(db: Db, class_name: str) -> bool:
     """Whether the Gateways of a class share their Envoys. An EnvoyProxy of a Gateway has no say in it.
 
     An EnvoyProxy of the class that is not valid has: its Gateways go on as they were, and so do their Envoys.
+    While there is none where the class names one, its Gateways are together if they were before.
     """
     resource = get(db, GatewayClass, Ref.of(GatewayClass, "", class_name))
-    named = _proxy_of(resource) if resource is not None else None
+    if resource is None or resource.spec.parameters_ref is None:
+        shared = config(db).envoy_proxy
+        return shared is not None and bool(shared.merge_gateways)
+    named = _proxy_of(resource)
     of_class = get(db, EnvoyProxy, named) if named is not None else None
-    shared = of_class.spec if of_class is not None else config(db).envoy_proxy
-    return shared is not None and bool(shared.merge_gateways)
+    if of_class is None:
+        return db.read(merged(class_name)) is True
+    return bool(of_class.spec.merge_gateways)
 
 
 def _layered(

@@ -28,7 +28,7 @@ from moongate.api.gateway import Gateway
 from moongate.api.listenerset import ListenerSet
 from moongate.attach.fleets import bind_addresses, fleet_of, seniority, takes_ipv4
 from moongate.attach.gateways import ALL_IPV4, ALL_IPV6, on_host
-from moongate.attach.listener_sets import gateway_of
+from moongate.attach.listener_sets import known_gateway_of
 from moongate.engine import Failed, query
 from moongate.store import Index, find
 
@@ -64,7 +64,7 @@ def claims(db: Db, port: int) -> tuple[Claim, ...]:
     """The Gateways that ask for a port of this machine, the oldest first; none in a cluster."""
     if not on_host(db):
         return ()
-    asked = {gateway_of(db, owner) for owner in listening(db, port)}
+    asked = {known_gateway_of(db, owner) for owner in listening(db, port)}
     gateways = sorted(
         (gateway for gateway in asked if gateway is not None),
         key=lambda gateway: (seniority(db, gateway), gateway),

@@ -62,12 +62,16 @@ def gateway_of(db: Db, owner: Ref) -> Ref | None:
     return gateway_of_set(db, owner)
 
 
-def last_gateway_of(db: Db, owner: Ref) -> Ref | None:
-    """As ``gateway_of``; while that fails, the last one, if there was one."""
+def known_gateway_of(db: Db, owner: Ref) -> Ref | None:
+    """As ``gateway_of``; while that fails, the one that is written, if it was ours when that was known."""
     if owner.is_a(Gateway):
         return owner if managed.last_good(db, owner) is True else None
-    gateway = gateway_of_set.last_good(db, owner)
-    return None if isinstance(gateway, Failed) else gateway
+    gateway = gateway_of_set.attempt(db, owner)
+    if not isinstance(gateway, Failed):
+        return gateway
+    resource = get(db, ListenerSet, owner)
+    written = parent_of_set(resource) if resource is not None else None
+    return written if written is not None and managed.last_good(db, written) is True else None
 
 
 @query
@@ -163,3 +167,15 @@ def listener_specs(db: Db, owner: Ref) -> tuple[Listener, ...]:
     """The listeners that a Gateway or a ListenerSet has in its spec; none when it does not exist."""
     resource: Gateway | ListenerSet | None = db.read(owner)
     return resource.spec.listeners if resource is not None else ()
+
+
+def written_listeners(db: Db, gateway: Ref, owner: Ref) -> tuple[Listener, ...]:
+    """The listeners that a Gateway of ours, or a ListenerSet that names it, has in its spec.
+
+    It reads nothing but the owner itself, so they are known also while ``listener_specs`` or the Gateway of a
+    set is not.
+    """
+    resource: Gateway | ListenerSet | None = db.read(owner)
+    if resource is None or (isinstance(resource, ListenerSet) and parent_of_set(resource) != gateway):
+        return ()
+    return resource.spec.listeners

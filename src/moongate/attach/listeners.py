@@ -59,6 +59,7 @@ from moongate.attach.listener_sets import (
     owners_of,
     owners_of_each,
     serving_gateway,
+    written_listeners,
 )
 from moongate.attach.route_kinds import kinds_for
 from moongate.engine import Failed, query
@@ -230,12 +231,10 @@ def places(db: Db, owner: Ref) -> tuple[Place, ...]:
 
 
 @query
-def places_written(db: Db, owner: Ref) -> tuple[Place, ...]:
-    """What the listeners of an owner ask for, sound or not."""
-    gateway = gateway_of(db, owner)
-    if gateway is None:
-        return ()
-    return tuple(_place(ListenerId(gateway, owner, spec.name), spec) for spec in listener_specs(db, owner))
+def places_written(db: Db, gateway: Ref, owner: Ref) -> tuple[Place, ...]:
+    """What the listeners of a Gateway or of a set of it ask for, sound or not."""
+    specs = written_listeners(db, gateway, owner)
+    return tuple(_place(ListenerId(gateway, owner, spec.name), spec) for spec in specs)
 
 
 def _place(listener: ListenerId, spec: ListenerSpec) -> Place:
@@ -254,7 +253,7 @@ def conflicts(db: Db, gateway: Ref) -> Mapping[ListenerId, Conflict]:
     for owner, judged in zip(of, places.attempt_each(db, [(owner,) for owner in of]), strict=True):
         known = places.last_good(db, owner) if isinstance(judged, Failed) else judged
         if isinstance(known, Failed) or any(place.id.gateway != gateway for place in known):
-            known = places_written.attempt(db, owner)
+            known = places_written.attempt(db, gateway, owner)
         asked += () if isinstance(known, Failed) else known
     return _all_conflicts(db, gateway, asked)
 
@@ -285,7 +284,7 @@ def last_judged(db: Db, gateway: Ref, owner: Ref) -> tuple[Listener, ...]:
         return judged
     if is_alone.attempt(db, gateway) is True:
         return listeners(db, owner)  # This fails. The fleet has no other listeners that must go on.
-    places = unjudged.attempt(db, owner)
+    places = unjudged.attempt(db, gateway, owner)
     return () if isinstance(places, Failed) else places
 
 
@@ -333,13 +332,10 @@ def _clashes(known: Sequence[tuple[Listener, ...]], is_certain: Sequence[bool]) 
 
 
 @query
-def unjudged(db: Db, owner: Ref) -> tuple[Listener, ...]:
-    """The listeners of an owner, judged by protocol, port and hostname alone."""
-    # Whoever asks has it from a fleet, so a Gateway is one of ours, also if that cannot be judged any more.
-    gateway = owner if owner.is_a(Gateway) else gateway_of(db, owner)
-    if gateway is None:
-        return ()
-    drafts = [_Draft(ListenerId(gateway, owner, spec.name), spec) for spec in listener_specs(db, owner)]
+def unjudged(db: Db, gateway: Ref, owner: Ref) -> tuple[Listener, ...]:
+    """The listeners of a Gateway or of a set of it, judged by protocol, port and hostname alone."""
+    specs = written_listeners(db, gateway, owner)
+    drafts = [_Draft(ListenerId(gateway, owner, spec.name), spec) for spec in specs]
     lost = _all_conflicts(db, gateway, [_place(draft.id, draft.spec) for draft in drafts])
     for draft in drafts:
         draft.ready = draft.id not in lost
@@ -712,7 +708,7 @@ def _opened_by(db: Db, claim: Claim) -> Mapping[tuple[int, bool], ListenerId]:
     for owner in owners_of(db, [claim.gateway]):
         judged = None if keeps else _last_good_of(db, claim.gateway, owner)
         if judged is None:
-            judged = unjudged.attempt(db, owner)
+            judged = unjudged.attempt(db, claim.gateway, owner)
         for each in () if isinstance(judged, Failed) else judged:
             if each.ready and each.chain_kind:
                 opened.setdefault((each.port, each.protocol == "UDP"), each.id)

@@ -48,7 +48,7 @@ from moongate.attach.envoy_listeners import is_served
 from moongate.attach.extension_filters import extension
 from moongate.attach.fleets import fleet_of, members, seniority
 from moongate.attach.gateways import OWN_CERTIFICATE, fleet_proxy, proxy
-from moongate.attach.listener_sets import last_gateway_of
+from moongate.attach.listener_sets import known_gateway_of
 from moongate.attach.listeners import fleet_owners, passes_through
 from moongate.attach.matches import unbuildable
 from moongate.attach.patch_policies import named_rules
@@ -770,7 +770,7 @@ def _in_order(db: Db, fleet: FleetId, parents: list[Ref]) -> list[Ref]:
     gateways = members(db, fleet)
     places: list[tuple[int, bool, Any, Ref]] = []
     for owner in dict.fromkeys(parents):
-        gateway = last_gateway_of(db, owner)
+        gateway = known_gateway_of(db, owner)
         if gateway in gateways:
             of_set = owner != gateway
             places.append((gateways.index(gateway), of_set, seniority(db, owner) if of_set else (), owner))

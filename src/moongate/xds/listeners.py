@@ -199,12 +199,16 @@ def chain_part(db: Db, fleet: FleetId, name: str, group: ChainGroup) -> ChainPar
 
 def _head_in_force(db: Db, fleet: FleetId, name: str) -> bytes | None:
     """What the chains of a listener share; while it cannot be built, as it last was, so that they go on."""
-    head = listener_head.last_good(db, fleet, name)
-    if isinstance(head, Failed):
-        raise Contained(head)
+    now = listener_head.attempt(db, fleet, name)
+    head = listener_head.last_good(db, fleet, name) if isinstance(now, Failed) else now
+    # There was none, for example, while the Gateway was rejected, and Envoy kept the listener all the same.
+    if isinstance(now, Failed) and not isinstance(head, bytes):
+        raise Contained(now)
+    if head is None or isinstance(head, Failed):
+        return None
     out = kept_out(db, fleet, LISTENER, name, ALL)
-    fallback = out.get(version(head)) if head is not None and out else None
-    if head is None or fallback is None:
+    fallback = out.get(version(head)) if out else None
+    if fallback is None:
         return head
     # Known to be at fault, it is tried without what it reports first, as its chains are.
     silent = silenced(Listener, head) if fallback.strict else None
