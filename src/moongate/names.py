@@ -177,6 +177,17 @@ def client_authorities(gateway: Ref, place: str) -> str:
     return f"gateway/{gateway.namespace}/{gateway.name}/{place}/ca.crt"
 
 
+def policy_authorities(policy: Ref, lists_of: Ref | None = None) -> str:
+    """The secret with the CAs that a ClientTrafficPolicy names for clients.
+
+    Args:
+        policy: the policy.
+        lists_of: another policy, if that names the lists of revoked certificates.
+    """
+    others = f"{lists_of.namespace}/{lists_of.name}/" if lists_of is not None else ""
+    return f"{policy.namespace}/{policy.name}/{others}ca.crt"
+
+
 def secret_server(socket: str) -> str:
     """The cluster of a server that has secrets, by the path of its socket."""
     path = socket.replace("/", "_").strip("_")

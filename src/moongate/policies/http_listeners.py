@@ -29,8 +29,14 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import UInt32Value
 
 from moongate import names
+from moongate.attach.client_validation import (
+    PolicyAuthorities,
+    client_authorities_refusal,
+    refused_words,
+)
 from moongate.attach.envoy_listeners import envoy_listener, seat_of
 from moongate.attach.fleets import age, fleet_of
+from moongate.attach.listeners import SECURE, last_judged_at
 from moongate.attach.policies import Target, applied_to_listener, level_of
 from moongate.engine import query
 from moongate.features.base import ListenerFacts
@@ -43,6 +49,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from moongate.api.base import FleetId, ListenerId, Ref
+    from moongate.attach.certificates import RefusedCertificate
+    from moongate.attach.client_validation import ClientValidation
     from moongate.engine import Db
     from moongate.features.base import Effective, Feature
     from moongate.policies.effective import EffectivePolicy
@@ -188,6 +196,48 @@ def client_policy(db: Db, listener: ListenerId) -> EffectivePolicy | None:
     """The ClientTrafficPolicy of a listener, if it is in force there."""
     policy = effective_listener_policy(db, CTP, listener)
     return policy if policy is not None and port_conflict(db, listener) is None else None
+
+
+@query
+def clients_of(db: Db, listener: ListenerId) -> ClientValidation | None:
+    """What a listener asks of its clients, by its policy, or else by its Gateway; ``None`` for nothing."""
+    judged = last_judged_at(db, listener)
+    if judged is None or judged.chain_kind not in SECURE or judged.passthrough:
+        return None
+    asked, policy = judged.clients, client_policy(db, listener)
+    for feature, effective in policy.settings() if policy is not None else ():
+        if feature.clients is not None:
+            asked = feature.clients(effective, asked)
+            if asked is not None and policy is not None and feature.field in policy.faulty:
+                asked = asked.shut()
+    refused = _refused_authorities(db, listener, asked)
+    return asked.shut() if asked is not None and refused is not None and refused.before is None else asked
+
+
+@query
+def authorities_conflict(db: Db, listener: ListenerId) -> Problem | None:
+    """Why Envoy does not check clients of a listener by the CAs of its policy; ``None`` if it does."""
+    policy = client_policy(db, listener)
+    for feature, effective in policy.features() if policy is not None else ():
+        asked = feature.clients(effective, None) if feature.clients is not None else None
+        refused = _refused_authorities(db, listener, asked)
+        if refused is not None:
+            effect = (
+                f"So nobody passes who must show a certificate at {names.listener(listener)}."
+                if refused.before is None
+                else "Until it takes new ones, clients are checked by those before."
+            )
+            return Problem(f"spec.{feature.field}", f"{refused_words(refused)} {effect}")
+    return None
+
+
+def _refused_authorities(
+    db: Db, listener: ListenerId, asked: ClientValidation | None
+) -> RefusedCertificate | None:
+    """Why Envoy refuses CAs that a policy names; those of Gateways are judged with the listener."""
+    if asked is None or not isinstance(asked.authorities, PolicyAuthorities):
+        return None
+    return client_authorities_refusal(db, fleet_of(db, listener.gateway), asked.authorities)
 
 
 @query

@@ -63,7 +63,7 @@ from moongate.attach.routes import attachments, route_shards, routes_under
 from moongate.engine import Failed, query
 from moongate.policies import POLICY_KINDS
 from moongate.policies.effective import effective_policy, rule_settings, unenforceable
-from moongate.policies.http_listeners import port_conflict, setting_conflict
+from moongate.policies.http_listeners import authorities_conflict, port_conflict, setting_conflict
 from moongate.problem import Problem
 from moongate.status.conditions import condition, summary
 from moongate.status.missing_filters import not_programmed, refusals
@@ -245,7 +245,11 @@ def _judge_clients(db: Db, policy: Ref, beneath: Sequence[ListenerId], draft: Dr
             continue
         if holding.owner == policy:
             parents[holding.parent] = None
-            conflicts = (port_conflict(db, listener), setting_conflict(db, listener))
+            conflicts = (
+                port_conflict(db, listener),
+                setting_conflict(db, listener),
+                authorities_conflict(db, listener),
+            )
             draft.hold(conflict for conflict in conflicts if conflict is not None)
         elif holding.parent == policy:
             merged.append(names.listener(listener))

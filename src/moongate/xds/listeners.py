@@ -45,7 +45,7 @@ from moongate.attach.fleets import bind_addresses, keeps_what_it_has, members, t
 from moongate.attach.gateways import on_host
 from moongate.attach.listeners import last_judged_at
 from moongate.engine import Contained, Failed, query
-from moongate.policies.http_listeners import port_settings
+from moongate.policies.http_listeners import clients_of, port_settings
 from moongate.xds.access_logs import access_logs
 from moongate.xds.connection_chains import chain_in_form, connection_part, udp_filter
 from moongate.xds.fallbacks import ALL, Concern, Suspect, in_steps, kept_out
@@ -170,7 +170,7 @@ def _part_in_force(db: Db, fleet: FleetId, name: str, group: ChainGroup, *, shar
     if not isinstance(now, Failed):
         return now
     first = last_judged_at(db, group.members[0])
-    if not isinstance(former, Failed) and not _is_too_open(former, first):
+    if not isinstance(former, Failed) and not _is_too_open(db, former, first):
         return former
     if group.kind in ("HTTP", "TCP") or first is None:
         raise Contained(now)
@@ -178,11 +178,13 @@ def _part_in_force(db: Db, fleet: FleetId, name: str, group: ChainGroup, *, shar
     return ChainPart.of(joined(closed(structs.replace(match, is_http=group.has_table)), ()))
 
 
-def _is_too_open(part: ChainPart, listener: JudgedListener | None) -> bool:
+def _is_too_open(db: Db, part: ChainPart, listener: JudgedListener | None) -> bool:
     """Whether a former chain lets clients pass of which the listener demands certificates by now."""
-    asked = listener.clients if listener is not None else None
+    clients = clients_of.attempt(db, listener.id) if listener is not None else None
+    asked = listener.clients if listener is not None and isinstance(clients, Failed) else clients
     return (
-        asked is not None
+        not isinstance(asked, Failed)
+        and asked is not None
         and asked.only_valid
         and not all(demands_certificate(entry.settings) for entry in part.entries)
     )
