@@ -177,6 +177,16 @@ def client_authorities(gateway: Ref, place: str) -> str:
     return f"gateway/{gateway.namespace}/{gateway.name}/{place}/ca.crt"
 
 
+def quic(listener: str) -> str:
+    """The Envoy listener for HTTP/3 beside another one; the reverse of what ``XDSNameSchemeV2`` has.
+
+    Args:
+        listener: the name of the other one, ``default/web/https`` or ``tcp-443``.
+    """
+    scheme, _, port = listener.rpartition("-")
+    return f"udp-{port}" if scheme == "tcp" and port.isdecimal() else f"{listener}-quic"
+
+
 def policy_authorities(policy: Ref, lists_of: Ref | None = None) -> str:
     """The secret with the CAs that a ClientTrafficPolicy names for clients.
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from msgspec import Struct, structs
+from msgspec import structs
 
 from moongate import names
 from moongate.api.base import GATEWAY_GROUP, Ref
@@ -34,7 +34,7 @@ from moongate.attach.grants import granted
 from moongate.engine import query
 from moongate.problem import Problem
 from moongate.store import get
-from moongate.xds.wire import fingerprint
+from moongate.xds.wire import Encoded, fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,7 +98,7 @@ Authorities: TypeAlias = ClientAuthorities | PolicyAuthorities
 """Those that certificates of clients must come from."""
 
 
-class ClientValidation(Struct, frozen=True):
+class ClientValidation(Encoded, frozen=True):
     """What a listener asks of its clients.
 
     Args:

@@ -18,6 +18,7 @@ from moongate.features import (
     credential_injection,
     external_auth,
     fault_injection,
+    http3,
     load_balancer,
     path,
     retry,
@@ -42,6 +43,7 @@ FEATURES: tuple[Feature[Any], ...] = (
     client_timeout.FEATURE,
     connection.FEATURE,
     client_tls.FEATURE,
+    http3.FEATURE,
     path.FEATURE,
     client_ip_detection.FEATURE,
 )

@@ -359,6 +359,7 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
         endpoint: settings on each endpoint of a cluster; its address is set already.
         listener: settings on an Envoy listener, which all filter chains of a port share. Of several policies
             that set a field, the oldest decides.
+        http3: whether a value opens the port of a listener for HTTP/3 (``xds.quic``).
         filter_chain: settings on a filter chain or its TLS context.
         connection_manager: settings on an HTTP connection manager.
         tcp_proxy: settings on the proxy of a route of connections.
@@ -381,6 +382,7 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
     cluster: Callable[[ClusterEdit, Effective[M]], None] | None = None
     endpoint: Callable[[Endpoint, Effective[M]], None] | None = None
     listener: Callable[[Listener, Effective[M]], None] | None = None
+    http3: bool = False
     filter_chain: Callable[[ChainEdit, Effective[M]], None] | None = None
     connection_manager: Callable[[HttpConnectionManager, Effective[M]], None] | None = None
     tcp_proxy: Callable[[TcpProxy, Effective[M]], None] | None = None

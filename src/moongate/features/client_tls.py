@@ -54,7 +54,7 @@ _SHA256_BYTES: Final = 32
 _AUTHORITIES: Final = "clientValidation.caCertificateRefs"
 _LISTS: Final = "clientValidation.crl.refs"
 _HEX_HASH: Final = re.compile("[0-9a-fA-F]{64}|[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){31}")
-_OID: Final = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")
+_OID: Final = re.compile(r"[0-2](\.[0-9]+)+")
 
 
 class StatelessTLSSessionResumption(Model, frozen=True, kw_only=True):

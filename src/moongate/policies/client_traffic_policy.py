@@ -13,6 +13,7 @@ from moongate.features.client_ip_detection import ClientIPDetectionSettings
 from moongate.features.client_timeout import ClientTimeout
 from moongate.features.client_tls import ClientTLSSettings
 from moongate.features.connection import ClientConnection
+from moongate.features.http3 import HTTP3Settings
 from moongate.features.path import PathSettings
 
 
@@ -76,7 +77,7 @@ class ClientTrafficPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True)
     connection: ClientConnection | None = None
     http1: Unbuilt | None = None
     http2: Unbuilt | None = None
-    http3: Unbuilt | None = None
+    http3: HTTP3Settings | None = None
     grpc: Unbuilt | None = None
     health_check: Unbuilt | None = None
     scheme: Unbuilt | None = None

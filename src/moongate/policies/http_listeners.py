@@ -34,11 +34,11 @@ from moongate.attach.client_validation import (
     client_authorities_refusal,
     refused_words,
 )
-from moongate.attach.envoy_listeners import envoy_listener, seat_of
+from moongate.attach.envoy_listeners import envoy_listener, envoy_listeners, seat_of
 from moongate.attach.fleets import age, fleet_of
 from moongate.attach.listeners import SECURE, last_judged_at
 from moongate.attach.policies import Target, applied_to_listener, level_of
-from moongate.engine import query
+from moongate.engine import Failed, query
 from moongate.features.base import ListenerFacts
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy
 from moongate.policies.effective import effective_gateway_policy, effective_listener_policy
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from moongate.api.base import FleetId, ListenerId, Ref
     from moongate.attach.certificates import RefusedCertificate
     from moongate.attach.client_validation import ClientValidation
+    from moongate.attach.envoy_listeners import ChainGroup
     from moongate.engine import Db
     from moongate.features.base import Effective, Feature
     from moongate.policies.effective import EffectivePolicy
@@ -212,6 +213,69 @@ def clients_of(db: Db, listener: ListenerId) -> ClientValidation | None:
                 asked = asked.shut()
     refused = _refused_authorities(db, listener, asked)
     return asked.shut() if asked is not None and refused is not None and refused.before is None else asked
+
+
+@query
+def http3_groups(db: Db, fleet: FleetId, name: str) -> tuple[ChainGroup, ...]:
+    """The chains of an Envoy listener that are served over HTTP/3 as well: all or none of those of HTTPS.
+
+    Those of listeners that ask for certificates of clients are not among them.
+    """
+    envoy = envoy_listener(db, fleet, name)
+    if envoy is None or envoy.is_udp or shares_udp(db, fleet, envoy.container_port):
+        return ()
+    # A port may be of several Gateways, and a failure at one of them must not concern the others.
+    secure = [group for group in envoy.groups if group.kind == "HTTPS"]
+    open_ = tuple(group for group in secure if clients_of.last_good(db, group.members[0]) is None)
+    fields = (_http3_field.last_good(db, group.members[0]) for group in open_)
+    return open_ if any(field and not isinstance(field, Failed) for field in fields) else ()
+
+
+@query
+def shares_udp(db: Db, fleet: FleetId, container_port: int) -> bool:
+    """Whether a listener of UDP has a port already."""
+    return any(each.is_udp and each.container_port == container_port for each in envoy_listeners(db, fleet))
+
+
+def http3_port(db: Db, listener: ListenerId) -> int:
+    """The port at which clients reach a listener by HTTP/3; 0 if they do not."""
+    judged = last_judged_at(db, listener)
+    if judged is None or judged.chain_kind != "HTTPS" or (seat := seat_of(db, listener)) is None:
+        return 0
+    served = http3_groups(db, fleet_of(db, listener.gateway), seat.envoy.name)
+    return judged.port if seat.group in served else 0
+
+
+@query
+def http3_dropped(db: Db, listener: ListenerId) -> bool:
+    """Whether a listener's policy asks for HTTP/3, and the listener has none as it checks its clients."""
+    return _http3_field(db, listener) != "" and clients_of(db, listener) is not None
+
+
+@query
+def http3_conflict(db: Db, listener: ListenerId) -> Problem | None:
+    """Why a listener has no HTTP/3 although its policy asks for it, and it checks no clients."""
+    seat = seat_of(db, listener)
+    field = _http3_field(db, listener)
+    if seat is None or not field:
+        return None
+    port = seat.envoy.container_port
+    if not shares_udp(db, fleet_of(db, listener.gateway), port):
+        return None
+    message = (
+        f"HTTP/3 needs port {port} of UDP, where a listener of UDP is. So {names.listener(listener)} is "
+        "served without HTTP/3."
+    )
+    return Problem(f"spec.{field}", message, "Conflicted")
+
+
+@query
+def _http3_field(db: Db, listener: ListenerId) -> str:
+    """The field by which the policy of a listener of HTTPS asks for HTTP/3; "" if it does not."""
+    judged, policy = last_judged_at(db, listener), client_policy(db, listener)
+    if judged is None or judged.chain_kind != "HTTPS" or policy is None:
+        return ""
+    return next((feature.field for feature, _ in policy.features() if feature.http3), "")
 
 
 @query

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from envoy.config.core.v3.base_pb2 import HeaderValue
 from envoy.config.route.v3.route_components_pb2 import Route, RouteAction, VirtualHost
 
 from moongate import names
@@ -35,7 +36,7 @@ from moongate.engine import query
 from moongate.features.base import MatchedRule, RouteEdit
 from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
 from moongate.policies.effective import effective_rule, without_clusters
-from moongate.policies.http_listeners import listener_facts, listener_failed
+from moongate.policies.http_listeners import http3_port, listener_facts, listener_failed
 from moongate.store import get
 from moongate.xds.destinations import of_filters, of_policies, rule_destination
 from moongate.xds.dynamic_resolvers import GUARD, unguarded
@@ -106,6 +107,7 @@ class _Terms(NamedTuple):
         failed: whether the listener's own policy cannot be built, or may be one that cannot be read.
         closed: the namespaces whose routes are closed for such a reason, and single routes.
         facts: values of the listener's policy that features of routes use.
+        http3_port: the port at which clients reach the listener by HTTP/3; 0 if they do not.
     """
 
     in_order: bool
@@ -114,6 +116,7 @@ class _Terms(NamedTuple):
     failed: bool
     closed: frozenset[Ref | str]
     facts: ListenerFacts
+    http3_port: int
 
 
 @query
@@ -127,6 +130,7 @@ def _terms(db: Db, listener: ListenerId) -> _Terms:
         failed=listener_failed(db, listener) or not closed.isdisjoint(("", *_above(listener))),
         closed=closed,
         facts=listener_facts(db, listener),
+        http3_port=http3_port(db, listener),
     )
 
 
@@ -298,6 +302,9 @@ def _common_route(db: Db, served: _ServedRule) -> tuple[Route, tuple[str, ...]]:
     filters, settings, terms = served.filters, served.settings, served.terms
     message = Route()
     apply_headers(message, filters)
+    if terms.http3_port:
+        there = f'h3=":{terms.http3_port}"; ma=86400'
+        message.response_headers_to_add.add(header=HeaderValue(key="alt-svc", value=there))
     used: list[ChainFilter] = []
     for feature, effective in settings.features:
         config, one = route_config(db, feature, effective), chain_filter(db, feature, effective)

@@ -21,7 +21,7 @@ from moongate.attach.client_validation import client_authorities_server
 from moongate.attach.fleets import members
 from moongate.attach.gateways import system_authorities
 from moongate.attach.listener_certificates import certificate_refs, listener_certificates
-from moongate.attach.listeners import all_last_judged
+from moongate.attach.listeners import SECURE, all_last_judged
 from moongate.attach.secret_servers import ServedSecret
 from moongate.engine import Failed, query
 from moongate.policies.http_listeners import clients_of
@@ -62,6 +62,8 @@ def _needs_of(db: Db, fleet: FleetId, listener: Listener) -> Iterator[ResourceKe
     if not isinstance(certificates, Failed):
         for _, server in certificates.servers:
             yield SecretServerCluster(names.secret_server(server.socket), fleet, server.socket)
+    if listener.chain_kind not in SECURE:
+        return
     clients = clients_of.last_good(db, listener.id)
     if isinstance(clients, Failed) or clients is None or clients.authorities is None:
         return
