@@ -92,9 +92,7 @@ _CONSEQUENCE = {
         "A policy that sets one of them is in force but for that field, and not accepted; its status says why."
     ),
     "ClientTrafficPolicy": (
-        "A policy that sets one of them is in force but for that field, and not accepted; its status says why.\n"
-        "`tls.clientValidation` is the exception: routes on the listeners of such a policy answer 500, so that nobody "
-        "passes unchecked."
+        "A policy that sets one of them is in force but for that field, and not accepted; its status says why."
     ),
 }
 

@@ -177,6 +177,27 @@ def client_authorities(gateway: Ref, place: str) -> str:
     return f"gateway/{gateway.namespace}/{gateway.name}/{place}/ca.crt"
 
 
+def quic(listener: str) -> str:
+    """The Envoy listener for HTTP/3 beside another one; the reverse of what ``XDSNameSchemeV2`` has.
+
+    Args:
+        listener: the name of the other one, ``default/web/https`` or ``tcp-443``.
+    """
+    scheme, _, port = listener.rpartition("-")
+    return f"udp-{port}" if scheme == "tcp" and port.isdecimal() else f"{listener}-quic"
+
+
+def policy_authorities(policy: Ref, lists_of: Ref | None = None) -> str:
+    """The secret with the CAs that a ClientTrafficPolicy names for clients.
+
+    Args:
+        policy: the policy.
+        lists_of: another policy, if that names the lists of revoked certificates.
+    """
+    others = f"{lists_of.namespace}/{lists_of.name}/" if lists_of is not None else ""
+    return f"{policy.namespace}/{policy.name}/{others}ca.crt"
+
+
 def secret_server(socket: str) -> str:
     """The cluster of a server that has secrets, by the path of its socket."""
     path = socket.replace("/", "_").strip("_")

@@ -29,7 +29,12 @@ from moongate.api.base import Ref
 from moongate.api.core import Secret
 from moongate.attach.backend_tls import OF_SYSTEM, authorities_contents
 from moongate.attach.certificates import RefusedCertificate, contents, refused_certificate
-from moongate.attach.client_validation import ClientAuthorities, client_authorities_contents
+from moongate.attach.client_validation import (
+    Authorities,
+    ClientAuthorities,
+    PolicyAuthorities,
+    client_authorities_contents,
+)
 from moongate.engine import Failed
 from moongate.recent_versions import RecentVersions
 from moongate.xds.cluster_keys import AuthoritiesSecret, ClientAuthoritiesSecret
@@ -54,7 +59,7 @@ class _Fleet:
         """By name, the recent versions of a certificate."""
         self.news: dict[str, tuple[str, str]] = {}
         """By name, the version that was refused last and is to be judged, and why it was."""
-        self.refused: dict[str, tuple[Ref | ClientAuthorities, RefusedCertificate]] = {}
+        self.refused: dict[str, tuple[Ref | Authorities, RefusedCertificate]] = {}
         """By name, the sources whose cells say something, and what."""
 
 
@@ -126,9 +131,9 @@ class RefusedCertificates:
         return wrote
 
 
-def _contents(db: Db, source: Ref | ClientAuthorities) -> str | Failed:
+def _contents(db: Db, source: Ref | Authorities) -> str | Failed:
     """What tells one state of a source from the next."""
-    if isinstance(source, ClientAuthorities):
+    if isinstance(source, ClientAuthorities | PolicyAuthorities):
         return client_authorities_contents.attempt(db, source)
     return (contents if source.is_a(Secret) else authorities_contents).attempt(db, source)
 
@@ -139,7 +144,7 @@ def _blames_another(message: str, arguments: tuple[object, ...]) -> bool:
     return any(words in message for words in (_OF_CERTIFICATES if is_trust else _OF_AUTHORITIES))
 
 
-def _source(arguments: tuple[object, ...]) -> Ref | ClientAuthorities | None:
+def _source(arguments: tuple[object, ...]) -> Ref | Authorities | None:
     """The Secret that an xDS secret holds, or what names its CAs; ``None`` for others."""
     for each in arguments:
         if isinstance(each, AuthoritiesSecret):

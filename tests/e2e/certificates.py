@@ -73,6 +73,20 @@ class Authority:
             signed.serial_number,
         )
 
+    def revoking(self, *revoked: Certificate, days: int = 30) -> bytes:
+        """The list of what it has revoked, as PEM, from yesterday on."""
+        now = datetime.now(UTC)  # noqa: TID251 - a list has dates
+        made = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._name)
+            .last_update(now - timedelta(days=1))
+            .next_update(now + timedelta(days=days))
+        )
+        for each in revoked:
+            entry = x509.RevokedCertificateBuilder().serial_number(each.serial).revocation_date(_BEGAN)
+            made = made.add_revoked_certificate(entry.build())
+        return made.sign(self._key, SHA256()).public_bytes(Encoding.PEM)
+
     def client_context(self, *alpn: str) -> ssl.SSLContext:
         """For clients that trust this authority alone."""
         context = ssl.create_default_context(cadata=self.pem.decode())

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from base64 import b64encode
 from contextlib import AsyncExitStack, asynccontextmanager
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
 from google.protobuf.wrappers_pb2 import StringValue
 from msgspec import structs
@@ -390,3 +394,124 @@ async def test_a_server_that_is_not_there_does_not_keep_ports_closed(tmp_path: P
         servers.show("default", other.authority.sign(HOST))
         async with servers.serving(absent):
             await until_passes(clients, port)
+
+
+def clients_policy(name: str, validation: str) -> dict[str, Any]:
+    """A ClientTrafficPolicy for a Gateway of the same name."""
+    return m.policy(
+        "ClientTrafficPolicy", name, f"{{tls: {{clientValidation: {{{validation}}}}}}}", f"Gateway/{name}"
+    )
+
+
+NAMED = "caCertificateRefs: [{kind: ConfigMap, name: ours}]"
+
+
+async def test_each_mode_of_a_policy_lets_its_clients_pass(site: Site, clients: Clients) -> None:
+    ours, theirs = Authority("ours"), Authority("theirs")
+    shown = {"none": None, "ours": ours.sign("a"), "theirs": theirs.sign("b")}
+    port = free_port()
+    gateway = guarded("modes", [port], None)
+    await serve(site, "modes")
+    await site.apply(m.authorities("ours", ours.pem), gateway)
+    passed: dict[str, list[str]] = {}
+
+    for mode in ("RequireAndVerify", "VerifyIfGiven", "RequireAny", "Request"):
+        await site.apply(clients_policy("modes", f"{NAMED}, mode: {mode}"))
+        passed[mode] = [name for name, each in shown.items() if await clients.ask(port, each) == 200]
+
+    assert passed == {
+        "RequireAndVerify": ["ours"],
+        "VerifyIfGiven": ["none", "ours"],
+        "RequireAny": ["ours", "theirs"],
+        "Request": [*shown],
+    }
+    await site.delete(clients_policy("modes", NAMED), gateway)
+
+
+async def test_conditions_of_a_policy_hold_for_certificates(site: Site, clients: Clients) -> None:
+    ours = Authority("ours")
+    alice, bob, late = ours.sign("alice.test"), ours.sign("bob.test"), ours.sign("late.test", days=1)
+    der = x509.load_pem_x509_certificate(alice.pem)
+    spki = der.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    port = free_port()
+    gateway = guarded("conditions", [port], None)
+    await serve(site, "conditions")
+    await site.apply(
+        m.authorities("ours", ours.pem),
+        m.secret("lists", ca_crl=ours.revoking(bob).decode()),
+        gateway,
+    )
+    conditions = {
+        "hash": f"certificateHashes: [{sha256(der.public_bytes(Encoding.DER)).hexdigest()}]",
+        "spki": f"spkiHashes: ['{b64encode(sha256(spki).digest()).decode()}']",
+        "name": "subjectAltNames: {dnsNames: [{type: Prefix, value: bob}]}",
+        "list": "crl: {refs: [{name: lists}]}",
+        "expired": "allowExpiredCertificate: true",
+    }
+    passed: dict[str, list[str]] = {}
+
+    for name, condition in conditions.items():
+        await site.apply(clients_policy("conditions", f"{NAMED}, {condition}"))
+        passed[name] = [
+            who
+            for who, each in (("nobody", None), ("alice", alice), ("bob", bob), ("late", late))
+            if await clients.ask(port, each) == 200
+        ]
+
+    assert passed == {
+        "hash": ["alice"],
+        "spki": ["alice"],
+        "name": ["bob"],
+        "list": ["alice"],
+        "expired": ["alice", "bob", "late"],
+    }
+    await site.delete(clients_policy("conditions", NAMED), gateway)
+
+
+async def test_a_client_that_is_revoked_has_to_leave(site: Site, clients: Clients) -> None:
+    ours = Authority("ours")
+    alice, port = ours.sign("alice.test"), free_port()
+    gateway = guarded("revoking", [port], None)
+    policy = clients_policy("revoking", f"{NAMED}, crl: {{refs: [{{name: lists}}]}}")
+    await serve(site, "revoking")
+    await site.apply(
+        m.authorities("ours", ours.pem), m.secret("lists", ca_crl=ours.revoking().decode()), gateway, policy
+    )
+    async with clients.connected(port, alice) as client:
+        assert await client.ask() == Answer(200, stays=True)
+
+        await site.apply(m.secret("lists", ca_crl=ours.revoking(alice).decode()))
+
+        assert await client.ask() == Answer(200, stays=False)
+    assert await clients.ask(port, alice) == 0
+    await site.delete(policy, gateway)
+
+
+async def test_a_policy_that_breaks_lets_nobody_pass_at_no_moment(site: Site, clients: Clients) -> None:
+    """Neither somebody who never passed, nor, once it is broken, anybody."""
+    ours, theirs = Authority("ours"), Authority("theirs")
+    mine, other, port = ours.sign("a"), theirs.sign("b"), free_port()
+    gateway = guarded("breaking", [port], None)
+    sound, broken = (clients_policy("breaking", v) for v in (NAMED, "caCertificateRefs: [{name: absent}]"))
+    await serve(site, "breaking")
+    await site.apply(m.authorities("ours", ours.pem), gateway, sound)
+    assert await clients.ask(port, mine) == 200
+    answers: set[int] = set()
+    done = asyncio.Event()
+
+    async def strangers() -> None:
+        while not done.is_set():
+            answers.update([await clients.ask(port), await clients.ask(port, other)])
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(strangers())
+        for _ in range(3):
+            await site.apply(broken)
+            assert await clients.ask(port, mine) == 0
+            assert site.conditions(broken)["Accepted"]["status"] == "False"
+            await site.apply(sound)
+            assert await clients.ask(port, mine) == 200
+        done.set()
+
+    assert answers == {0}
+    await site.delete(sound, gateway)

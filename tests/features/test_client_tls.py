@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import subprocess
 from tempfile import NamedTemporaryFile
+from typing import Any
 
 import pytest
 from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 from envoy.config.listener.v3.listener_components_pb2 import FilterChain
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2 import TlsInspector
-from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsParameters
+from envoy.extensions.transport_sockets.tls.v3.common_pb2 import (
+    CertificateValidationContext,
+    TlsParameters,
+)
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, DownstreamTlsContext
-from google.protobuf.json_format import MessageToJson
+from google.protobuf.json_format import MessageToDict, MessageToJson
 from google.protobuf.wrappers_pb2 import UInt32Value
 from msgspec import convert
 
+from moongate.api.base import Ref
+from moongate.api.core import Secret
 from moongate.api.tls import TLSVersion
+from moongate.attach.client_validation import ClientAuthorities, ClientValidation, PolicyAuthorities
 from moongate.attach.tls_names import TLS_1_3
 from moongate.engine import Db
 from moongate.features.base import Effective
@@ -33,6 +40,9 @@ from moongate.infra.binary import envoy_binary
 from tests.e2e.certificates import Authority
 from tests.features.listeners import OWNER, chain_with, https, plain
 from tests.tls_names import TAKEN, UNKNOWN
+
+SPKI = "NvqYIYSbgK2vCJpQhObf77vv+bQWtc5ek5RIOwPiC9A="
+HASH = "df6ff72fe9116521268f6f2dd4966f51df479883fe7037b39f75916ac3049d1a"
 
 
 def edited(tls: ClientTLSSettings) -> DownstreamTlsContext:
@@ -158,8 +168,128 @@ def test_envoy_takes_these_names_and_not_those() -> None:
     assert not taken(ClientTLSSettings(ciphers=TLS_1_3))
 
 
-def test_asking_for_client_certificates_fails_closed() -> None:
-    """Not with the reason of settings that merely have no effect: such a policy would let everybody in."""
-    [problem] = check(Db(), Effective(ClientTLSSettings(client_validation={"mode": "Request"}), OWNER))
+def asking(**validation: Any) -> ClientTLSSettings:
+    return convert({"clientValidation": validation}, ClientTLSSettings)
 
-    assert (problem.path, problem.reason) == ("clientValidation", "Invalid")
+
+def asked(validation: dict[str, Any], of_gateway: ClientValidation | None = None) -> ClientValidation:
+    assert FEATURE.clients is not None
+    clients = FEATURE.clients(Effective(asking(**validation), OWNER), of_gateway)
+    assert clients is not None
+    return clients
+
+
+@pytest.mark.parametrize(
+    ("validation", "required", "verified"),
+    [
+        ({}, True, True),
+        ({"optional": False}, True, True),
+        ({"optional": True}, False, True),
+        ({"optional": True, "mode": "RequireAndVerify"}, True, True),
+        ({"mode": "Request"}, False, False),
+        ({"mode": "RequireAny"}, True, False),
+        ({"mode": "VerifyIfGiven"}, False, True),
+    ],
+)
+def test_a_mode_says_who_must_show_a_certificate_and_of_whom(
+    validation: dict[str, Any], required: bool, verified: bool
+) -> None:
+    clients = asked(validation)
+
+    assert (clients.required, clients.verified) == (required, verified)
+
+
+def test_what_a_gateway_asks_stays_where_a_policy_does_not_say() -> None:
+    of_gateway = ClientValidation(ClientAuthorities(OWNER, "default"), required=True, verified=True)
+
+    assert FEATURE.clients is not None
+    assert FEATURE.clients(Effective(ClientTLSSettings(), OWNER), of_gateway) == of_gateway
+    assert asked({"mode": "Request"}, of_gateway).authorities == of_gateway.authorities
+    assert asked({"caCertificateRefs": [{"name": "ca"}]}, of_gateway).authorities == PolicyAuthorities(
+        OWNER, (("clientValidation.caCertificateRefs[0]", Ref.of(Secret, "default", "ca")),)
+    )
+
+
+def test_conditions_are_those_of_envoy() -> None:
+    matches = {
+        "dnsNames": [{"value": "a.test"}],
+        "emailAddresses": [{"type": "Suffix", "value": "@a.test"}],
+        "ipAddresses": [{"type": "Prefix", "value": "10."}],
+        "uris": [{"type": "RegularExpression", "value": "spiffe://a/.*"}],
+        "otherNames": [{"oid": "1.3.6.1", "value": "alice"}],
+    }
+    validation = {
+        "spkiHashes": [SPKI],
+        "certificateHashes": [HASH],
+        "subjectAltNames": matches,
+        "allowExpiredCertificate": True,
+    }
+
+    context = CertificateValidationContext.FromString(asked(validation).conditions)
+
+    assert list(context.verify_certificate_spki) == [SPKI]
+    assert list(context.verify_certificate_hash) == [HASH]
+    assert context.allow_expired_certificate
+    assert MessageToDict(context)["matchTypedSubjectAltNames"] == [
+        {"sanType": "DNS", "matcher": {"exact": "a.test"}},
+        {"sanType": "EMAIL", "matcher": {"suffix": "@a.test"}},
+        {"sanType": "IP_ADDRESS", "matcher": {"prefix": "10."}},
+        {"sanType": "URI", "matcher": {"safeRegex": {"regex": "spiffe://a/.*"}}},
+        {"sanType": "OTHER_NAME", "matcher": {"exact": "alice"}, "oid": "1.3.6.1"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("validation", "path"),
+    [
+        ({}, "caCertificateRefs"),
+        ({"optional": True}, "caCertificateRefs"),
+        ({"mode": "VerifyIfGiven"}, "caCertificateRefs"),
+        ({"mode": "Request", "spkiHashes": ["abc"]}, "spkiHashes[0]"),
+        ({"mode": "Request", "spkiHashes": ["ü"]}, "spkiHashes[0]"),
+        ({"mode": "Request", "certificateHashes": ["aa:bb"]}, "certificateHashes[0]"),
+        ({"mode": "Request", "subjectAltNames": {"dnsNames": [{"value": "a"}]}}, "subjectAltNames"),
+    ],
+)
+def test_what_envoy_could_not_check_is_refused(validation: dict[str, Any], path: str) -> None:
+    [problem] = check(Db(), Effective(asking(**validation), OWNER))
+
+    assert (problem.path, problem.reason) == (f"clientValidation.{path}", "Invalid")
+
+
+def test_matchers_of_names_are_looked_at_before_envoy_gets_them() -> None:
+    matches = {
+        "uris": [{"type": "RegularExpression", "value": "("}],
+        "otherNames": [{"oid": "1.x", "value": "alice"}],
+    }
+    validation = {"mode": "Request", "subjectAltNames": matches}
+
+    paths = [problem.path for problem in check(Db(), Effective(asking(**validation), OWNER))]
+
+    assert paths == [
+        "clientValidation.subjectAltNames",
+        "clientValidation.subjectAltNames.uris[0].value",
+        "clientValidation.subjectAltNames.otherNames[0].oid",
+    ]
+
+
+def test_a_condition_that_nobody_looks_at_is_hinted_at() -> None:
+    assert FEATURE.hints is not None
+    [problem] = FEATURE.hints(asking(mode="RequireAny", certificateHashes=[HASH]))
+
+    assert (problem.path, problem.reason) == ("clientValidation.certificateHashes", "Unused")
+    assert not list(FEATURE.hints(asking(certificateHashes=[HASH])))
+
+
+def test_references_are_to_what_holds_authorities_and_lists() -> None:
+    assert FEATURE.references is not None
+    trust = {"kind": "ClusterTrustBundle", "name": "roots"}
+    lists = {"refs": [{"name": "lists"}, trust]}
+    references = list(FEATURE.references(asking(caCertificateRefs=[trust, {"name": "ca"}], crl=lists)))
+
+    assert [(each.path, each.target_from(OWNER).ref.namespace, each.accepted) for each in references] == [
+        ("clientValidation.caCertificateRefs[0]", "", True),
+        ("clientValidation.caCertificateRefs[1]", "default", True),
+        ("clientValidation.crl.refs[0]", "default", True),
+        ("clientValidation.crl.refs[1]", "", False),
+    ]

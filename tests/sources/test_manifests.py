@@ -145,7 +145,6 @@ def test_a_field_without_effect_is_reported_where_it_stands() -> None:
         ("BackendTrafficPolicy", "HTTPRoute", f"{TRAFFIC[0]}: {{}}", "it has no effect."),
         ("SecurityPolicy", "HTTPRoute", "jwt: {}", "routes of this policy answer 500, so that nobody passes"),
         ("SecurityPolicy", "HTTPRoute", "extAuth: {}", "routes of this policy answer 500"),
-        ("ClientTrafficPolicy", "Gateway", "tls: {clientValidation: {}}", "routes on its listeners answer"),
     ],
 )
 def test_what_follows_from_a_field_that_is_not_built_is_reported(

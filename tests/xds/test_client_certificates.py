@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+from envoy.config.listener.v3.listener_components_pb2 import FilterChain
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from msgspec import structs
 
-from moongate.api.base import FleetId, Ref
+from moongate.api.base import FleetId, ListenerId, Ref
 from moongate.api.gateway import GatewayClass
-from moongate.attach.client_validation import ClientAuthorities
+from moongate.attach.certificates import RefusedCertificate, refused_certificate
+from moongate.attach.client_validation import ClientAuthorities, client_authorities_contents
 from moongate.attach.envoy_listeners import envoy_listeners
 from moongate.attach.listeners import listeners
 from moongate.attach.secret_servers import SDS_SECRET
 from moongate.kinds import ref_of
+from moongate.policies.http_listeners import authorities_conflict, listener_failed
 from moongate.xds.client_certificates import client_authorities_secret
 from moongate.xds.cluster_keys import ClientAuthoritiesSecret, SecretServerCluster
+from moongate.xds.connection_chains import connection_terms
 from moongate.xds.fallbacks import ALL, Fallback
 from moongate.xds.filter_chains import ChainSettings, closed, demands_certificate, in_force, unreported
 from moongate.xds.http_chains import https_settings
@@ -35,8 +40,10 @@ from tests.core import (
     gateway_class,
     http,
     https,
+    policy,
     secret,
 )
+from tests.e2e.certificates import Authority
 from tests.listeners import sent, tls_of
 from tests.routes import as_dict
 
@@ -296,3 +303,180 @@ def test_no_certificate_is_in_the_repr_of_a_secret() -> None:
     core = Core(guarded(), CERT, config_map())
 
     assert CA.decode().splitlines()[1] not in repr(client_authorities_secret(core.db, SECRET))
+
+
+NAMED = "caCertificateRefs: [{kind: ConfigMap, name: ours}]"
+
+
+def clients(validation: str = NAMED, *, name: str = "policy", target: str = "Gateway/eg") -> str:
+    """A ClientTrafficPolicy that asks for certificates."""
+    return policy(
+        "ClientTrafficPolicy", f"{{tls: {{clientValidation: {{{validation}}}}}}}", name=name, target=target
+    )
+
+
+def validation_of(core: Core, name: str = "default/eg/web") -> dict[str, Any]:
+    """What the only chain of a listener asks of clients."""
+    found = context(core, name)
+    common = {k: v for k, v in found["common_tls_context"].items() if "validation" in k}
+    return {"required": found.get("require_client_certificate"), **common}
+
+
+def sds(name: str) -> dict[str, Any]:
+    return SOURCE | {"name": name}
+
+
+@pytest.mark.parametrize(
+    ("validation", "expected"),
+    [
+        (NAMED, {"required": True, "validation_context_sds_secret_config": sds("default/policy/ca.crt")}),
+        (
+            f"{NAMED}, mode: VerifyIfGiven",
+            {"required": False, "validation_context_sds_secret_config": sds("default/policy/ca.crt")},
+        ),
+        (
+            "mode: RequireAny",
+            {"required": True, "validation_context": {"trust_chain_verification": "ACCEPT_UNTRUSTED"}},
+        ),
+        (
+            f"{NAMED}, mode: Request",
+            {
+                "required": False,
+                "combined_validation_context": {
+                    "default_validation_context": {"trust_chain_verification": "ACCEPT_UNTRUSTED"},
+                    "validation_context_sds_secret_config": sds("default/policy/ca.crt"),
+                },
+            },
+        ),
+        (
+            f"{NAMED}, allowExpiredCertificate: true",
+            {
+                "required": True,
+                "combined_validation_context": {
+                    "default_validation_context": {"allow_expired_certificate": True},
+                    "validation_context_sds_secret_config": sds("default/policy/ca.crt"),
+                },
+            },
+        ),
+    ],
+)
+def test_a_policy_asks_for_certificates_as_in_the_reference(
+    validation: str, expected: dict[str, Any]
+) -> None:
+    core = Core(gateway(https("web", "cert")), CERT, config_map(), clients(validation))
+
+    assert validation_of(core) == expected
+
+
+def test_a_policy_goes_before_its_gateway() -> None:
+    theirs = config_map(ca_crt=OTHER_CA).replace("name: ours", "name: theirs")
+    core = Core(guarded(), CERT, config_map(), theirs, clients("mode: Request"))
+    secret_of_gateway = validation_of(core)["combined_validation_context"]
+    assert secret_of_gateway["validation_context_sds_secret_config"] == SOURCE
+
+    core.apply(clients("caCertificateRefs: [{kind: ConfigMap, name: theirs}]"))
+
+    assert [key.name for key in listener_needs(core.db, EG_FLEET)] == ["default/policy/ca.crt"]
+    assert validation_of(core)["required"] is True
+
+
+def test_a_listener_of_tls_checks_clients_too_and_plaintext_needs_no_secret() -> None:
+    tls = "{name: tls, port: 9443, protocol: TLS, tls: {mode: Terminate, certificateRefs: [{name: cert}]}}"
+    core = Core(gateway(tls), CERT, config_map(), clients())
+    [envoy] = envoy_listeners(core.db, EG_FLEET)
+    chain = FilterChain.FromString(connection_terms(core.db, envoy.groups[0]).chain)
+    assert tls_of(chain).require_client_certificate.value
+    assert [key.name for key in listener_needs(core.db, EG_FLEET)] == ["default/policy/ca.crt"]
+
+    core.apply(gateway(http("plain")))
+
+    assert listener_needs(core.db, EG_FLEET) == ()
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "caCertificateRefs: [{name: absent}]",
+        "caCertificateRefs: [{kind: ConfigMap, name: ours, namespace: other}]",
+        "mode: RequireAndVerify",
+        f"{NAMED}, crl: {{refs: [{{name: absent}}]}}",
+        f"{NAMED}, spkiHashes: [short]",
+    ],
+)
+def test_what_cannot_be_checked_lets_nobody_pass_the_handshake(broken: str) -> None:
+    """Routes answer 500 as well; but Envoy has the listener before the routes."""
+    core = Core(gateway(https("web", "cert")), CERT, config_map(), clients(broken))
+
+    asked = validation_of(core)
+
+    assert asked["required"] is True
+    assert list(asked["validation_context"]) == ["trusted_ca"], "an authority that signed nothing"
+    assert listener_needs(core.db, EG_FLEET) == ()
+    assert listener_failed(core.db, ListenerId(EG, EG, "web"))
+
+
+def test_a_fault_elsewhere_in_the_tls_of_a_policy_lets_nobody_pass_either() -> None:
+    spec = f"{{tls: {{ecdhCurves: [nonsense], clientValidation: {{{NAMED}}}}}}}"
+    core = Core(
+        gateway(https("web", "cert")),
+        CERT,
+        config_map(),
+        policy("ClientTrafficPolicy", spec, target="Gateway/eg"),
+    )
+
+    assert list(validation_of(core)["validation_context"]) == ["trusted_ca"]
+
+
+def test_the_secret_of_a_policy_has_the_lists_of_what_is_revoked() -> None:
+    crl = Authority().revoking()
+    lists = secret("lists", {"ca.crl": crl}, type_="Opaque")
+    validation = f"{NAMED}, crl: {{refs: [{{name: lists}}], onlyVerifyLeafCertificate: true}}"
+    core = Core(gateway(https("web", "cert")), CERT, config_map(), lists, clients(validation), config=ON_HOST)
+    [key] = listener_needs(core.db, EG_FLEET)
+    assert isinstance(key, ClientAuthoritiesSecret)
+    before = sent(core, "default/eg/web")
+
+    held = Secret.FromString(client_authorities_secret(core.db, key).body).validation_context
+
+    assert held.trusted_ca.inline_bytes == CA
+    assert held.crl.inline_bytes == crl
+    assert held.only_verify_leaf_cert_crl
+    core.apply(secret("lists", {"ca.crl": Authority().revoking()}, type_="Opaque"))
+    assert sent(core, "default/eg/web") != before, "who was revoked must connect again"
+
+
+def test_authorities_of_a_policy_that_envoy_never_took_close_its_listeners() -> None:
+    """A listener that waits for a secret which Envoy refuses would hold up its whole port."""
+    core = Core(gateway(https("web", "cert")), CERT, config_map(), clients())
+    [key] = listener_needs(core.db, EG_FLEET)
+    assert isinstance(key, ClientAuthoritiesSecret)
+    contents = client_authorities_contents(core.db, key.of)
+    refused = RefusedCertificate(contents, "too odd", None)
+
+    core.db.put(refused_certificate(EG_FLEET, key.of), refused)
+
+    assert list(validation_of(core)["validation_context"]) == ["trusted_ca"]
+    assert listener_needs(core.db, EG_FLEET) == ()
+    problem = authorities_conflict(core.db, ListenerId(EG, EG, "web"))
+    assert problem is not None
+    assert problem.path == "spec.tls"
+    assert "too odd" in problem.message
+    core.apply(config_map(ca_crt=OTHER_CA))
+    assert listener_needs(core.db, EG_FLEET) == (key,)
+
+
+def test_a_last_good_chain_that_asked_for_other_certificates_does_not_stand_in() -> None:
+    world = (gateway(https("web", "cert")), CERT, config_map())
+    named = f"{NAMED}, subjectAltNames: {{dnsNames: [{{value: a.test}}]}}"
+    any_, strict, other = (Core(*world, clients(v)) for v in ("mode: RequireAny", NAMED, named))
+    [group] = [each for envoy in envoy_listeners(strict.db, EG_FLEET) for each in envoy.groups]
+    settings = [https_settings(core.db, group) for core in (any_, strict, other)]
+    assert [demands_certificate(each) for each in settings] == [False, True, True]
+
+    def stands_in(refused: ChainSettings, former: ChainSettings) -> ChainSettings | None:
+        silent, fallback = unreported(refused), Fallback(former, True)
+        assert silent is not None
+        return in_force(refused, {refused.version: fallback, silent.version: fallback})
+
+    assert stands_in(settings[1], settings[0]) == closed(settings[1])
+    assert stands_in(settings[2], settings[1]) == closed(settings[2])

@@ -82,7 +82,8 @@ _KEY_LABELS = ("PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY")
 _ENCRYPTED = "ENCRYPTED PRIVATE KEY"
 _BEGIN = b"-----BEGIN "
 _CERTIFICATE_LABEL = "CERTIFICATE"
-_TRUST_LABELS = (_CERTIFICATE_LABEL, "X509 CRL")
+_LIST_LABEL = "X509 CRL"
+_TRUST_LABELS = (_CERTIFICATE_LABEL, _LIST_LABEL)
 _BLOCK = re.compile(
     # What is within is base64, so it ends at a hyphen: each byte is looked at once, whatever lacks its END.
     rb"-----BEGIN ([A-Z0-9 ]+)-----[ \t]*\r?\n([^-]*)-----END \1-----[ \t]*(?:\r?\n|\Z)"
@@ -222,6 +223,60 @@ def trusted(key: str, data: bytes) -> bytes | Fault:
         if isinstance(member, Fault):
             return member
     return b"".join(_pem(label, der) for label, der in kept)
+
+
+class Member(NamedTuple):
+    """A block of PEM about CAs.
+
+    Args:
+        pem: the block.
+        last: the last second of its time; ``None`` if it has no end.
+        is_list: whether it is a list of revoked certificates.
+    """
+
+    pem: bytes
+    last: int | None
+    is_list: bool
+
+
+def readable_members(data: bytes) -> tuple[Member, ...]:
+    """The certificates and the lists of revoked ones in some data; what cannot be read is passed over."""
+    members = (_read_member(label, der) for label, der in _blocks(data) if label in _TRUST_LABELS)
+    return tuple(member for member in members if not isinstance(member, Fault))
+
+
+def list_members(key: str, data: bytes) -> tuple[Member, ...] | Fault:
+    """The lists of revoked certificates in some data. One that cannot be read spoils it: it may revoke more.
+
+    Args:
+        key: where the data is, for messages.
+        data: the lists, as PEM.
+    """
+    blocks = [(label, der) for label, der in _blocks(data) if label == _LIST_LABEL]
+    if not blocks:
+        return Fault(
+            f"holds no list of revoked certificates in {key}: it must be between the lines "
+            "'-----BEGIN X509 CRL-----' and '-----END X509 CRL-----'."
+        )
+    if len(blocks) < data.count(_BEGIN + _LIST_LABEL.encode()):
+        return Fault(f"holds a list of revoked certificates in {key} that is cut off, or is no base64.")
+    members: list[Member] = []
+    for n, (label, der) in enumerate(blocks, start=1):
+        member = _read_member(label, der)
+        if isinstance(member, Fault):
+            return Fault(f"holds something in block {n} of {key} that is no list of revoked certificates.")
+        members.append(member)
+    return tuple(members)
+
+
+def _read_member(label: str, der: bytes) -> Member | Fault:
+    if label == _CERTIFICATE_LABEL:
+        member = reading(partial(_member, der), "cannot be read.")
+        return member if isinstance(member, Fault) else Member(_pem(label, der), member.last, is_list=False)
+    end = reading(lambda: x509.load_der_x509_crl(der).next_update_utc, "cannot be read.")
+    if isinstance(end, Fault):
+        return end
+    return Member(_pem(label, der), int(end.timestamp()) if end is not None else None, is_list=True)
 
 
 def size_of_names(pem: bytes) -> int:

@@ -1,4 +1,4 @@
-"""Which certificates clients must show: ``tls.frontend`` of a Gateway.
+"""Which certificates clients must show: ``tls.frontend`` of a Gateway, and the authorities of policies.
 
 Theory of operation
 ===================
@@ -6,6 +6,9 @@ Theory of operation
 a port, also an entry that asks for nothing. ``client_validation`` says what a listener asks for, and reads no
 certificates; ``client_authorities`` reads them. So other CAs run one secret again, and what drains the
 connections that were checked by the former ones (``xds.filter_chains``).
+
+A ClientTrafficPolicy may say otherwise for a listener (``policies.http_listeners``). What it names is a
+``PolicyAuthorities``, and has the same queries.
 
 Rules
 =====
@@ -17,20 +20,21 @@ Source: Gateway API, GEP-91 (client certificate validation); the reference for r
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from msgspec import Struct
+from msgspec import structs
 
+from moongate import names
 from moongate.api.base import GATEWAY_GROUP, Ref
 from moongate.api.gateway import Gateway
-from moongate.attach.authorities import KINDS, Bundle, bundle, source
+from moongate.attach.authorities import KINDS, Bundle, bundle, revoked, source, valid_bundle
 from moongate.attach.certificates import refused_as_it_is, size_of_names
 from moongate.attach.fleets import fleet_of
 from moongate.attach.grants import granted
 from moongate.engine import query
 from moongate.problem import Problem
 from moongate.store import get
-from moongate.xds.wire import fingerprint
+from moongate.xds.wire import Encoded, fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,18 +65,65 @@ class ClientAuthorities(NamedTuple):
     gateway: Ref
     place: str
 
+    @property
+    def secret(self) -> str:
+        """The name of the secret with them in xDS."""
+        return names.client_authorities(self.gateway, self.place)
 
-class ClientValidation(Struct, frozen=True):
+
+class PolicyAuthorities(NamedTuple):
+    """CAs that a ClientTrafficPolicy names.
+
+    Args:
+        policy: who names them.
+        sources: where their certificates are, each with the path of its reference.
+        lists: where the lists of revoked certificates are, in the same way.
+        lists_of: the policy that names the lists, after a merge.
+        only_leaf: whether the lists are for the certificates of clients alone, and not for those between.
+    """
+
+    policy: Ref
+    sources: tuple[tuple[str, Ref], ...]
+    lists: tuple[tuple[str, Ref], ...] = ()
+    lists_of: Ref | None = None
+    only_leaf: bool = False
+
+    @property
+    def secret(self) -> str:
+        """The name of the secret with them in xDS."""
+        return names.policy_authorities(self.policy, self.lists_of)
+
+
+Authorities: TypeAlias = ClientAuthorities | PolicyAuthorities
+"""Those that certificates of clients must come from."""
+
+
+class ClientValidation(Encoded, frozen=True):
     """What a listener asks of its clients.
 
     Args:
-        authorities: who their certificates must come from.
-        only_valid: whether others are turned away; else a client is asked for a certificate, and may show
-            any, or none.
+        authorities: who their certificates must come from; ``None`` if nobody is named.
+        required: whether a client must show a certificate.
+        verified: whether the certificate that a client shows must come from the authorities; else it may show
+            any.
+        conditions: what else must hold of a certificate, as an encoded ``CertificateValidationContext``.
+        closed: whether what is asked cannot be checked. Then nobody passes of whom it is asked.
     """
 
-    authorities: ClientAuthorities
-    only_valid: bool
+    authorities: Authorities | None
+    required: bool
+    verified: bool
+    conditions: bytes = b""
+    closed: bool = False
+
+    @property
+    def only_valid(self) -> bool:
+        """Whether nobody passes without a certificate that was checked."""
+        return self.required and self.verified
+
+    def shut(self) -> ClientValidation:
+        """The same where it cannot be checked."""
+        return structs.replace(self, authorities=None, conditions=b"", closed=True)
 
 
 def validations(gateway: Gateway) -> Iterator[tuple[str, str, FrontendTLSValidation]]:
@@ -97,7 +148,8 @@ def client_validation(gateway: Gateway, port: int) -> ClientValidation | None:
     if asked is None:
         return None
     place = DEFAULT if own is None else str(port)
-    return ClientValidation(ClientAuthorities(gateway.ref, place), asked.mode == "AllowValidOnly")
+    only_valid = asked.mode == "AllowValidOnly"
+    return ClientValidation(ClientAuthorities(gateway.ref, place), required=only_valid, verified=only_valid)
 
 
 def _frontend(gateway: Gateway) -> FrontendTLSConfig | None:
@@ -105,8 +157,25 @@ def _frontend(gateway: Gateway) -> FrontendTLSConfig | None:
 
 
 @query
-def client_authorities(db: Db, of: ClientAuthorities) -> Bundle | Problem:
-    """The CAs for clients that a Gateway names at a place, or why there are none."""
+def client_authorities(db: Db, of: Authorities) -> Bundle | Problem:
+    """The CAs for clients that a Gateway names at a place, or a policy, or why there are none."""
+    return _of_policy(db, of) if isinstance(of, PolicyAuthorities) else _of_gateway(db, of)
+
+
+def _of_policy(db: Db, of: PolicyAuthorities) -> Bundle | Problem:
+    authorities = valid_bundle(db, of.sources)
+    if isinstance(authorities, Problem):
+        return authorities
+    lists = revoked(db, of.lists)
+    if isinstance(lists, Problem):
+        return lists
+    if lists and authorities.server is not None:
+        message = "These CAs are of another server, so it must have the lists of what they revoked as well."
+        return Problem(of.lists[0][0], message)
+    return _small_enough(of.sources[0][0].partition("[")[0], structs.replace(authorities, revoked=lists))
+
+
+def _of_gateway(db: Db, of: ClientAuthorities) -> Bundle | Problem:
     path, refs = _named(db, of)
     sources: list[tuple[str, Ref]] = []
     for n, ref in enumerate(refs):
@@ -124,7 +193,12 @@ def client_authorities(db: Db, of: ClientAuthorities) -> Bundle | Problem:
         message = f"The kind is {refs[0].kind!r}; it must be one of {', '.join(KINDS)}."
         return Problem(f"{path}[0].kind", message, "InvalidCACertificateKind")
     authorities = bundle(db, sources)
-    if isinstance(authorities, Problem) or len(authorities.pem) <= MOST_NAMES_BYTES:
+    return authorities if isinstance(authorities, Problem) else _small_enough(path, authorities)
+
+
+def _small_enough(path: str, authorities: Bundle) -> Bundle | Problem:
+    """CAs whose names have room in a handshake, or the problem that they have none."""
+    if len(authorities.pem) <= MOST_NAMES_BYTES:
         return authorities
     size = size_of_names(authorities.pem)
     if size <= MOST_NAMES_BYTES:
@@ -134,6 +208,13 @@ def client_authorities(db: Db, of: ClientAuthorities) -> Bundle | Problem:
         "client could connect; name fewer CAs."
     )
     return Problem(path, message, "InvalidCACertificateRef")
+
+
+@query
+def client_authorities_fault(db: Db, of: Authorities) -> Problem | None:
+    """Why there are no CAs, whatever Envoy says of them; another CA is no other answer."""
+    authorities = client_authorities(db, of)
+    return authorities if isinstance(authorities, Problem) else None
 
 
 @query
@@ -158,25 +239,33 @@ def client_authorities_outdated(db: Db, of: ClientAuthorities) -> Problem | None
 
 def _refused(db: Db, of: ClientAuthorities, refused: RefusedCertificate) -> Problem:
     path, _ = _named(db, of)
-    return Problem(path, f"Envoy refuses these CAs: {refused.message}.", "InvalidCACertificateRef")
+    return Problem(path, refused_words(refused), "InvalidCACertificateRef")
+
+
+def refused_words(refused: RefusedCertificate) -> str:
+    """A sentence about CAs that Envoy refuses."""
+    return f"Envoy refuses these CAs: {refused.message}."
 
 
 @query
-def client_authorities_contents(db: Db, of: ClientAuthorities) -> str:
+def client_authorities_contents(db: Db, of: Authorities) -> str:
     """What tells one state of CAs for clients from the next."""
     authorities = client_authorities(db, of)
-    return "" if isinstance(authorities, Problem) else fingerprint(authorities.pem)
+    if isinstance(authorities, Problem):
+        return ""
+    only_leaf = b"leaf" if isinstance(of, PolicyAuthorities) and of.only_leaf else b""
+    return fingerprint(authorities.pem + authorities.revoked + only_leaf)
 
 
 @query
-def client_authorities_server(db: Db, of: ClientAuthorities) -> ServedSecret | None:
+def client_authorities_server(db: Db, of: Authorities) -> ServedSecret | None:
     """The server that has the CAs, instead of moongate."""
     authorities = client_authorities(db, of)
     return None if isinstance(authorities, Problem) else authorities.server
 
 
 @query
-def client_authorities_refusal(db: Db, fleet: FleetId, of: ClientAuthorities) -> RefusedCertificate | None:
+def client_authorities_refusal(db: Db, fleet: FleetId, of: Authorities) -> RefusedCertificate | None:
     """Why the Envoys of a fleet refuse CAs for clients as they are now; ``None`` as far as is known."""
     return refused_as_it_is(db, fleet, of, client_authorities_contents)
 

@@ -33,6 +33,7 @@ from moongate.api.gateway import Listener as ListenerSpec
 from moongate.api.shared import LabelSelector
 from moongate.attach.client_validation import (
     NO_AUTHORITY,
+    ClientAuthorities,
     client_authorities_outdated,
     client_authorities_problem,
     client_validation,
@@ -590,11 +591,13 @@ def _judge_clients(db: Db, draft: _Draft) -> None:
     draft.clients = asked = _validation_at(db, draft.id.gateway, draft.spec.port)
     if asked is None:
         return
-    problem = client_authorities_problem.attempt(db, asked.authorities)
+    of = asked.authorities
+    assert isinstance(of, ClientAuthorities), "a Gateway that asks for certificates names CAs"
+    problem = client_authorities_problem.attempt(db, of)
     if isinstance(problem, Failed):
         draft.failure = problem.id
     elif problem is None:
-        if (outdated := client_authorities_outdated(db, asked.authorities)) is not None:
+        if (outdated := client_authorities_outdated(db, of)) is not None:
             draft.client_faults = (outdated,)
             message = f"{outdated.path}: {outdated.message}"
             draft.set_condition("ResolvedRefs", "False", outdated.reason, message)

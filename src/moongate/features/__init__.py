@@ -32,6 +32,7 @@ from moongate.features import (
     health_check,
     http1,
     http2,
+    http3,
     http_upgrade,
     listener_health_check,
     load_balancer,
@@ -94,6 +95,7 @@ FEATURES: tuple[Feature[Any], ...] = (
     client_http2.FEATURE,
     http1.FEATURE,  # after connection: it takes back how old connections end
     client_tls.FEATURE,
+    http3.FEATURE,
     path.FEATURE,
     client_ip_detection.FEATURE,
 )

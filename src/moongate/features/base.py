@@ -36,7 +36,7 @@ from msgspec import Struct, field
 from moongate.api.backend import Backend
 from moongate.api.base import DurationStr, Ref, milliseconds
 from moongate.api.connections import HTTP2Settings
-from moongate.api.core import Secret, Service
+from moongate.api.core import ClusterTrustBundle, ConfigMap, Secret, Service
 from moongate.api.serviceimport import ServiceImport
 from moongate.api.shared import quantity
 from moongate.attach.backends import Target
@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from moongate.api.telemetry import SpanSettings
     from moongate.api.tls import TLSSettings
     from moongate.attach.backends import Transport
+    from moongate.attach.client_validation import ClientValidation
     from moongate.attach.extension_filters import Extension
     from moongate.engine import Db
 
@@ -390,6 +391,19 @@ class Reference(Struct, frozen=True):
         return cls(path, target, (("", Secret.KIND),))
 
     @classmethod
+    def to_authorities(cls, path: str, ref: SecretObjectReference) -> Reference:
+        """A reference to what holds certificates of CAs, of any group as in the reference."""
+        kinds = {kind.KIND: (kind.GROUP, kind.KIND) for kind in (Secret, ConfigMap, ClusterTrustBundle)}
+        group, kind = kinds.get(ref.kind, (ref.group, ref.kind))
+        return cls(path, Target(group, kind, ref.namespace or "", ref.name, 0), tuple(kinds.values()))
+
+    @classmethod
+    def to_lists(cls, path: str, ref: SecretObjectReference) -> Reference:
+        """A reference to what holds lists of revoked certificates."""
+        kinds = tuple((kind.GROUP, kind.KIND) for kind in (Secret, ConfigMap))
+        return cls(path, Target(ref.group, ref.kind, ref.namespace or "", ref.name, 0), kinds)
+
+    @classmethod
     def to_backend(cls, path: str, ref: BackendObjectReference) -> Reference:
         """A reference to a backend."""
         target = Target(ref.group, ref.kind, ref.namespace or "", ref.name, ref.port or 0)
@@ -402,7 +416,9 @@ class Reference(Struct, frozen=True):
         return (self.target.group, self.target.kind) in self.kinds
 
     def target_from(self, owner: Ref) -> Target:
-        """The target, with the namespace of the owner if none is written."""
+        """The target, with the namespace of the owner if none is written, or none if its kind has none."""
+        if self.target.kind == ClusterTrustBundle.KIND:
+            return self.target._replace(namespace="")
         return self.target._replace(namespace=self.target.namespace or owner.namespace)
 
 
@@ -492,6 +508,8 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
         clusters: the clusters that a value needs besides those of routes.
         secrets: the secrets that Envoy must be able to fetch for a value.
         one_cluster: whether a value works only if all backends of a rule share one cluster.
+        clients: what a listener asks of the certificates of its clients, after what its Gateway asks. It is
+            called for a value with a fault as well: who would be turned away without the fault must not pass.
         listener_facts: what ``route`` hooks of other features need to know about a value in a listener's
             policy.
         check_listener: faults that a value has on one listener but not on others, with paths relative to the
@@ -508,6 +526,7 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
         lookup: how hostnames of backends are looked up, where it was said otherwise before.
         listener: settings on an Envoy listener, which all filter chains of a port share. Of several policies
             that set a field, the oldest decides.
+        http3: whether a value opens the port of a listener for HTTP/3 (``xds.quic``).
         filter_chain: settings on a filter chain or its TLS context.
         connection_manager: settings on an HTTP connection manager.
         tcp_proxy: settings on the proxy of a route of connections.
@@ -526,6 +545,7 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
     clusters: Callable[[Db, Effective[M]], Iterable[ExtraCluster]] | None = None
     secrets: Callable[[Db, Effective[M]], Iterable[ExtraSecret]] | None = None
     one_cluster: Callable[[M], bool] | None = None
+    clients: Callable[[Effective[M], ClientValidation | None], ClientValidation | None] | None = None
     listener_facts: Callable[[ListenerFacts, M], ListenerFacts] | None = None
     check_listener: Callable[[Db, ListenerId, M], Iterable[Problem]] | None = None
     http_filter: HttpFilter[M] | None = None
@@ -537,6 +557,7 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
     zones: Callable[[M], Zones | None] | None = None
     lookup: Callable[[Lookup, Effective[M]], Lookup] | None = None
     listener: Callable[[Listener, Effective[M]], None] | None = None
+    http3: bool = False
     filter_chain: Callable[[ChainEdit, Effective[M]], None] | None = None
     connection_manager: Callable[[ManagerEdit, Effective[M]], None] | None = None
     tcp_proxy: Callable[[TcpProxy, Effective[M]], None] | None = None

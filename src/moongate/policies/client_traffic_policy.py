@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from msgspec import field
 
-from moongate.api.base import ENVOY_GROUP, Rule, Unbuilt, deprecated
+from moongate.api.base import ENVOY_GROUP, Rule, deprecated
 from moongate.api.connections import HTTP2Settings, TCPKeepalive
 from moongate.api.policy import MergeType, PolicyTargetReferences
 from moongate.attach.policies import Policy
@@ -18,6 +18,7 @@ from moongate.features.connection import ClientConnection
 from moongate.features.grpc import GRPCSettings
 from moongate.features.headers import HeaderSettings
 from moongate.features.http1 import HTTP1Settings
+from moongate.features.http3 import HTTP3Settings
 from moongate.features.listener_health_check import HealthCheckSettings
 from moongate.features.path import PathSettings
 from moongate.features.scheme import SchemeHeaderTransform
@@ -83,7 +84,7 @@ class ClientTrafficPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True)
     connection: ClientConnection | None = None
     http1: HTTP1Settings | None = None
     http2: HTTP2Settings | None = None
-    http3: Unbuilt | None = None
+    http3: HTTP3Settings | None = None
     grpc: GRPCSettings | None = None
     health_check: HealthCheckSettings | None = None
     scheme: SchemeHeaderTransform | None = None

@@ -29,10 +29,16 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import UInt32Value
 
 from moongate import names
-from moongate.attach.envoy_listeners import envoy_listener, seat_of
+from moongate.attach.client_validation import (
+    PolicyAuthorities,
+    client_authorities_refusal,
+    refused_words,
+)
+from moongate.attach.envoy_listeners import envoy_listener, envoy_listeners, seat_of
 from moongate.attach.fleets import age, fleet_of
+from moongate.attach.listeners import SECURE, last_judged_at
 from moongate.attach.policies import Target, applied_to_listener, level_of
-from moongate.engine import query
+from moongate.engine import Failed, query
 from moongate.features import FEATURES
 from moongate.features.base import ListenerFacts
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy
@@ -44,6 +50,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from moongate.api.base import FleetId, ListenerId, Ref
+    from moongate.attach.certificates import RefusedCertificate
+    from moongate.attach.client_validation import ClientValidation
+    from moongate.attach.envoy_listeners import ChainGroup
     from moongate.engine import Db
     from moongate.features.base import Effective, Feature
     from moongate.policies.effective import EffectivePolicy, Settings
@@ -204,6 +213,111 @@ def listener_faults(db: Db, listener: ListenerId) -> tuple[Problem, ...]:
         if feature.check_listener is not None
         for problem in feature.check_listener(db, listener, effective.value)
     )
+
+
+@query
+def clients_of(db: Db, listener: ListenerId) -> ClientValidation | None:
+    """What a listener asks of its clients, by its policy, or else by its Gateway; ``None`` for nothing."""
+    judged = last_judged_at(db, listener)
+    if judged is None or judged.chain_kind not in SECURE or judged.passthrough:
+        return None
+    asked, policy = judged.clients, client_policy(db, listener)
+    for feature, effective in policy.settings() if policy is not None else ():
+        if feature.clients is not None:
+            asked = feature.clients(effective, asked)
+            if asked is not None and policy is not None and feature.field in policy.faulty:
+                asked = asked.shut()
+    refused = _refused_authorities(db, listener, asked)
+    return asked.shut() if asked is not None and refused is not None and refused.before is None else asked
+
+
+@query
+def http3_groups(db: Db, fleet: FleetId, name: str) -> tuple[ChainGroup, ...]:
+    """The chains of an Envoy listener that are served over HTTP/3 as well: all or none of those of HTTPS.
+
+    Those of listeners that ask for certificates of clients are not among them.
+    """
+    envoy = envoy_listener(db, fleet, name)
+    if envoy is None or envoy.is_udp or shares_udp(db, fleet, envoy.container_port):
+        return ()
+    # A port may be of several Gateways, and a failure at one of them must not concern the others.
+    secure = [group for group in envoy.groups if group.kind == "HTTPS"]
+    open_ = tuple(group for group in secure if clients_of.last_good(db, group.members[0]) is None)
+    fields = (_http3_field.last_good(db, group.members[0]) for group in open_)
+    return open_ if any(field and not isinstance(field, Failed) for field in fields) else ()
+
+
+@query
+def shares_udp(db: Db, fleet: FleetId, container_port: int) -> bool:
+    """Whether a listener of UDP has a port already."""
+    return any(each.is_udp and each.container_port == container_port for each in envoy_listeners(db, fleet))
+
+
+def http3_port(db: Db, listener: ListenerId) -> int:
+    """The port at which clients reach a listener by HTTP/3; 0 if they do not."""
+    judged = last_judged_at(db, listener)
+    if judged is None or judged.chain_kind != "HTTPS" or (seat := seat_of(db, listener)) is None:
+        return 0
+    served = http3_groups(db, fleet_of(db, listener.gateway), seat.envoy.name)
+    return judged.port if seat.group in served else 0
+
+
+@query
+def http3_dropped(db: Db, listener: ListenerId) -> bool:
+    """Whether a listener's policy asks for HTTP/3, and the listener has none as it checks its clients."""
+    return _http3_field(db, listener) != "" and clients_of(db, listener) is not None
+
+
+@query
+def http3_conflict(db: Db, listener: ListenerId) -> Problem | None:
+    """Why a listener has no HTTP/3 although its policy asks for it, and it checks no clients."""
+    seat = seat_of(db, listener)
+    field = _http3_field(db, listener)
+    if seat is None or not field:
+        return None
+    port = seat.envoy.container_port
+    if not shares_udp(db, fleet_of(db, listener.gateway), port):
+        return None
+    message = (
+        f"HTTP/3 needs port {port} of UDP, where a listener of UDP is. So {names.listener(listener)} is "
+        "served without HTTP/3."
+    )
+    return Problem(f"spec.{field}", message, "Conflicted")
+
+
+@query
+def _http3_field(db: Db, listener: ListenerId) -> str:
+    """The field by which the policy of a listener of HTTPS asks for HTTP/3; "" if it does not."""
+    judged, policy = last_judged_at(db, listener), client_policy(db, listener)
+    if judged is None or judged.chain_kind != "HTTPS" or policy is None:
+        return ""
+    return next((feature.field for feature, _ in policy.features() if feature.http3), "")
+
+
+@query
+def authorities_conflict(db: Db, listener: ListenerId) -> Problem | None:
+    """Why Envoy does not check clients of a listener by the CAs of its policy; ``None`` if it does."""
+    policy = client_policy(db, listener)
+    for feature, effective in policy.features() if policy is not None else ():
+        asked = feature.clients(effective, None) if feature.clients is not None else None
+        refused = _refused_authorities(db, listener, asked)
+        if refused is not None:
+            effect = (
+                f"So nobody passes who must show a certificate at {names.listener(listener)}."
+                if refused.before is None
+                else "Until it takes new ones, clients are checked by those before."
+            )
+            return Problem(f"spec.{feature.field}", f"{refused_words(refused)} {effect}")
+    return None
+
+
+def _refused_authorities(
+    db: Db, listener: ListenerId, asked: ClientValidation | None
+) -> RefusedCertificate | None:
+    """Why Envoy refuses CAs that a policy names; those of Gateways are judged with the listener."""
+    if asked is None or not isinstance(asked.authorities, PolicyAuthorities):
+        return None
+    return client_authorities_refusal(db, fleet_of(db, listener.gateway), asked.authorities)
 
 
 @query

@@ -49,7 +49,7 @@ def _problem(db: Db, kind: str, owner: Ref, reference: Reference) -> Problem | N
         right = f"{', '.join(others)} or {last}" if others else last
         return Problem(path, f"{path.rpartition('.')[2]} names a {name}; it must name a {right}.")
     # Before existence: without a grant, nobody learns what another namespace has.
-    if not granted(db, ENVOY_GROUP, kind, owner.namespace, target.ref):
+    if target.namespace and not granted(db, ENVOY_GROUP, kind, owner.namespace, target.ref):
         return Problem(
             path,
             f"{target.ref} is in another namespace; no ReferenceGrant there allows a {kind} of namespace "

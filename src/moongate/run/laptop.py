@@ -13,7 +13,7 @@ import structlog
 from msgspec import structs
 
 from moongate.api.base import Ref, Resource
-from moongate.api.core import Secret
+from moongate.api.core import ClusterTrustBundle, ConfigMap, Secret
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.gateway import GatewayClass
 from moongate.api.parsed import parsed
@@ -287,7 +287,7 @@ class Laptop:
 
     def _put(self, batch: Mapping[Ref, Resource | None]) -> None:
         changes = {ref: self._base.get(ref) if new is None else new for ref, new in batch.items()}
-        if any(ref.is_a(Secret) for ref in changes):
+        if any(ref.is_a(kind) for ref in changes for kind in (Secret, ConfigMap, ClusterTrustBundle)):
             # The dates of a certificate are checked when it is loaded. If it expires later it stays in force:
             # a warning in a browser is better than a closed port.
             self.world.write(NOW, int(time()))

@@ -63,7 +63,14 @@ from moongate.attach.routes import attachments, route_shards, routes_under
 from moongate.engine import Failed, query
 from moongate.policies import POLICY_KINDS
 from moongate.policies.effective import effective_policy, rule_settings, unenforceable
-from moongate.policies.http_listeners import listener_faults, port_conflict, setting_conflict
+from moongate.policies.http_listeners import (
+    authorities_conflict,
+    http3_conflict,
+    http3_dropped,
+    listener_faults,
+    port_conflict,
+    setting_conflict,
+)
 from moongate.problem import Problem
 from moongate.status.conditions import condition, summary
 from moongate.status.missing_filters import not_programmed, refusals
@@ -245,10 +252,17 @@ def _judge_clients(db: Db, policy: Ref, beneath: Sequence[ListenerId], draft: Dr
             continue
         if holding.owner == policy:
             parents[holding.parent] = None
-            conflicts = (port_conflict(db, listener), setting_conflict(db, listener))
+            conflicts = (
+                port_conflict(db, listener),
+                setting_conflict(db, listener),
+                authorities_conflict(db, listener),
+                http3_conflict(db, listener),
+            )
             draft.hold(conflict for conflict in conflicts if conflict is not None)
             effect = f"Requests to listener {names.listener(listener)} are answered with 500."
             draft.hold(fault.saying(effect) for fault in listener_faults(db, listener))
+            if http3_dropped(db, listener):
+                draft.drop(listener.name)
         elif holding.parent == policy:
             merged.append(names.listener(listener))
     for parent in parents or (None,):
@@ -471,8 +485,23 @@ def _conditions(draft: Draft, warning: str, generation: int) -> Iterator[Conditi
         yield condition("Merged", "True", "Merged", " ".join(merged), generation)
     if overridden := draft.messages("overridden"):
         yield condition("Overridden", "True", "Overridden", " ".join(overridden), generation)
-    if warning and draft.held:
-        yield condition("Warning", "True", "DeprecatedField", warning, generation)
+    yield from _warning(draft, warning, generation)
+
+
+def _warning(draft: Draft, deprecated: str, generation: int) -> Iterator[Condition]:
+    """What has no effect or is deprecated, in one condition."""
+    warnings: dict[str, str] = {}
+    if dropped := draft.messages("dropped"):
+        one = len(dropped) == 1
+        where = f'Listener "{dropped[0]}" has' if one else f"Listeners {_listed(dropped)} have"
+        warnings["UnsupportedHTTP3ClientValidation"] = (
+            f"{where} no HTTP/3, because Envoy does not check certificates of clients over QUIC."
+        )
+    if deprecated and draft.held:
+        warnings["DeprecatedField"] = deprecated
+    if warnings:
+        reason = next(iter(warnings)) if len(warnings) == 1 else "Warnings"
+        yield condition("Warning", "True", reason, "\n".join(warnings.values()), generation)
 
 
 def _deprecated(policy: Policy) -> str:

@@ -63,6 +63,10 @@ class Draft:
         """A filter that the policy asks for is not in force."""
         self._state("lacking", message)
 
+    def drop(self, listener: str) -> None:
+        """A listener has no HTTP/3, as it checks certificates of clients."""
+        self._state("dropped", listener)
+
     @property
     def faults(self) -> list[Problem]:
         return [content for content in self._about("fault") if isinstance(content, Problem)]

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Final
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import CertificateValidationContext
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 
-from moongate import names
 from moongate.attach.client_validation import (
+    PolicyAuthorities,
     client_authorities,
     client_authorities_contents,
     client_authorities_refusal,
@@ -70,24 +70,29 @@ def check_clients(db: Db, chain: FilterChain, tls: DownstreamTlsContext, asked: 
         tls: its TLS; changed.
         asked: what is asked of clients.
     """
-    of = asked.authorities
+    tls.require_client_certificate.value = asked.required
+    common, of = tls.common_tls_context, asked.authorities
+    default = CertificateValidationContext.FromString(asked.conditions)
+    if not asked.verified:
+        default.trust_chain_verification = CertificateValidationContext.ACCEPT_UNTRUSTED
+    if of is None:
+        if asked.verified:
+            # Who is named cannot be used, so nobody is trusted.
+            default.trusted_ca.inline_bytes = _NOBODY
+        common.validation_context.CopyFrom(default)
+        return
     server = client_authorities_server(db, of)
     if server is None and config(db).runtime_flags.on("DrainOnClientCAs"):
         contents = client_authorities_contents(db, of)
         chain.metadata.filter_metadata[_ABOUT].fields[_MARK].string_value = contents
-    common = tls.common_tls_context
-    name = names.client_authorities(of.gateway, of.place)
-    tls.require_client_certificate.value = asked.only_valid
-    if asked.only_valid and server is None:
-        common.validation_context_sds_secret_config.CopyFrom(secret_from(name, server))
-        return
-    combined = common.combined_validation_context
-    combined.validation_context_sds_secret_config.CopyFrom(secret_from(name, server))
-    default = combined.default_validation_context
-    if asked.only_valid:
+    if server is not None and asked.verified:
         default.trusted_ca.inline_bytes = _NOBODY
-    else:
-        default.trust_chain_verification = CertificateValidationContext.ACCEPT_UNTRUSTED
+    by_sds = secret_from(of.secret, server)
+    if default == CertificateValidationContext():
+        common.validation_context_sds_secret_config.CopyFrom(by_sds)
+        return
+    common.combined_validation_context.default_validation_context.CopyFrom(default)
+    common.combined_validation_context.validation_context_sds_secret_config.CopyFrom(by_sds)
 
 
 @query
@@ -101,6 +106,9 @@ def client_authorities_secret(db: Db, key: ClientAuthoritiesSecret) -> XdsResour
         return refused.before
     authorities = client_authorities(db, key.of)
     message = Secret(name=key.name)
-    pem = b"" if isinstance(authorities, Problem) else authorities.pem
-    message.validation_context.trusted_ca.inline_bytes = pem
+    context = message.validation_context
+    context.trusted_ca.inline_bytes = b"" if isinstance(authorities, Problem) else authorities.pem
+    if not isinstance(authorities, Problem) and authorities.revoked:
+        context.crl.inline_bytes = authorities.revoked
+        context.only_verify_leaf_cert_crl = isinstance(key.of, PolicyAuthorities) and key.of.only_leaf
     return XdsResource.of(SECRET, key.name, encode(message))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from moongate.api.base import FleetId, Ref
     from moongate.api.shared import LocalObjectReference
     from moongate.attach.backends import Protocol, Target
-    from moongate.attach.client_validation import ClientAuthorities
+    from moongate.attach.client_validation import Authorities
     from moongate.features.base import ExtraCluster, ExtraSecret
 
 
@@ -156,16 +156,16 @@ class ClientAuthoritiesSecret(NamedTuple):
 
     Args:
         fleet: the fleet it belongs to.
-        of: who names them, and for which port.
+        of: who names them.
     """
 
     fleet: FleetId
-    of: ClientAuthorities
+    of: Authorities
 
     @property
     def name(self) -> str:
         """Its name in xDS."""
-        return names.client_authorities(self.of.gateway, self.of.place)
+        return self.of.secret
 
 
 class CertificateSecret(NamedTuple):

@@ -55,9 +55,10 @@ from moongate.policies.effective import (
     connection_settings,
     refuses_connections,
 )
-from moongate.policies.http_listeners import chain_policy, listener_failed
+from moongate.policies.http_listeners import chain_policy, clients_of, listener_failed
 from moongate.store import get
 from moongate.xds.access_logs import access_logs
+from moongate.xds.client_certificates import check_clients
 from moongate.xds.destinations import connection_section, goes_to_server_names
 from moongate.xds.dynamic_resolvers import guarded, of_server_names
 from moongate.xds.fallbacks import ALL, kept_out
@@ -133,6 +134,8 @@ def connection_terms(db: Db, group: ChainGroup) -> ConnectionTerms:
             feature.filter_chain(edit, effective)
         if feature.tcp_proxy is not None:
             feature.tcp_proxy(proxy, effective)
+    if edit.tls is not None and (asked := clients_of(db, member)) is not None:
+        check_clients(db, edit.message, edit.tls, asked)
     if edit.tls is not None:
         socket = TransportSocket(name=TLS_SOCKET, typed_config=packed(edit.tls))
         edit.message.transport_socket.CopyFrom(socket)

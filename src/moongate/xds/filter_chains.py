@@ -28,7 +28,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
 from envoy.extensions.filters.udp.udp_proxy.v3.udp_proxy_pb2 import UdpProxyConfig
-from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsParameters
+from envoy.extensions.transport_sockets.tls.v3.common_pb2 import CertificateValidationContext, TlsParameters
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import SdsSecretConfig
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, DownstreamTlsContext
 from google.protobuf.duration_pb2 import Duration
@@ -132,8 +132,8 @@ def in_force(settings: ChainSettings, out: Mapping[str, Fallback]) -> ChainSetti
     Where it is known to be at fault, it is tried without what it reports: an access log whose file cannot be
     opened is no reason to end connections. Its connections are not meant for another chain, which may ask
     less of them: so a chain that never was good takes them and ends them; so does one that demands
-    certificates of clients, where its last good form does not. Only if Envoy refuses that as well, so that it
-    is the match that is at fault, the chain is left out.
+    certificates of clients, where its last good form demands others or none. Only if Envoy refuses that as
+    well, so that it is the match that is at fault, the chain is left out.
     """
     fallback = out.get(settings.version) if out else None
     if fallback is None:
@@ -147,17 +147,41 @@ def in_force(settings: ChainSettings, out: Mapping[str, Fallback]) -> ChainSetti
 
 
 def _is_looser(former: ChainSettings, settings: ChainSettings) -> bool:
-    """Whether clients pass a chain that would not pass another, as they have no certificate."""
-    return demands_certificate(settings) and not demands_certificate(former)
+    """Whether clients may pass a chain that would not pass another, which asks for other certificates."""
+    asked, before = _asked_of_clients(settings), _asked_of_clients(former)
+    return (asked.require_client_certificate.value or _verifies(asked)) and not (
+        former.closed or before == asked
+    )
 
 
 def demands_certificate(settings: ChainSettings) -> bool:
     """Whether nobody passes a chain without a certificate that it has checked."""
-    context = DownstreamTlsContext()
+    asked = _asked_of_clients(settings)
+    return settings.closed or (asked.require_client_certificate.value and _verifies(asked))
+
+
+def _verifies(asked: DownstreamTlsContext) -> bool:
+    """Whether a certificate that a client shows must be valid."""
+    common = asked.common_tls_context
+    if common.WhichOneof("validation_context_type") is None:
+        return False
+    contexts = (common.validation_context, common.combined_validation_context.default_validation_context)
+    untrusted = CertificateValidationContext.ACCEPT_UNTRUSTED
+    return all(context.trust_chain_verification != untrusted for context in contexts)
+
+
+def _asked_of_clients(settings: ChainSettings) -> DownstreamTlsContext:
+    """The part of the TLS of a chain that is about certificates of clients."""
+    context, asked = DownstreamTlsContext(), DownstreamTlsContext()
     socket = FilterChain.FromString(settings.chain).transport_socket
-    return settings.closed or (
-        socket.typed_config.Unpack(context) and context.require_client_certificate.value
-    )
+    if not socket.typed_config.Unpack(context):
+        return asked
+    if context.HasField("require_client_certificate"):
+        asked.require_client_certificate.CopyFrom(context.require_client_certificate)
+    common = context.common_tls_context
+    if (kind := common.WhichOneof("validation_context_type")) is not None:
+        getattr(asked.common_tls_context, kind).CopyFrom(getattr(common, kind))
+    return asked
 
 
 def unreported(settings: ChainSettings) -> ChainSettings | None:

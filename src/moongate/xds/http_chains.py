@@ -33,7 +33,7 @@ from moongate.attach.listeners import listener_at
 from moongate.attach.tls_overlaps import overlap
 from moongate.engine import query
 from moongate.features.base import ChainEdit, ManagerEdit, over_ads
-from moongate.policies.http_listeners import chain_policy
+from moongate.policies.http_listeners import chain_policy, clients_of
 from moongate.xds.access_logs import access_logs
 from moongate.xds.client_certificates import check_clients
 from moongate.xds.filter_chains import (
@@ -73,8 +73,8 @@ def https_settings(db: Db, group: ChainGroup) -> ChainSettings:
     tls = downstream_tls(listener_certificates(db, member), alpn)
     edit = ChainEdit(FilterChain.FromString(match.chain), tls, group.stat_prefix)
     edit.inspector = TlsInspector() if match.inspector is not None else None
-    if listener.clients is not None:
-        check_clients(db, edit.message, tls, listener.clients)
+    if (asked := clients_of(db, member)) is not None:
+        check_clients(db, edit.message, tls, asked)
     return _settings(db, group, edit)
 
 

@@ -45,7 +45,7 @@ from moongate.attach.fleets import bind_addresses, keeps_what_it_has, members, t
 from moongate.attach.gateways import on_host
 from moongate.attach.listeners import last_judged_at
 from moongate.engine import Contained, Failed, query
-from moongate.policies.http_listeners import port_settings
+from moongate.policies.http_listeners import clients_of, http3_groups, port_settings
 from moongate.xds.access_logs import access_logs
 from moongate.xds.connection_chains import chain_in_form, connection_part, udp_filter
 from moongate.xds.fallbacks import ALL, Concern, Suspect, in_steps, kept_out
@@ -63,6 +63,7 @@ from moongate.xds.filter_chains import (
 )
 from moongate.xds.filters import ChainFilter, chains_with, http_filters
 from moongate.xds.http_chains import chain_match, http_settings, https_settings, router
+from moongate.xds.quic import quic_chain
 from moongate.xds.statistics import compressor, prometheus
 from moongate.xds.wire import LISTENER, XdsResource, encode, message_field, packed, version
 
@@ -102,7 +103,8 @@ def listener_names(db: Db, fleet: FleetId) -> tuple[str, ...]:
         own = (_readiness_name(db, fleet),)
     else:
         own = (_statistics_name(db, fleet),) if prometheus(db, fleet) is not None else ()
-    return own + tuple(envoy.name for envoy in envoy_listeners(db, fleet))
+    served = tuple(envoy.name for envoy in envoy_listeners(db, fleet))
+    return own + served + tuple(sorted(_quic_names(db, fleet)))
 
 
 @query
@@ -114,6 +116,8 @@ def listener(db: Db, fleet: FleetId, name: str) -> XdsResource | None:
         asked = prometheus(db, fleet)
         body = encode(_statistics(db, fleet, name, asked)) if asked is not None else None
         return XdsResource.of(LISTENER, name, body) if body is not None else None
+    if (beside := _quic_names(db, fleet).get(name)) is not None:
+        return _quic_listener(db, fleet, name, beside)
     head = _head_in_force(db, fleet, name)
     if head is None:
         return None
@@ -125,6 +129,41 @@ def listener(db: Db, fleet: FleetId, name: str) -> XdsResource | None:
     inspectors = sorted({needed for part in parts for needed in part.inspectors})
     body = [head, _inspector(inspectors) if inspectors else b"", *(part.body for part in parts)]
     return XdsResource.of(LISTENER, name, b"".join(body))
+
+
+@query
+def _quic_names(db: Db, fleet: FleetId) -> Mapping[str, str]:
+    """The Envoy listeners for HTTP/3: name → that of the listener beside it."""
+    return {
+        names.quic(envoy.name): envoy.name
+        for envoy in envoy_listeners(db, fleet)
+        if any(group.kind == "HTTPS" for group in envoy.groups) and http3_groups(db, fleet, envoy.name)
+    }
+
+
+def _quic_listener(db: Db, fleet: FleetId, name: str, beside: str) -> XdsResource | None:
+    """The listener for HTTP/3 beside another one; ``None`` if it would serve nobody."""
+    envoy = envoy_listener(db, fleet, beside)
+    groups = http3_groups(db, fleet, beside)
+    if envoy is None:
+        return None
+    shares_port = _is_shared(envoy)
+    parts = [_part_in_force(db, fleet, beside, group, shares_port=shares_port) for group in groups]
+    chains = [quic_chain(entry) for part in parts for entry in part.entries]
+    body = b"".join(chain.body for chain in chains if chain is not None)
+    first, *others = (
+        _address(db, fleet, host, envoy.container_port, is_udp=True) for host in bind_addresses(db, fleet)
+    )
+    head = Listener(
+        name=name,
+        address=first,
+        additional_addresses=[AdditionalAddress(address=other) for other in others],
+        access_log=[AccessLog.FromString(each) for each in access_logs(db, fleet, "Listener")],
+        drain_type=Listener.MODIFY_ONLY,
+    )
+    head.udp_listener_config.downstream_socket_config.SetInParent()
+    head.udp_listener_config.quic_options.SetInParent()
+    return XdsResource.of(LISTENER, name, encode(head) + body) if body else None
 
 
 def listener_parts(db: Db, fleet: FleetId, name: str) -> tuple[ChainPart, ...]:
@@ -170,7 +209,7 @@ def _part_in_force(db: Db, fleet: FleetId, name: str, group: ChainGroup, *, shar
     if not isinstance(now, Failed):
         return now
     first = last_judged_at(db, group.members[0])
-    if not isinstance(former, Failed) and not _is_too_open(former, first):
+    if not isinstance(former, Failed) and not _is_too_open(db, former, first):
         return former
     if group.kind in ("HTTP", "TCP") or first is None:
         raise Contained(now)
@@ -178,11 +217,13 @@ def _part_in_force(db: Db, fleet: FleetId, name: str, group: ChainGroup, *, shar
     return ChainPart.of(joined(closed(structs.replace(match, is_http=group.has_table)), ()))
 
 
-def _is_too_open(part: ChainPart, listener: JudgedListener | None) -> bool:
+def _is_too_open(db: Db, part: ChainPart, listener: JudgedListener | None) -> bool:
     """Whether a former chain lets clients pass of which the listener demands certificates by now."""
-    asked = listener.clients if listener is not None else None
+    clients = clients_of.attempt(db, listener.id) if listener is not None else None
+    asked = listener.clients if listener is not None and isinstance(clients, Failed) else clients
     return (
-        asked is not None
+        not isinstance(asked, Failed)
+        and asked is not None
         and asked.only_valid
         and not all(demands_certificate(entry.settings) for entry in part.entries)
     )

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from envoy.config.core.v3.base_pb2 import HeaderValue
 from envoy.config.route.v3.route_components_pb2 import Route, RouteAction, VirtualHost
 from msgspec import structs
 
@@ -36,7 +37,7 @@ from moongate.engine import query
 from moongate.features.base import MatchedRule, RouteEdit
 from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
 from moongate.policies.effective import effective_rule, without_clusters
-from moongate.policies.http_listeners import listener_facts, listener_failed
+from moongate.policies.http_listeners import http3_port, listener_facts, listener_failed
 from moongate.store import get
 from moongate.xds.destinations import of_filters, of_policies, rule_destination
 from moongate.xds.dynamic_resolvers import GUARD, unguarded
@@ -114,6 +115,7 @@ class _Terms(NamedTuple):
         closed: the namespaces whose routes are closed for such a reason, and single routes.
         facts: values of the listener's policy that features of routes use; of filters of kinds of routes
             those that are off, as what is on for all of a listener is on in its chain.
+        http3_port: the port at which clients reach the listener by HTTP/3; 0 if they do not.
     """
 
     in_order: bool
@@ -122,6 +124,7 @@ class _Terms(NamedTuple):
     failed: bool
     closed: frozenset[Ref | str]
     facts: ListenerFacts
+    http3_port: int
 
 
 @query
@@ -139,6 +142,7 @@ def _terms(db: Db, listener: ListenerId) -> _Terms:
         or not listener_filters(db, listener).isdisjoint(absent),
         closed=closed,
         facts=structs.replace(facts, kind_filters=tuple(each for each in facts.kind_filters if not each[1])),
+        http3_port=http3_port(db, listener),
     )
 
 
@@ -312,6 +316,9 @@ def _common_route(db: Db, served: _ServedRule) -> tuple[Route, tuple[str, ...]]:
     filters, settings, terms = served.filters, served.settings, served.terms
     message = Route()
     apply_headers(message, filters)
+    if terms.http3_port:
+        there = f'h3=":{terms.http3_port}"; ma=86400'
+        message.response_headers_to_add.add(header=HeaderValue(key="alt-svc", value=there))
     used: list[ChainFilter] = []
     forwarding: dict[str, AnyMessage] = {}
     for feature, effective in settings.features:

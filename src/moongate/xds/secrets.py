@@ -21,9 +21,10 @@ from moongate.attach.client_validation import client_authorities_server
 from moongate.attach.fleets import members
 from moongate.attach.gateways import system_authorities
 from moongate.attach.listener_certificates import certificate_refs, listener_certificates
-from moongate.attach.listeners import all_last_judged
+from moongate.attach.listeners import SECURE, all_last_judged
 from moongate.attach.secret_servers import ServedSecret
 from moongate.engine import Failed, query
+from moongate.policies.http_listeners import clients_of
 from moongate.problem import Problem
 from moongate.store import get
 from moongate.xds.cluster_keys import ClientAuthoritiesSecret, SecretServerCluster
@@ -61,9 +62,12 @@ def _needs_of(db: Db, fleet: FleetId, listener: Listener) -> Iterator[ResourceKe
     if not isinstance(certificates, Failed):
         for _, server in certificates.servers:
             yield SecretServerCluster(names.secret_server(server.socket), fleet, server.socket)
-    if listener.clients is None:
+    if listener.chain_kind not in SECURE:
         return
-    of = listener.clients.authorities
+    clients = clients_of.last_good(db, listener.id)
+    if isinstance(clients, Failed) or clients is None or clients.authorities is None:
+        return
+    of = clients.authorities
     server = client_authorities_server.last_good(db, of)
     if isinstance(server, ServedSecret):
         yield SecretServerCluster(names.secret_server(server.socket), fleet, server.socket)

@@ -1,0 +1,106 @@
+"""HTTP/3: a real client over QUIC, and which listeners it reaches."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.e2e import manifests as m
+from tests.e2e.certificates import Authority
+from tests.e2e.http3 import http3_get
+from tests.ports import free_port
+
+if TYPE_CHECKING:
+    from tests.e2e.conftest import Site
+
+pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
+
+ONE, TWO = "one.quic.test", "two.quic.test"
+
+
+def https(name: str, host: str, port: int) -> str:
+    tls = f"{{certificateRefs: [{{name: {name}-cert}}]}}"
+    return f"{{name: {name}, port: {port}, protocol: HTTPS, hostname: {host}, tls: {tls}}}"
+
+
+def http3(name: str, target: str, more: str = "") -> dict[str, Any]:
+    return m.policy("ClientTrafficPolicy", name, f"{{http3: {{}}{more}}}", target)
+
+
+async def serve(site: Site, gateway: str, port: int) -> dict[str, Any]:
+    """Two listeners of HTTPS on a port, each with its certificate, route and backend."""
+    document = m.gateway(gateway, f"[{https('one', ONE, port)}, {https('two', TWO, port)}]")
+    await site.apply(
+        site.authority.sign(ONE).secret("one-cert"),
+        site.authority.sign(TWO).secret("two-cert"),
+        m.route(f"{gateway}-1", f"[{{{m.to('one')}}}]", hostnames=(ONE,), parents=f"[{{name: {gateway}}}]"),
+        m.route(f"{gateway}-2", f"[{{{m.to('two')}}}]", hostnames=(TWO,), parents=f"[{{name: {gateway}}}]"),
+        document,
+    )
+    return document
+
+
+async def test_a_client_reaches_each_listener_by_its_name_over_http3(site: Site) -> None:
+    port = free_port()
+    gateway = await serve(site, "quic", port)
+    policy = http3("quic", "Gateway/quic/one")
+    await site.apply(policy)
+
+    one = await http3_get(site.authority, port, ONE)
+    two = await http3_get(site.authority, port, TWO)
+
+    assert (one.status, two.status) == (200, 200)
+    assert one.body != two.body
+    assert site.conditions(policy)["Accepted"]["status"] == "True"
+    await site.delete(policy, gateway)
+
+
+async def test_http3_comes_and_goes_beside_open_connections(site: Site) -> None:
+    """The first policy leaves the listener that is there; clients learn of the other one by a header."""
+    port = free_port()
+    gateway = await serve(site, "comes", port)
+    policy = http3("comes", "Gateway/comes")
+    context = site.authority.client_context()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=ONE)
+
+    async def head() -> str:
+        writer.write(f"GET / HTTP/1.1\r\nhost: {ONE}\r\n\r\n".encode())
+        text = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        length = next(line for line in text.split("\r\n") if line.startswith("content-length: "))
+        await reader.readexactly(int(length.partition(": ")[2]))
+        return text
+
+    assert "alt-svc" not in await head()
+
+    await site.apply(policy)
+    assert f'alt-svc: h3=":{port}"; ma=86400' in await head()
+    assert (await http3_get(site.authority, port, ONE)).status == 200
+
+    await site.delete(policy)
+    assert "alt-svc" not in await head()
+    with pytest.raises((ConnectionError, TimeoutError)):
+        await http3_get(site.authority, port, ONE, patience_s=1)
+    writer.close()
+    await site.delete(gateway)
+
+
+async def test_a_listener_that_checks_its_clients_is_not_reached_over_http3(site: Site) -> None:
+    """Its neighbour has HTTP/3, and must be no way around the certificate."""
+    port = free_port()
+    gateway = await serve(site, "guarding", port)
+    ours = Authority("ours")
+    validation = ", tls: {clientValidation: {caCertificateRefs: [{kind: ConfigMap, name: quic-ca}]}}"
+    guarded = http3("guarded", "Gateway/guarding/one", validation)
+    await site.apply(m.authorities("quic-ca", ours.pem), guarded, http3("open", "Gateway/guarding/two"))
+
+    assert (await http3_get(site.authority, port, TWO)).status == 200
+    assert (await http3_get(site.authority, port, ONE, asking_for=TWO)).status in (404, 421)
+    with pytest.raises((ConnectionError, TimeoutError)):
+        await http3_get(site.authority, port, ONE, patience_s=1)
+
+    conditions = site.conditions(guarded)
+    assert conditions["Accepted"]["status"] == "True"
+    assert conditions["Warning"]["reason"] == "UnsupportedHTTP3ClientValidation"
+    await site.delete(guarded, http3("open", "Gateway/guarding/two"), gateway)
