@@ -5,15 +5,8 @@ from __future__ import annotations
 from msgspec import structs
 
 from moongate.api.marks import marked_fields
-from moongate.policies.backend_traffic_policy import BackendTrafficPolicySpec
 from moongate.policies.security_policy import SecurityPolicySpec
 
-TRAFFIC = tuple(
-    field.encode_name
-    for field in structs.fields(BackendTrafficPolicySpec)
-    if field.name in marked_fields(BackendTrafficPolicySpec, "unbuilt")
-)
-"""Fields of a BackendTrafficPolicy, by their names in manifests."""
 PROTECTIONS = tuple(
     field.encode_name
     for field in structs.fields(SecurityPolicySpec)

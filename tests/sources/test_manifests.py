@@ -10,7 +10,6 @@ from moongate.sources.chunks import Place
 from moongate.sources.diagnostics import Diagnostic
 from moongate.sources.folder import Folder
 from tests.sources.manifests import backend
-from tests.unbuilt import TRAFFIC
 
 
 def only(folder: Folder) -> Diagnostic:
@@ -142,7 +141,7 @@ def test_a_field_without_effect_is_reported_where_it_stands() -> None:
 @pytest.mark.parametrize(
     ("kind", "target", "field", "consequence"),
     [
-        ("BackendTrafficPolicy", "HTTPRoute", f"{TRAFFIC[0]}: {{}}", "it has no effect."),
+        ("ClientTrafficPolicy", "Gateway", "connection: {socketBufferLimit: 1Ki}", "it has no effect."),
         ("SecurityPolicy", "HTTPRoute", "jwt: {}", "routes of this policy answer 500, so that nobody passes"),
         ("SecurityPolicy", "HTTPRoute", "extAuth: {}", "routes of this policy answer 500"),
     ],

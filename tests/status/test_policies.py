@@ -16,7 +16,7 @@ from moongate.store import SHARDS
 from tests.connections import connection_route, raw
 from tests.core import EG, Core, allowing, dump, gateway, http, https, listener_set, load, tls_secret
 from tests.listeners import sent
-from tests.unbuilt import PROTECTIONS, TRAFFIC
+from tests.unbuilt import PROTECTIONS
 from tests.xds.test_filters import USERS
 
 ALL = "{name: %s, port: %d, protocol: HTTP, allowedRoutes: {namespaces: {from: All}}}"
@@ -499,9 +499,9 @@ def test_a_security_policy_fails_for_what_its_parent_asks_and_nobody_enforces() 
 
 def test_a_policy_is_not_blamed_for_a_field_of_its_parent_that_is_not_built() -> None:
     """It is in force, and only the manifest of the parent has the field; the parent's status reports it."""
-    parent = btp("parent", "Gateway/eg", **{TRAFFIC[0]: {}})
-    subject = btp("own", "HTTPRoute/shop", mergeType="StrategicMerge", retry={"numRetries": 1})
-    core = Core(TWO, route("shop", "eg/a"), parent, subject)
+    parent = ctp("parent", "Gateway/eg", connection={"socketBufferLimit": "1Ki"})
+    subject = ctp("own", "Gateway/eg/a", mergeType="StrategicMerge", connection={"bufferLimit": "1Ki"})
+    core = Core(TWO, parent, subject)
 
     assert conditions(core, subject) == {"eg/a": OK | {"Merged": "Merged"}}
     assert conditions(core, parent)["eg"]["Accepted"] == "!Invalid"
