@@ -104,3 +104,26 @@ async def test_a_listener_that_checks_its_clients_is_not_reached_over_http3(site
     assert conditions["Accepted"]["status"] == "True"
     assert conditions["Warning"]["reason"] == "UnsupportedHTTP3ClientValidation"
     await site.delete(guarded, http3("open", "Gateway/guarding/two"), gateway)
+
+
+async def test_a_wider_neighbour_does_not_serve_the_hostname_of_a_listener_that_checks_its_clients(
+    site: Site,
+) -> None:
+    port = free_port()
+    listeners = (https("one", ONE, port), https("two", "'*.quic.test'", port))
+    document = m.gateway("wide", f"[{', '.join(listeners)}]")
+    ours = Authority("ours")
+    validation = ", tls: {clientValidation: {caCertificateRefs: [{kind: ConfigMap, name: quic-ca}]}}"
+    policies = (http3("narrow", "Gateway/wide/one", validation), http3("wide", "Gateway/wide/two"))
+    await site.apply(
+        site.authority.sign(ONE).secret("one-cert"),
+        site.authority.sign("*.quic.test").secret("two-cert"),
+        m.route("wide", f"[{{{m.to('one')}}}]", hostnames=("*.quic.test",), parents="[{name: wide}]"),
+        m.authorities("quic-ca", ours.pem),
+        document,
+        *policies,
+    )
+
+    assert (await http3_get(site.authority, port, TWO)).status == 200
+    assert (await http3_get(site.authority, port, ONE)).status in (404, 421)
+    await site.delete(*policies, document)
