@@ -21,12 +21,14 @@ from msgspec import Struct, structs
 from moongate import names
 from moongate.api.backend import Backend
 from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, FleetId, ListenerId, Ref
+from moongate.api.core import ConfigMap
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass, ListenerTLSConfig
 from moongate.api.httproute import HTTPRoute
 from moongate.api.listenerset import ParentGatewayReference
 from moongate.api.shared import ParentReference
+from moongate.attach.client_validation import client_authorities_problem
 from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import managed, managed_classes, proxy
 from moongate.attach.listener_certificates import listener_certificates
@@ -348,6 +350,21 @@ def test_a_listener_without_certificate_does_not_come_back_because_of_a_failure(
         put_fault(warm, (listener_certificates, (ListenerId(EG, EG, "tls"),)), "before")
         warm.pull()
 
+        assert keys(warm) == before
+
+
+def test_a_listener_that_cannot_check_clients_does_not_come_back_because_of_a_failure() -> None:
+    """It is closed, and its port has the name of the listener beside it."""
+    gone = Ref.of(ConfigMap, "default", "ca")
+    with faulty():
+        warm = world(None)
+        play({gone: None}, warm)
+        before = keys(warm)
+        for call in [each for each in calls(warm) if each[0] is client_authorities_problem]:
+            put_fault(warm, call, "after")
+        warm.pull()
+
+        assert warm.failures()
         assert keys(warm) == before
 
 

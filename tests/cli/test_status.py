@@ -293,8 +293,8 @@ def test_an_address_of_redis_is_not_shown_with_a_command_line() -> None:
     """It may have a password, and the list of runs is for everybody to see."""
     program = "import sys; print('started', flush=True); sys.stdin.read()"
     words = ["moongate", "run", "--redis", "redis://:secret@r", "--redis=redis://:secret@r", "shop"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", program, *words], **pipes) as process:
+    command = [sys.executable, "-c", program, *words]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"started\n"
         shown = command_line(process.pid)

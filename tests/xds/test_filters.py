@@ -326,8 +326,6 @@ AFTER_ACCESS = ["stateful_session", "local_ratelimit", "ratelimit"]
 OF_KINDS = ["grpc_web", "grpc_stats"]
 SOME = ("fault", "cors", "ext_authz", "basic_auth", *AFTER_ACCESS, *OF_KINDS)
 USUAL = types(STANDING)
-AFTER_ACCESS = ["stateful_session", "local_ratelimit", "ratelimit"]
-OF_KINDS = ["grpc_web", "grpc_stats"]
 
 
 @pytest.mark.parametrize(

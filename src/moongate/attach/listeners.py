@@ -594,14 +594,18 @@ def _judge_clients(db: Db, draft: _Draft) -> None:
     of = asked.authorities
     assert isinstance(of, ClientAuthorities), "a Gateway that asks for certificates names CAs"
     problem = client_authorities_problem.attempt(db, of)
-    if isinstance(problem, Failed):
+    if fails := isinstance(problem, Failed):
         draft.failure = problem.id
-    elif problem is None:
+        # A listener that was closed must not come back: its port may be another listener's by now.
+        problem = client_authorities_problem.last_good(db, of)
+    if isinstance(problem, Failed):
+        return
+    if problem is None and not fails:
         if (outdated := client_authorities_outdated(db, of)) is not None:
             draft.client_faults = (outdated,)
             message = f"{outdated.path}: {outdated.message}"
             draft.set_condition("ResolvedRefs", "False", outdated.reason, message)
-    else:
+    elif problem is not None:
         draft.client_faults = (problem,)
         message = f"No certificate of a client can be checked: {problem.path}: {problem.message}"
         draft.fault(message, problem.reason, "ResolvedRefs")
