@@ -1498,8 +1498,8 @@ _ROWS: Final[tuple[tuple[str, ...], ...]] = (
             "spec: {targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: "
             "nowhere}], healthCheck: {panicThreshold: 200}}"
         ),
-        "spec.targetRefs[0].name: ",
-        "There is no HTTPRoute broken/nowhere",
+        "spec.healthCheck.panicThreshold: ",
+        "200 is out of range",
     ),
     (
         "BackendTrafficPolicy",
@@ -1558,8 +1558,8 @@ _ROWS: Final[tuple[tuple[str, ...], ...]] = (
             "spec: {targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: "
             "nowhere}], enableProxyProtocol: 'true'}"
         ),
-        "spec.targetRefs[0].name: ",
-        "There is no Gateway broken/nowhere",
+        "spec.enableProxyProtocol: ",
+        "The value is 'true'",
     ),
     (
         "ClientTrafficPolicy",
