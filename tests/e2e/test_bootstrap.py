@@ -71,6 +71,12 @@ async def test_a_changed_bootstrap_starts_another_envoy(site: Site) -> None:
     await started.serves()
     await until(lambda: started.programmed()["status"] == "True")
 
+    # As it was, for those who come next: what is asked for last is what Envoy runs with.
+    now = started.pid()
+    await started.apply(proxy(None))
+    await until(lambda: started.pid() not in (None, now))
+    await started.serves()
+
 
 async def test_what_must_stay_is_refused_in_the_status(site: Site) -> None:
     started = Started(site)

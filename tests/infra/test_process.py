@@ -166,6 +166,17 @@ async def test_another_bootstrap_does_not_wait_for_arguments_that_envoy_takes(ru
         assert process.bootstrap_error == ""
 
 
+async def test_bootstraps_that_follow_each_other_are_tried_one_after_another(run: RunDirectory) -> None:
+    """The file of one must not leave with the other."""
+    async with envoy(run) as process:
+        await process.ready()
+        wanted = [standalone(run, "default/eg", listener(free_port())) for _ in range(4)]
+
+        await asyncio.gather(*map(process.renew, wanted))
+
+        assert process.bootstrap_error == ""
+
+
 async def test_an_envoy_that_cannot_be_started_is_reported_in_its_own_words(run: RunDirectory) -> None:
     """It is tried again, for which other options need no pause."""
     async with envoy(run, extra_args=("--no-such-flag",), first_pause_s=3600) as process:

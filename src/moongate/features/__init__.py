@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from moongate import expressions as _  # noqa: F401 - before all that import the package ``cel``
 from moongate.features import (
     admission_control,
     backend_connection,

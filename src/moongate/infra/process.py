@@ -199,6 +199,8 @@ class EnvoyProcess:
         self._roused = asyncio.Event()
         self._renewed = asyncio.Event()
         self._drain_skipped = asyncio.Event()
+        self._trying = asyncio.Lock()
+        """Held while Envoy is asked about a bootstrap, which has one file."""
         self._left = asyncio.Event()
         self._process: EnvoyRun | None = None
 
@@ -300,14 +302,15 @@ class EnvoyProcess:
         """Why Envoy would not start with a bootstrap and options; empty if it would, as far as it can tell
         beforehand."""
         tried = self._files.bootstrap.with_suffix(".new.json")
-        try:
-            _write_privately(tried, as_json(bootstrap))
-            return await bootstrap_refusal(self._binary, tried, self._arguments(tried, options))
-        except OSError as error:
-            return _sentence(error)
-        finally:
-            with suppress(OSError):
-                tried.unlink(missing_ok=True)
+        async with self._trying:
+            try:
+                _write_privately(tried, as_json(bootstrap))
+                return await bootstrap_refusal(self._binary, tried, self._arguments(tried, options))
+            except OSError as error:
+                return _sentence(error)
+            finally:
+                with suppress(OSError):
+                    tried.unlink(missing_ok=True)
 
     @property
     def _startable(self) -> EnvoyOptions:
