@@ -383,7 +383,11 @@ class House:
                 return "an edit is not in force"
             return await self.is_settled()
 
-        await until(is_well)
+        try:
+            await until(is_well)
+        except AssertionError as error:
+            error.add_note(f"The log ends so:\n{self.log.read_text()[-3000:]}")
+            raise
 
     async def is_settled(self) -> str:
         """Claim that nothing is wrong."""
