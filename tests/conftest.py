@@ -25,6 +25,10 @@ settings.register_profile("nightly", parent=settings.get_profile("ci"), max_exam
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
+# gRPC looks after its threads in each fork. A program that a test starts after code of its own
+# (``preexec_fn``) is forked, and has waited for these threads for good where gRPC had been in use before.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 gc.disable()  # until all modules are imported
 
 
