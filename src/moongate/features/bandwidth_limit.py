@@ -8,7 +8,7 @@ Cases:       bandwidth_limit.md beside this file: its reference page and its gol
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, ClassVar, Final, Literal
 
 from envoy.config.core.v3.base_pb2 import RuntimeFeatureFlag
@@ -120,33 +120,26 @@ def _chain(db: Db, limits: Effective[BandwidthLimit]) -> BandwidthFilter:
     return _idle(limits.value)
 
 
-REQUESTS = Feature(
-    kind="BackendTrafficPolicy",
-    field="bandwidth_limit",
-    model=BandwidthLimit,
-    applies=lambda limits: limits.value.request is not None,
-    check=check,
-    http_filter=HttpFilter(
-        name="envoy.filters.http.bandwidth_limit",
-        part="request",
-        disabled=True,
-        chain=_chain,
-        route=_for_requests,
-        stable=_idle,
-    ),
-)
-RESPONSES = Feature(
-    kind="BackendTrafficPolicy",
-    field="bandwidth_limit",
-    model=BandwidthLimit,
-    applies=lambda limits: limits.value.response is not None,
-    check=check,
-    http_filter=HttpFilter(
-        name="envoy.filters.http.bandwidth_limit",
-        part="response",
-        disabled=True,
-        chain=_chain,
-        route=_for_responses,
-        stable=_idle,
-    ),
-)
+def _feature(
+    part: Literal["request", "response"], route: Callable[[Db, Effective[BandwidthLimit]], BandwidthFilter]
+) -> Feature[BandwidthLimit]:
+    """The limit of one direction, which has a filter of its own."""
+    return Feature(
+        kind="BackendTrafficPolicy",
+        field="bandwidth_limit",
+        model=BandwidthLimit,
+        applies=lambda limits: getattr(limits.value, part) is not None,
+        check=check,
+        http_filter=HttpFilter(
+            name="envoy.filters.http.bandwidth_limit",
+            part=part,
+            disabled=True,
+            chain=_chain,
+            route=route,
+            stable=_idle,
+        ),
+    )
+
+
+REQUESTS = _feature("request", _for_requests)
+RESPONSES = _feature("response", _for_responses)

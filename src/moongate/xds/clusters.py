@@ -271,7 +271,7 @@ def _wrap(edit: ClusterEdit) -> None:
 
 def _settings(db: Db, key: ClusterKey) -> Settings:
     """The settings of policies for a cluster."""
-    if isinstance(key, RuleCluster) and key.rule in _OF_CONNECTIONS:
+    if isinstance(key, RuleCluster) and _is_of_connections(key):
         transport = "UDP" if route_kind(key.route.kind).upstream == "UDP" else "TCP"
         return connection_cluster_settings(db, _policies(db, key), transport)
     return cluster_settings(db, _policies(db, key))
@@ -738,7 +738,7 @@ def _assignment(
         of_sink = sinks.sink_settings(db, key.fleet, key.name)
         settings = tuple(each for each in of_sink if each[0].endpoint is not None)
         zoned = zones_of(of_sink)
-    elif isinstance(key, RuleCluster) and key.rule in _OF_CONNECTIONS:
+    elif isinstance(key, RuleCluster) and _is_of_connections(key):
         of_route = _settings(db, key)
         settings = tuple(each for each in of_route if each[0].endpoint is not None)
         zoned = zones_of(of_route)
