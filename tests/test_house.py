@@ -29,6 +29,7 @@ OUTSIDE_THE_CORE = {
     "ads",
     "cli",
     "console",
+    "crds",
     "fleets",
     "infra",
     "line_writer",

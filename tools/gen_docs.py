@@ -55,7 +55,7 @@ def _parameters(name: str, command: Callable[..., Any]) -> Iterator[str]:
         choices = argument.get_choices()
         default = argument.field_info.default
         value = "" if argument.hint is bool else " " + ("\\|".join(choices) if choices else "VALUE")
-        names = argument.names if argument.index is None else ("PATH…",)
+        names = argument.names if argument.index is None else (f"{argument.name.rstrip('S')}…",)
         shown = ", ".join(f"`{each}`" for each in names) + (
             f" {value.strip()}" if argument.index is None else ""
         )

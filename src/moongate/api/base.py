@@ -57,6 +57,8 @@ class Model(
     """Rules about the object; those of its base classes hold too."""
     DROPPED: ClassVar[frozenset[str]] = frozenset()
     """Fields that the object may have and that mean nothing to a gateway; they are dropped on admission."""
+    ATOMIC: ClassVar[bool] = False
+    """Server-side apply replaces the object as a whole, so that its fields have no owners of their own."""
     NAMES_SECRET: ClassVar[bool] = False
     """It refers to a Secret. No message quotes what is in its place, because it may be the secret itself."""
     FIELD_RULES: ClassVar[Mapping[str, tuple[Rule, ...]]] = {}

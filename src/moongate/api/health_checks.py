@@ -163,8 +163,8 @@ class PassiveHealthCheck(Model, frozen=True, kw_only=True):
     """Endpoints whose answers fail get no requests for a time: they are ejected."""
 
     split_external_local_origin_errors: bool | None = None
-    """Whether failures of connections are counted by themselves (``consecutiveLocalOriginFailures``); when
-    not, they are among the others."""
+    """Whether failures of connections are counted by themselves (``consecutiveLocalOriginFailures``); by
+    default not: they are among the others."""
     interval: DurationStr | None = None
     """How often ejected endpoints are looked at, and shares are computed; 3s when absent."""
     consecutive_local_origin_failures: Int32 | None = None
@@ -180,7 +180,7 @@ class PassiveHealthCheck(Model, frozen=True, kw_only=True):
     failure_percentage_threshold: Percentage | None = None
     """The share of failed requests from which an endpoint is ejected; not looked at when absent."""
     always_eject_one_endpoint: bool | None = None
-    """Whether one may be ejected even if that is more than ``maxEjectionPercent``."""
+    """Whether one may be ejected even if that is more than ``maxEjectionPercent``; by default not."""
 
 
 class HealthCheck(Model, frozen=True, kw_only=True):

@@ -217,12 +217,12 @@ class Plan:
         self.defaults: list[tuple[str, Any]] = [
             (field.encode_name, self.fields[field.encode_name].filled(default))
             for field in info.fields
-            if (default := _default(field)) is not None
+            if (default := default_of(field)) is not None
         ]
-        self.rules = ruleset(_inherited(cls, "RULES"))
+        self.rules = ruleset(rules_of(cls))
         self.field_rules = [
             (self.names[key.removesuffix("[]")], key.endswith("[]"), rules)
-            for key, own in _inherited_by_field(cls).items()
+            for key, own in field_rules_of(cls).items()
             if (rules := ruleset(own)) is not None
         ]
         self.marked_here: dict[str, list[tuple[str, str, Any]]] = {}
@@ -501,7 +501,7 @@ def extra_of(type_: types.Type) -> dict[str, Any]:
             return {}
 
 
-def _default(field: types.Field) -> Any:
+def default_of(field: types.Field) -> Any:
     """A field's default as plain data, or None when an absent field stays absent."""
     if field.default is not msgspec.NODEFAULT:
         value = field.default
@@ -514,11 +514,13 @@ def _default(field: types.Field) -> Any:
     return msgspec.json.decode(msgspec.json.encode(value))  # ``to_builtins`` would leave tuples
 
 
-def _inherited(cls: type, name: str) -> tuple[Rule, ...]:
-    return tuple(rule for base in reversed(cls.__mro__) for rule in base.__dict__.get(name, ()))
+def rules_of(cls: type) -> tuple[Rule, ...]:
+    """The rules about the objects of a class, those of its base classes first."""
+    return tuple(rule for base in reversed(cls.__mro__) for rule in base.__dict__.get("RULES", ()))
 
 
-def _inherited_by_field(cls: type) -> dict[str, tuple[Rule, ...]]:
+def field_rules_of(cls: type) -> dict[str, tuple[Rule, ...]]:
+    """The rules about single fields of a class, with those of its base classes, as in ``FIELD_RULES``."""
     by_field: dict[str, tuple[Rule, ...]] = {}
     for base in reversed(cls.__mro__):
         for key, rules in base.__dict__.get("FIELD_RULES", {}).items():

@@ -230,6 +230,8 @@ class LabelSelectorRequirement(Model, frozen=True, kw_only=True):
 class LabelSelector(Model, frozen=True, kw_only=True):
     """Labels that an object must have: all that is said, so that an empty selector selects all."""
 
+    ATOMIC: ClassVar[bool] = True
+
     match_labels: dict[str, str] = field(default_factory=dict[str, str])
     match_expressions: tuple[LabelSelectorRequirement, ...] = ()
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, cast
 
 from cyclopts import App, CycloptsError
 
+from moongate.cli.crds import crds
 from moongate.cli.effective import effective
 from moongate.cli.manifests import STDIN_TOKEN
 from moongate.cli.mistyped import explained
@@ -60,7 +61,8 @@ internal error. Colours are shown in a terminal only; NO_COLOR=1 turns them off.
 )
 
 COMMANDS = {
-    each.__name__: each for each in (run, translate, validate, status, effective, stop, quickstart, version)
+    each.__name__: each
+    for each in (run, translate, validate, status, effective, stop, quickstart, crds, version)
 }
 """In the order of help and reference."""
 

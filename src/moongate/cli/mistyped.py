@@ -108,7 +108,7 @@ def _name(error: CycloptsError) -> str:
 def _option(error: UnknownOptionError) -> str:
     word = (error.token.keyword or error.token.value).partition("=")[0]
     options = [name for each in error.argument_collection for name in each.names if name.startswith("-")]
-    takes_paths = any(not each.field_info.is_keyword for each in error.argument_collection)
+    takes_paths = any(each.name == "PATHS" for each in error.argument_collection)
     if takes_paths and word in _PATHS:
         return f"Unknown option: {word}. Files and folders are named without an option."
     return f"Unknown option: {word}.{_proposal(word, options, _OPTIONS)}"

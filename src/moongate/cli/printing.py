@@ -71,6 +71,14 @@ def say_document(value: Any, output: Output) -> None:
     sys.stdout.write(as_yaml(value) if output == "yaml" else as_json(value))
 
 
+def say_documents(values: Sequence[Any], output: Output) -> None:
+    """Print resources on standard output as ``kubectl`` reads them: one after the other, or as a list."""
+    if output == "yaml":
+        sys.stdout.write("---\n".join(map(as_yaml, values)))
+    else:
+        sys.stdout.write(as_json({"apiVersion": "v1", "kind": "List", "items": values}))
+
+
 def as_yaml(value: Any) -> str:
     """YAML in the order of the data, without anchors."""
     import yaml

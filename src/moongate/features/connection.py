@@ -19,7 +19,7 @@ from envoy.extensions.filters.network.connection_limit.v3.connection_limit_pb2 i
 from google.protobuf.wrappers_pb2 import UInt64Value
 from msgspec import Meta
 
-from moongate.api.base import DurationStr, Model, Rule, Unbuilt, milliseconds
+from moongate.api.base import DurationStr, Model, Rule, milliseconds, not_built_yet
 from moongate.api.connections import Size
 from moongate.api.shared import Int32, quantity
 from moongate.engine import Db
@@ -60,7 +60,7 @@ class ClientConnection(Model, frozen=True, kw_only=True):
     connection_limit: ConnectionLimit | None = None
     buffer_limit: Size | None = None
     """Bytes buffered for each connection. 32Ki when not set."""
-    socket_buffer_limit: Unbuilt | None = None
+    socket_buffer_limit: Annotated[Size | None, not_built_yet("it has no effect")] = None
     # The CRD has the default 1. With None instead, a merge can see whether a policy sets the field.
     max_accept_per_socket_event: Int32 | None = None
     """Connections accepted each time the socket reports some: 1 when absent, all that wait if 0."""
