@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pytest
 import yaml
 from msgspec import Meta
 
+from moongate.api.admission import admit
 from moongate.api.base import Model
 from moongate.api.cluster_settings import (
     BackendConnection,
@@ -22,14 +24,19 @@ from moongate.api.cluster_settings import (
 )
 from moongate.api.health_checks import HealthCheckPayload
 from moongate.api.shared import LabelSelector
+from moongate.attach.policies import Policy
 from moongate.crds import DEFINITIONS, Definition, custom_resource_definition
 from moongate.features.response_override import ResponseHeaderMatch
+from moongate.kinds import KINDS
 from tests.api.crds import CRDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-BACKENDS, CLIENTS = DEFINITIONS
+    from moongate.problem import Problem
+
+POLICIES = {each.kind.KIND: each for each in DEFINITIONS if issubclass(each.kind, Policy)}
+BACKENDS, CLIENTS = POLICIES["BackendTrafficPolicy"], POLICIES["ClientTrafficPolicy"]
 QUANTITY = (
     r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|"
     r"([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$"
@@ -49,7 +56,7 @@ def leaves(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
     left.pop("description", None)
     formed = left.pop("format", None)
     if node.get("type") == "integer" and formed is None:
-        formed = "int64"  # of no other number does an API server know the value
+        formed = "int64"  # an API server has no larger ones
     any_of, int_or_string = left.pop("anyOf", None), left.pop("x-kubernetes-int-or-string", None)
     if int_or_string:
         assert any_of == [{"type": "integer"}, {"type": "string"}], path
@@ -71,7 +78,7 @@ def leaves(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
 
     beyond = RANGES.get(formed)
     if beyond is not None:
-        # An API server does not hold to the range of a format, the programs that read the value do.
+        # An API server holds to the range of a format too.
         yield f"{path} minimum", max(left.pop("minimum", -beyond), -beyond)
         yield f"{path} maximum", min(left.pop("maximum", beyond - 1), beyond - 1)
     elif formed is not None:
@@ -146,21 +153,31 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 """Defaults of the reference for which the models have ``None``: what an API server fills in looks as if the
 policy set it, and would replace in a merge what the policy above it sets."""
 
-REASONS: Mapping[str, str] = {
-    ".spec rule has(self.targetSelectors) ? self.targetSelectors.all(sel, sel.kind in [": (
-        "a selector of another kind selects nothing, in silence"
-    ),
-    ".spec.mergeType enum": "the reference's code knows these alone",
-    ".spec.routingType enum": "the reference's code knows these alone",
-}
-FIELDS_OF_OURS: Mapping[str, Mapping[str, str]] = {
-    "BackendTrafficPolicy": {},
+SELECTED = ".spec rule has(self.targetSelectors) ? self.targetSelectors.all(sel, sel.kind in ["
+MEANT: Mapping[str, Mapping[str, str]] = {
+    "Backend": {
+        ".spec.endpoints[].ip.address pattern ": "that of the reference refuses '::1', takes 01.2.3.4",
+    },
+    "BackendTrafficPolicy": {
+        SELECTED: "a selector of another kind selects nothing, in silence",
+        ".spec.mergeType enum": "the reference's code knows these alone",
+        ".spec.routingType enum": "the reference's code knows these alone",
+    },
     "ClientTrafficPolicy": {
+        SELECTED: "a selector of another kind selects nothing, in silence",
         ".spec.mergeType": "as the other policies have it",
         ".spec rule !has(self.mergeType) || ": "nothing is above a whole Gateway",
-        ".spec properties": "mergeType is one more; what is missing of the reference's has leaves of its own",
+        ".spec properties": "mergeType is one more",
+    },
+    "EnvoyPatchPolicy": {},
+    "HTTPRouteFilter": {
+        ".spec.directResponse.header.add[].value pattern ": "as in a header filter of the Gateway API",
+        ".spec.directResponse.header.set[].value pattern ": "as in a header filter of the Gateway API",
+        ".spec.matches[] minProperties": "a rule says so, with a message",
+        ".spec.matches[] rule has(self.cookies)": "instead of minProperties",
     },
 }
+"""Other leaves that differ (their beginnings), each with its reason."""
 
 
 @pytest.fixture(params=DEFINITIONS, ids=lambda definition: definition.kind.KIND)
@@ -187,19 +204,14 @@ def unexplained(definition: Definition) -> list[str]:
         schema_within(of_the_reference(definition)), schema_within(custom_resource_definition(definition))
     )
     kind = definition.kind.KIND
-    excused = {f"{path} default": (default, None) for path, default in DEFAULTS[kind].items()}
-    reasons = (*REASONS, *FIELDS_OF_OURS[kind])
+    excused = {f"{path} default": (default, None) for path, default in DEFAULTS.get(kind, {}).items()}
     lines = [
         f"{leaf}: {theirs!r} in the reference, {ours!r} here"
         for leaf, (theirs, ours) in found.items()
-        if excused.get(leaf) != (theirs, ours) and not leaf.startswith(reasons)
+        if excused.get(leaf) != (theirs, ours) and not leaf.startswith(tuple(MEANT[kind]))
     ]
-    lines += [f"{leaf}: there is no such difference" for leaf in excused if leaf not in found]
-    for reason in FIELDS_OF_OURS[kind]:
-        lines += (
-            [] if any(leaf.startswith(reason) for leaf in found) else [f"{reason}: there is no difference"]
-        )
-    return lines
+    unused = [reason for reason in MEANT[kind] if not any(leaf.startswith(reason) for leaf in found)]
+    return lines + [f"{leaf}: there is no such difference" for leaf in (*(excused - found.keys()), *unused)]
 
 
 def test_a_schema_is_that_of_the_reference_leaf_by_leaf(definition: Definition) -> None:
@@ -234,7 +246,7 @@ def test_a_default_that_an_api_server_does_not_fill_in_is_told(definition: Defin
     """Who reads ``kubectl explain`` still learns what holds."""
     schema = schema_within(custom_resource_definition(definition))
 
-    for path, default in DEFAULTS[definition.kind.KIND].items():
+    for path, default in DEFAULTS.get(definition.kind.KIND, {}).items():
         node = schema
         for name in path.removeprefix(".").replace("[]", ".[]").split("."):
             node = node["items"] if name == "[]" else node["properties"][name]
@@ -299,15 +311,17 @@ def test_no_keyword_can_be_lost_unseen(definition: Definition) -> None:
     """Of no node: the comparison looks at all that the generated schema says."""
     keywords: set[str] = set()
     for node in nodes(schema_within(custom_resource_definition(definition))):
-        # The range of an integer stands there twice, and so does the type of a quantity.
-        twice = {"format"} if node.get("type") == "integer" else {"anyOf"}
-        once = {key: value for key, value in node.items() if key not in twice or key == "anyOf"}
-        for keyword in node.keys() - twice - {"description", "properties", "items", "additionalProperties"}:
-            less = {key: value for key, value in once.items() if key != keyword}
+        whole = dict(leaves(node))
+        # An integer without a format has 64 bits as well.
+        said = node.keys() - ({"format"} if node.get("format") == "int64" else set())
+        for keyword in said - {"description", "properties", "items", "additionalProperties"}:
+            less = {key: value for key, value in node.items() if key != keyword}
             keywords.add(keyword)
-            assert dict(leaves(once)) != _leaves_or_none(less), (keyword, node)
+            if "minimum" in less and keyword == "format":
+                continue  # a range that is narrower than that of both formats
+            assert whole != _leaves_or_none(less), (keyword, node)
 
-    assert keywords >= {"default", "enum", "pattern", "required", "maxItems", "x-kubernetes-validations"}
+    assert keywords >= {"enum", "pattern", "required", "maxItems", "type"}
 
 
 def nodes(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -324,6 +338,80 @@ def _leaves_or_none(node: dict[str, Any]) -> dict[str, Any] | None:
         return dict(leaves(node))
     except AssertionError:
         return None
+
+
+# --- rules ----------------------------------------------------------------------------------------
+
+BROKEN = yaml.safe_load(Path(__file__).with_name("broken_specs.yaml").read_text())
+GATEWAY = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "web"}
+
+
+SAID_BY_A_RANGE = {"spec.admissionControl"}
+"""Rules here say what the ranges of the fields say too, so that nothing can break them alone."""
+
+
+def resource(definition: Definition, spec: Mapping[str, Any]) -> dict[str, Any]:
+    kind = definition.kind
+    return {
+        "apiVersion": f"{kind.GROUP}/{kind.VERSIONS[0]}",
+        "kind": kind.KIND,
+        "metadata": {"name": "a", "namespace": "default"},
+        "spec": spec,
+    }
+
+
+def broken(definition: Definition) -> list[dict[str, Any]]:
+    """Resources that break rules."""
+    specs = BROKEN[definition.kind.KIND]
+    if definition in POLICIES.values():
+        specs = [
+            spec if _TARGETS & spec.keys() else {"targetRefs": [GATEWAY]} | spec
+            for spec in (*BROKEN["targets"], *specs)
+        ]
+    return [resource(definition, spec) for spec in specs]
+
+
+_TARGETS = {"targetRef", "targetRefs", "targetSelectors"}
+
+
+def problems(document: dict[str, Any]) -> tuple[Problem, ...]:
+    """What moongate says of a resource."""
+    return admit(document, KINDS, namespace="default").problems
+
+
+def rules(definition: Definition) -> set[tuple[str, str]]:
+    """Path and message of each rule."""
+    whole = schema_within(custom_resource_definition(definition))
+    return {(path, rule["message"]) for path, node in _placed(whole) for rule in _rules_of(node)}
+
+
+def _rules_of(node: dict[str, Any]) -> list[dict[str, str]]:
+    return node.get("x-kubernetes-validations", [])
+
+
+def _placed(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    yield path, node
+    for name, below in node.get("properties", {}).items():
+        yield from _placed(below, f"{path}.{name}".removeprefix("."))
+    for key in ("items", "additionalProperties"):
+        if key in node:
+            yield from _placed(node[key], f"{path}[]")
+
+
+def test_every_rule_is_broken_by_a_resource(definition: Definition) -> None:
+    """So that each is tried, here and by a real API server."""
+    all_rules = rules(definition)
+    tried = {
+        (path, message)
+        for document in broken(definition)
+        for problem in problems(document)
+        for path, message in all_rules
+        # A rule about a list is blamed on those of its entries that break it.
+        if re.sub(r"\[[^]]*\]", "[]", problem.path) in (path, f"{path}[]")
+        and problem.message.startswith(message)
+    }
+
+    assert {path for path, _ in all_rules - tried} <= SAID_BY_A_RANGE
 
 
 # --- what makes a schema structural ---------------------------------------------------------------
@@ -365,8 +453,6 @@ def test_a_schema_is_structural(definition: Definition) -> None:
         assert node.keys() <= PLAIN
         assert ("type" in node) != ("x-kubernetes-preserve-unknown-fields" in node)
         assert not {"properties", "additionalProperties"} <= node.keys()
-        if node.get("format") == "int32":
-            assert {"minimum", "maximum"} <= node.keys(), "an API server does not hold to a format"
         assert ("items" in node) == (node.get("type") == "array")
         assert set(node.get("required", ())) <= node.get("properties", {}).keys()
         for rule in node.get("x-kubernetes-validations", ()):

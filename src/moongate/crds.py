@@ -1,4 +1,4 @@
-"""CustomResourceDefinitions of Envoy Gateway's kinds, made from the models that moongate itself checks with.
+"""CustomResourceDefinitions of Envoy Gateway's kinds, from the models with which moongate checks manifests.
 
 Theory of operation
 ===================
@@ -15,8 +15,7 @@ A schema comes from a walk over the types of a model, the same as those of ``api
 Facts
 -----
 * A field whose model takes anything, such as one that is not built yet, takes anything here.
-* The range of an integer is written out: an API server does not hold to the range of a ``format``.
-* The status has a schema of its own, which takes what any controller may write for such a policy.
+* The status has a schema of its own, which takes what any controller may write for such a kind.
 
 Source: Kubernetes, "Extend the Kubernetes API with CustomResourceDefinitions", for what makes a schema
 structural.
@@ -35,7 +34,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from msgspec import Meta
 from msgspec import inspect as types
 
+from moongate.api.backend import Backend
 from moongate.api.base import Model, Resource, form, unique_by
+from moongate.api.envoypatchpolicy import EnvoyPatchPolicy
+from moongate.api.httproutefilter import HTTPRouteFilter
 from moongate.api.plans import default_of, extra_of, field_rules_of, rules_of
 from moongate.api.shared import ControllerName, ParentReference
 from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
@@ -97,6 +99,12 @@ class PolicyStatus(Model, frozen=True, kw_only=True):
     ancestors: Annotated[tuple[PolicyAncestorStatus, ...], Meta(max_length=16)]
 
 
+class BackendStatus(Model, frozen=True, kw_only=True):
+    """Whether routes can use the backend."""
+
+    conditions: Annotated[tuple[StatusCondition, ...], Meta(max_length=8), unique_by("type")] = ()
+
+
 class Definition(NamedTuple):
     """What the model of a kind does not say of its CustomResourceDefinition.
 
@@ -104,13 +112,15 @@ class Definition(NamedTuple):
         kind: the model.
         plural: the name in URLs.
         short: the name that is quick to write, ``kubectl get btp``.
-        status: what the controllers of the kind may write.
+        status: what controllers write, if the kind has a status.
+        columns: what ``kubectl get`` shows of it besides the age: heading → JSON path.
     """
 
     kind: type[Resource]
     plural: str
     short: str
-    status: type[Model]
+    status: type[Model] | None
+    columns: tuple[tuple[str, str], ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -119,9 +129,29 @@ class Definition(NamedTuple):
         return singular, self.plural, self.short, f"{self.plural}.{self.kind.GROUP}"
 
 
+_CONDITION = '.conditions[?(@.type=="{}")].{}'
+
 DEFINITIONS = (
+    Definition(
+        Backend,
+        "backends",
+        "be",
+        BackendStatus,
+        (("Status", f".status{_CONDITION.format('Accepted', 'reason')}"),),
+    ),
     Definition(BackendTrafficPolicy, "backendtrafficpolicies", "btp", PolicyStatus),
     Definition(ClientTrafficPolicy, "clienttrafficpolicies", "ctp", PolicyStatus),
+    Definition(
+        EnvoyPatchPolicy,
+        "envoypatchpolicies",
+        "epp",
+        PolicyStatus,
+        tuple(
+            (type_, f".status.ancestors[0]{_CONDITION.format(type_, 'status')}")
+            for type_ in ("Accepted", "Programmed")
+        ),
+    ),
+    Definition(HTTPRouteFilter, "httproutefilters", "hrf", None),
 )
 """The kinds whose models are whole. An API server would pass wrong values in one that is not."""
 
@@ -138,8 +168,9 @@ def custom_resource_definition(definition: Definition) -> dict[str, Any]:
         "apiVersion": {"description": f"`{kind.GROUP}/{version}`.", "type": "string"},
         "kind": {"description": f"`{kind.KIND}`.", "type": "string"},
         "metadata": {"type": "object"},
-        "status": _object(definition.status),
     }
+    if definition.status is not None:
+        schema["properties"]["status"] = _object(definition.status)
     schema["properties"] = dict(sorted(schema["properties"].items()))
     schema["required"] = ["spec"]
     return {
@@ -159,12 +190,18 @@ def custom_resource_definition(definition: Definition) -> dict[str, Any]:
             "scope": "Cluster" if kind.CLUSTER_SCOPED else "Namespaced",
             "versions": [
                 {
-                    "additionalPrinterColumns": [_AGE],
+                    "additionalPrinterColumns": [
+                        *(
+                            {"jsonPath": path, "name": name, "type": "string"}
+                            for name, path in definition.columns
+                        ),
+                        _AGE,
+                    ],
                     "name": version,
                     "schema": {"openAPIV3Schema": schema},
                     "served": True,
                     "storage": True,
-                    "subresources": {"status": {}},
+                    "subresources": {"status": {}} if definition.status is not None else {},
                 }
             ],
         },
@@ -261,13 +298,11 @@ def _scalar(type_: types.Type) -> Schema:
         case types.BoolType():
             return {"type": "boolean"}
         case types.IntType(ge=low, le=high):
-            small = low is not None and high is not None and low >= -(2**31) and high < 2**31
-            schema = {"format": "int32" if small else "int64", "type": "integer"}
-            # No number that an API server can read is beyond 64 bits.
-            limits = {
-                "minimum": low if low != -(2**63) else None,
-                "maximum": high if high != 2**63 - 1 else None,
-            }
+            bits = 32 if low is not None and high is not None and low >= -(2**31) and high < 2**31 else 64
+            most = 2 ** (bits - 1) - 1
+            # The format says its own range, and an API server holds to it.
+            limits = {"minimum": low if low != -most - 1 else None, "maximum": high if high != most else None}
+            schema = {"format": f"int{bits}", "type": "integer"}
             return schema | {name: limit for name, limit in limits.items() if limit is not None}
         case types.FloatType(ge=low, le=high):
             limits = {"minimum": low, "maximum": high}

@@ -14,6 +14,7 @@ from moongate.api.backend import IPEndpoint
 from moongate.api.base import DurationStr, Model
 from moongate.api.diagnostics import did_you_mean, shown
 from moongate.api.envoygateway import EnvoyGateway
+from moongate.api.health_checks import HealthCheckPayload
 from moongate.api.shared import HeaderValue, Hostname, Quantity
 from moongate.features.cors import CORS
 from moongate.kinds import KINDS
@@ -88,6 +89,13 @@ def messages(model: type[Model], **fields: Any) -> list[str]:
 )
 def test_a_form_is_described_in_words(model: type[Model], fields: dict[str, Any], message: str) -> None:
     assert messages(model, **fields) == [message]
+
+
+def test_an_empty_payload_is_said_to_be_empty() -> None:
+    """An API server does not take it for base64."""
+    said = messages(HealthCheckPayload, type="Binary", binary="")
+
+    assert said == ["The value is empty; it must be at least one byte in base64."]
 
 
 def test_each_pattern_has_words() -> None:

@@ -59,6 +59,7 @@ MIRRORED: list[tuple[type[Resource], str, Mapping[str, str]]] = [
         {
             ".spec.directResponse.header.add[].value: pattern": "as in a header filter of the Gateway API",
             ".spec.directResponse.header.set[].value: pattern": "as in a header filter of the Gateway API",
+            ".spec.matches[]: has a rule of its own, has(self.cookies)": "minProperties in the CRD",
         },
     ),
     (

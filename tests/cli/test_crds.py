@@ -9,6 +9,13 @@ from tests.cli.conftest import Command
 
 BACKENDS = "backendtrafficpolicies.gateway.envoyproxy.io"
 CLIENTS = "clienttrafficpolicies.gateway.envoyproxy.io"
+ALL = [
+    "backends.gateway.envoyproxy.io",
+    BACKENDS,
+    CLIENTS,
+    "envoypatchpolicies.gateway.envoyproxy.io",
+    "httproutefilters.gateway.envoyproxy.io",
+]
 
 
 def test_all_definitions_are_printed_as_kubectl_reads_them(command: Command) -> None:
@@ -16,14 +23,14 @@ def test_all_definitions_are_printed_as_kubectl_reads_them(command: Command) -> 
 
     documents = list(yaml.safe_load_all(ended.out))
     assert (ended.code, ended.err) == (0, "")
-    assert [document["metadata"]["name"] for document in documents] == [BACKENDS, CLIENTS]
+    assert [document["metadata"]["name"] for document in documents] == ALL
 
 
 def test_json_is_a_list_that_kubectl_reads(command: Command) -> None:
     printed = json.loads(command("crds", "-o", "json").out)
 
     assert (printed["apiVersion"], printed["kind"]) == ("v1", "List")
-    assert [item["metadata"]["name"] for item in printed["items"]] == [BACKENDS, CLIENTS]
+    assert [item["metadata"]["name"] for item in printed["items"]] == ALL
 
 
 @pytest.mark.parametrize("name", ["ctp", "ClientTrafficPolicy", "clienttrafficpolicies", CLIENTS])
@@ -44,8 +51,8 @@ def test_another_kind_is_answered_with_those_that_there_are(command: Command) ->
 
     assert (ended.code, ended.out) == (2, "")
     assert ended.err == (
-        "moongate: There is no definition of 'httproute'; those of BackendTrafficPolicy and "
-        "ClientTrafficPolicy can be had.\n"
+        "moongate: There is no definition of 'httproute' here; there are those of Backend, "
+        "BackendTrafficPolicy, ClientTrafficPolicy, EnvoyPatchPolicy, HTTPRouteFilter.\n"
     )
 
 

@@ -144,7 +144,7 @@ def test_what_is_ejected_by_default_is_left_to_envoy() -> None:
         (http(method="CONNECT"), "active.http.method"),
         (http(path="/a b"), "active.http.path"),
         (http(expectedResponse={"type": "Text", "text": ""}), "active.http.expectedResponse"),
-        (http(method="post", requestBody={"type": "Binary", "binary": ""}), "active.http.requestBody"),
+        (http(method="post", requestBody={"type": "Text", "text": ""}), "active.http.requestBody"),
         ({"active": {"type": "TCP", "tcp": {"send": {"type": "Text", "text": ""}}}}, "active.tcp.send"),
         ({"active": {"type": "TCP", "tcp": {"receive": {"type": "Text", "text": ""}}}}, "active.tcp.receive"),
         ({"passive": {"interval": "0s"}}, "passive.interval"),

@@ -68,6 +68,8 @@ def wrong(type_: types.Type, value: Any, form: str = "") -> str | None:
                 return f"The value is {type_name(value)}; it must be a string in base64{hint}."
             if not _is_base64(str(value)):
                 return f"The value is not base64{_why_not_base64(str(value))}{hint}."
+            if type_.min_length and not value:
+                return f"The value is empty; it must be at least one byte in base64{hint}."
         case types.NoneType():
             return None if value is None else f"The value is {shown(value)}; it must be null."
         case _:

@@ -74,7 +74,7 @@ class HealthCheckPayload(Model, frozen=True, kw_only=True):
 
     type: Literal["Text", "Binary"]
     text: str | None = None
-    binary: bytes | None = None
+    binary: Annotated[bytes, Meta(min_length=1)] | None = None
     """Base64 on the wire."""
 
 

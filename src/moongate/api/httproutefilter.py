@@ -128,6 +128,11 @@ class HTTPCookieMatch(Model, frozen=True, kw_only=True):
 class HTTPRouteMatchFilter(Model, frozen=True, kw_only=True):
     """What a request must have besides what the rule's own match asks for."""
 
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        # The CRD says so by ``minProperties``.
+        Rule("has(self.cookies)", "The match asks for nothing; name cookies, or leave it out."),
+    )
+
     cookies: Annotated[tuple[HTTPCookieMatch, ...], Meta(min_length=1, max_length=16)] = ()
 
 

@@ -19,8 +19,10 @@ def crds(
     *,
     output: Annotated[Output, Parameter(name=["--output", "-o"], help="How to print them.")] = "yaml",
 ) -> int:
-    """Print the CustomResourceDefinitions of BackendTrafficPolicy and ClientTrafficPolicy.
+    """Print the CustomResourceDefinitions of kinds of Envoy Gateway.
 
+    There are those of Backend, BackendTrafficPolicy, ClientTrafficPolicy,
+    EnvoyPatchPolicy and HTTPRouteFilter: of each kind that is built as a whole.
     They are made from the same models with which moongate checks manifests, so
     an API server refuses what moongate refuses.
 
@@ -37,8 +39,8 @@ def crds(
     by_name = {name: definition for definition in DEFINITIONS for name in definition.names}
     for kind in kinds or ():
         if kind.lower() not in by_name:
-            known = " and ".join(definition.kind.KIND for definition in DEFINITIONS)
-            raise UsageError(f"There is no definition of {kind!r}; those of {known} can be had.")
+            known = ", ".join(definition.kind.KIND for definition in DEFINITIONS)
+            raise UsageError(f"There is no definition of {kind!r} here; there are those of {known}.")
     asked = dict.fromkeys(by_name[kind.lower()] for kind in kinds) if kinds else DEFINITIONS
     say_documents([custom_resource_definition(definition) for definition in asked], output)
     return 0
