@@ -168,7 +168,7 @@ class ZoneAware(Model, frozen=True, kw_only=True):
 
 
 class DynamicModule(Model, frozen=True, kw_only=True):
-    """A load balancer of a dynamic module; not built, here as in the reference."""
+    """A load balancer of a dynamic module; not built, here as in Envoy Gateway."""
 
     name: Annotated[
         str,
@@ -232,7 +232,7 @@ class LoadBalancer(Model, frozen=True, kw_only=True):
     consistent_hash: ConsistentHash | None = None
     backend_utilization: BackendUtilization | None = None
     dynamic_module: DynamicModule | None = None
-    """The reference does not build it either: endpoints are chosen in the same way as without a policy."""
+    """Envoy Gateway does not build it either: endpoints are chosen in the same way as without a policy."""
     endpoint_override: EndpointOverride | None = None
     slow_start: SlowStart | None = None
     zone_aware: ZoneAware | None = None
@@ -327,7 +327,7 @@ class BackendConnection(Model, frozen=True, kw_only=True):
     buffer_limit: Size | None = None
     """Bytes that are buffered for each connection; 32Ki when absent."""
     socket_buffer_limit: Size | None = None
-    """Has no effect, as in the reference."""
+    """Has no effect, as in Envoy Gateway."""
     preconnect: Preconnect | None = None
 
 

@@ -30,7 +30,7 @@ class JSONPatchOperation(Model, frozen=True, kw_only=True):
     json_path: str | None = None
     from_: str | None = field(default=None, name="from")
     value: Any = None
-    """``None`` for none: an API server drops a null."""
+    """What is added or compared. An API server drops a null."""
 
     @property
     def creates(self) -> bool:

@@ -43,7 +43,9 @@ def _targets_only(kinds: str) -> str:
 
 
 class BackendTrafficPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True):
-    """Settings towards backends. The order of fields is the order of the reference page."""
+    """How backends are treated, and requests on their way to them."""
+
+    # The order of fields is the order of the reference page.
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(

@@ -71,7 +71,7 @@ class ClientTrafficPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True)
     merge_type: MergeType | None = None
     """How this policy is laid over that of the ListenerSet or Gateway, which it replaces when absent.
 
-    The reference has no such field.
+    Envoy Gateway has no such field.
     """
     tcp_keepalive: TCPKeepalive | None = None
     enable_proxy_protocol: Annotated[bool, deprecated("proxyProtocol")] | None = None
