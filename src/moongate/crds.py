@@ -113,7 +113,7 @@ class Definition(NamedTuple):
         plural: the name in URLs.
         short: the name that is quick to write, ``kubectl get btp``.
         status: what controllers write, if the kind has a status.
-        columns: what ``kubectl get`` shows of it besides the age: heading → JSON path.
+        columns: what ``kubectl get`` shows of it before the age: headings, each with a JSON path.
     """
 
     kind: type[Resource]
@@ -129,15 +129,13 @@ class Definition(NamedTuple):
         return singular, self.plural, self.short, f"{self.plural}.{self.kind.GROUP}"
 
 
-_CONDITION = '.conditions[?(@.type=="{}")].{}'
-
 DEFINITIONS = (
     Definition(
         Backend,
         "backends",
         "be",
         BackendStatus,
-        (("Status", f".status{_CONDITION.format('Accepted', 'reason')}"),),
+        (("Status", '.status.conditions[?(@.type=="Accepted")].reason'),),
     ),
     Definition(BackendTrafficPolicy, "backendtrafficpolicies", "btp", PolicyStatus),
     Definition(ClientTrafficPolicy, "clienttrafficpolicies", "ctp", PolicyStatus),
@@ -146,9 +144,9 @@ DEFINITIONS = (
         "envoypatchpolicies",
         "epp",
         PolicyStatus,
-        tuple(
-            (type_, f".status.ancestors[0]{_CONDITION.format(type_, 'status')}")
-            for type_ in ("Accepted", "Programmed")
+        (
+            ("Accepted", '.status.ancestors[0].conditions[?(@.type=="Accepted")].status'),
+            ("Programmed", '.status.ancestors[0].conditions[?(@.type=="Programmed")].status'),
         ),
     ),
     Definition(HTTPRouteFilter, "httproutefilters", "hrf", None),
@@ -214,7 +212,7 @@ def _object(cls: type[Struct]) -> Schema:
     assert isinstance(info, types.StructType)
     assert issubclass(cls, Model)
     schema: Schema = {"description": _prose(inspect.getdoc(cls) or ""), "type": "object"}
-    rules, docs = field_rules_of(cls), field_docs(cls)
+    rules, docs = field_rules_of(cls), _field_docs(cls)
     if properties := {
         field.encode_name: _field(
             field, docs.get(field.name, ""), rules.get(field.name, ()), rules.get(f"{field.name}[]", ())
@@ -358,7 +356,7 @@ def _prose(doc: str) -> str:
 
 
 @functools.cache
-def field_docs(cls: type[Model]) -> dict[str, str]:
+def _field_docs(cls: type[Model]) -> dict[str, str]:
     """The docstrings of the fields of a class, by their names in Python; those of its base classes too."""
     docs: dict[str, str] = {}
     for base in reversed(cls.__mro__):
