@@ -62,8 +62,9 @@ def _features() -> Iterator[str]:
         yield "| field | what it is for | who wins |"
         yield "|---|---|---|"
         yield from dict.fromkeys(_row(feature) for feature in FEATURES if feature.kind == kind.KIND)
-        yield f"\nNot built yet: {_listed(_unbuilt(_spec(kind)))}."
-        yield _CONSEQUENCE[kind.KIND]
+        if unbuilt := _unbuilt(_spec(kind)):
+            yield f"\nNot built yet: {_listed(unbuilt)}."
+            yield _UNENFORCED
     yield "\n## Rules of routes\n"
     yield "What only a rule can set has a page as well:\n"
     yield "| set by | what it is for | who wins |"
@@ -83,18 +84,10 @@ def _features() -> Iterator[str]:
     yield "Other kinds, such as Deployments, are ignored, because a gateway does not read them.\n"
 
 
-_CONSEQUENCE = {
-    "SecurityPolicy": (
-        "A policy that sets one of them is not accepted, and its routes answer 500: "
-        "a check that is not made must not look like one."
-    ),
-    "BackendTrafficPolicy": (
-        "A policy that sets one of them is in force but for that field, and not accepted; its status says why."
-    ),
-    "ClientTrafficPolicy": (
-        "A policy that sets one of them is in force but for that field, and not accepted; its status says why."
-    ),
-}
+_UNENFORCED = (
+    "A policy that sets one of them is not accepted, and its routes answer 500: "
+    "a check that is not made must not look like one."
+)
 
 
 def _row(feature: Feature[Any]) -> str:
