@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from ctypes import addressof, create_string_buffer
 from pathlib import Path
-from socket import AF_INET, AF_INET6, inet_pton
+from socket import AF_INET, AF_INET6, SOL_SOCKET, inet_pton
 from struct import pack
 from typing import TYPE_CHECKING
 
@@ -157,6 +158,57 @@ async def test_keepalive_comes_to_a_listener_that_is_there(site: Site) -> None:
     assert await site.status("later.test", port=port) == 200
     async with open_to(port):
         await until(lambda: KEEPALIVE in timers(port))
+
+
+SO_ATTACH_FILTER = 26
+
+
+def fall_silent(writer: asyncio.StreamWriter) -> None:
+    """Take nothing more of what comes on a connection, as if the machine were gone: no probe is answered."""
+    nothing = create_string_buffer(pack("HBBI", 0x06, 0, 0, 0))  # a program for packets: "return 0"
+    program = pack("HP", 1, addressof(nothing))
+    writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_ATTACH_FILTER, program)
+
+
+@pytest.mark.slow
+async def test_a_client_that_is_gone_is_noticed_by_its_probes(site: Site) -> None:
+    """One that answers is not; and with more probes, or more time, it takes longer."""
+    settings = {
+        "gone": "{probes: 1, idleTime: 1s, interval: 1s}",
+        "answering": "{probes: 1, idleTime: 1s, interval: 1s}",
+        "often": "{probes: 100, idleTime: 1s, interval: 1s}",
+        "late": "{probes: 1, idleTime: 1h, interval: 1s}",
+        "slow": "{probes: 1, idleTime: 1s, interval: 1h}",
+    }
+    ports = {name: free_port() for name in settings}
+    listeners = (f"{{name: {name}, port: {port}, protocol: HTTP}}" for name, port in ports.items())
+    await site.apply(
+        m.gateway("probes", f"[{', '.join(listeners)}]"),
+        *(
+            m.policy(
+                "ClientTrafficPolicy", f"probes-{name}", f"tcpKeepalive: {body}", f"Gateway/probes/{name}"
+            )
+            for name, body in settings.items()
+        ),
+    )
+    async with AsyncExitStack() as stack:
+        for name, port in ports.items():
+            _, writer = await stack.enter_async_context(open_to(port))
+            await until(lambda port=port: bool(timers(port)))
+            if name != "answering":
+                fall_silent(writer)
+
+        await until(lambda: not timers(ports["gone"]))
+
+        assert {name for name, port in ports.items() if timers(port)} == {*settings} - {"gone"}
+
+
+async def test_what_precedes_the_protocol_may_take_a_time_only(site: Site) -> None:
+    timeout = "timeout: {tcp: {connectionInspectionTimeout: 200ms}}"
+    port = await listening(site, "unsaid", f"proxyProtocol: {{}}\n{timeout}")
+
+    async with asyncio.timeout(10), open_to(port) as (reader, _):
+        assert await reader.read() == b""
 
 
 @asynccontextmanager

@@ -164,7 +164,9 @@ async def test_upgrades_that_are_not_taken_may_be_ignored(site: Site, ignored: s
 
 async def test_http2_has_the_limits_that_are_asked_for(site: Site) -> None:
     port = await listening(
-        site, "streams", "http2: {maxConcurrentStreams: 7, initialStreamWindowSize: 128Ki}"
+        site,
+        "streams",
+        "http2: {maxConcurrentStreams: 7, initialStreamWindowSize: 128Ki, initialConnectionWindowSize: 3Mi}",
     )
 
     async with asyncio.timeout(10):
@@ -173,14 +175,17 @@ async def test_http2_has_the_limits_that_are_asked_for(site: Site) -> None:
         client.initiate_connection()
         writer.write(client.data_to_send())
         told: dict[int, int] = {}
-        while SettingCodes.MAX_CONCURRENT_STREAMS not in told:
+        window = client.outbound_flow_control_window
+        while SettingCodes.MAX_CONCURRENT_STREAMS not in told or window == 65535:
             for event in client.receive_data(await reader.read(65536)):
                 if isinstance(event, RemoteSettingsChanged):
                     told |= {code: change.new_value for code, change in event.changed_settings.items()}
+            window = client.outbound_flow_control_window
         writer.close()
 
     assert told[SettingCodes.MAX_CONCURRENT_STREAMS] == 7
     assert told[SettingCodes.INITIAL_WINDOW_SIZE] == 128 * 1024
+    assert window == 3 * 1024 * 1024
 
 
 async def test_a_client_that_answers_no_ping_is_disconnected(site: Site) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from contextlib import asynccontextmanager
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -78,6 +80,32 @@ async def test_a_request_that_does_not_come_to_its_end_is_answered_408(site: Sit
         assert (await reader.readline()).split()[1] == b"408"
 
 
+async def test_the_head_of_a_request_has_its_own_time(site: Site) -> None:
+    port = await listening(site, "head", "timeout: {http: {requestHeadersReceivedTimeout: 100ms}}")
+
+    async with connected(port) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nhost: head.test\r\n")
+        assert (await reader.readline()).split()[1] == b"408"
+
+
+async def test_a_request_on_which_nothing_moves_is_given_up(site: Site) -> None:
+    port = await listening(site, "still", "timeout: {http: {streamIdleTimeout: 100ms}}")
+    site.one.faults.append("stall")
+
+    async with connected(port) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nhost: still.test\r\n\r\n")
+        assert (await reader.readline()).split()[1] == b"504"
+
+
+async def test_a_request_that_lasts_too_long_is_cut_off(site: Site) -> None:
+    port = await listening(site, "lasting", "connection: {connectionLimit: {maxStreamDuration: 100ms}}")
+    site.one.faults.append("stall")
+
+    async with connected(port) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nhost: lasting.test\r\n\r\n")
+        assert (await reader.readline()).split()[1] == b"504"
+
+
 async def test_a_connection_over_the_limit_is_closed(site: Site) -> None:
     port = await listening(site, "crowded", "connection: {connectionLimit: {value: 1}}")
 
@@ -86,6 +114,55 @@ async def test_a_connection_over_the_limit_is_closed(site: Site) -> None:
         assert (await reader.readline()).split()[1] == b"200"
         async with connected(port) as (other, _):
             assert await other.read() == b""
+
+
+async def test_a_connection_over_the_limit_is_held_before_it_is_closed(site: Site) -> None:
+    limit = "connection: {connectionLimit: {value: 1, closeDelay: 500ms}}"
+    port = await listening(site, "held", limit)
+
+    async with connected(port) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nhost: held.test\r\n\r\n")
+        assert (await reader.readline()).split()[1] == b"200"
+        began = monotonic()
+        async with connected(port) as (other, _):
+            assert await other.read() == b""
+
+    assert monotonic() - began >= 0.4
+
+
+async def test_an_old_connection_ends_with_an_answer(site: Site) -> None:
+    port = await listening(site, "aged", "connection: {connectionLimit: {maxConnectionDuration: 300ms}}")
+
+    async with connected(port) as over:
+        while not await closes(over, "aged.test"):
+            pass
+        assert await over[0].read() == b""
+
+
+async def test_an_old_connection_may_end_between_two_requests(site: Site) -> None:
+    """Its client hears of it only by its end."""
+    port = await listening(
+        site,
+        "cut",
+        "connection: {connectionLimit: {maxConnectionDuration: 300ms}}\n"
+        "http1: {disableSafeMaxConnectionDuration: true}",
+    )
+
+    async with connected(port) as (reader, _):
+        assert await reader.read() == b""
+
+
+@pytest.mark.parametrize(("limit", "status"), [("32Ki", 200), ("1Ki", 503)])
+async def test_what_exceeds_the_buffer_is_not_sent_again(site: Site, limit: str, status: int) -> None:
+    port = await listening(site, "again", f"connection: {{bufferLimit: {limit}}}")
+    retry = "retry: {numRetries: 1, retryOn: {triggers: [5xx]}}"
+    await site.apply(m.policy("BackendTrafficPolicy", "again", retry, "HTTPRoute/again"))
+    site.one.statuses.append(503)
+
+    answer = await site.ask("again.test", port=port, method="POST", content=b"x" * 16384)
+
+    assert answer.status_code == status
+    await site.delete(m.policy("BackendTrafficPolicy", "again", retry, "HTTPRoute/again"))
 
 
 async def test_a_connection_takes_no_more_requests_than_allowed(site: Site) -> None:
@@ -134,6 +211,88 @@ async def handshake(
     async with connected(port, ssl=context, server_hostname=f"{name}.test") as (_, writer):
         tls: Any = writer.get_extra_info("ssl_object")
         return tls.version()
+
+
+async def test_only_the_given_curves_are_spoken(site: Site) -> None:
+    port = await listening_with_tls(site, "curves", "tls: {ecdhCurves: [P-384]}")
+
+    async def meets(curve: str) -> bool:
+        context = site.authority.client_context()
+        context.set_ecdh_curve(curve)
+        try:
+            async with connected(port, ssl=context, server_hostname="curves.test"):
+                return True
+        except (ssl.SSLError, ConnectionError):
+            return False
+
+    assert [await meets("secp384r1"), await meets("prime256v1")] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("algorithms", "digest"), [("rsa_pss_rsae_sha512", "SHA512"), ("rsa_pss_rsae_sha384", "SHA384")]
+)
+async def test_only_the_given_algorithms_sign(site: Site, algorithms: str, digest: str) -> None:
+    port = await listening_with_tls(site, "signed", f"tls: {{signatureAlgorithms: [{algorithms}]}}")
+    await site.apply(site.authority.sign("signed.test", rsa=True).secret("signed"))
+
+    openssl = await asyncio.create_subprocess_exec(
+        *("openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-servername", "signed.test"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    async with asyncio.timeout(10):
+        said, _ = await openssl.communicate()
+
+    assert f"Peer signing digest: {digest}".encode() in said
+
+
+def resumes(context: ssl.SSLContext, port: int, name: str) -> bool:
+    """Whether a second connection resumes the session of a first one."""
+    session = None
+    resumed = False
+    for _ in range(2):
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+            context.wrap_socket(plain, server_hostname=name, session=session) as tls,
+        ):
+            tls.sendall(f"GET / HTTP/1.1\r\nhost: {name}\r\n\r\n".encode())
+            assert tls.recv(12) == b"HTTP/1.1 200"
+            session, resumed = tls.session, bool(tls.session_reused)
+    return resumed
+
+
+@pytest.mark.parametrize(
+    ("resumption", "by_ticket", "by_id"),
+    [("{}", False, False), ("{stateless: {}}", True, False), ("{stateful: {}}", True, True)],
+)
+async def test_sessions_are_resumed_as_the_policy_says(
+    site: Site, resumption: str, by_ticket: bool, by_id: bool
+) -> None:
+    """A client that knows tickets knows ids as well."""
+    port = await listening_with_tls(site, "resume", f"tls: {{session: {{resumption: {resumption}}}}}")
+    context = site.authority.client_context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+
+    with_tickets = await asyncio.to_thread(resumes, context, port, "resume.test")
+    context.options |= ssl.OP_NO_TICKET
+    without = await asyncio.to_thread(resumes, context, port, "resume.test")
+
+    assert (with_tickets, without) == (by_ticket, by_id)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"), [("JA3", (True, False)), ("JA4", (False, True)), ("JA3, JA4", (True, True))]
+)
+async def test_clients_have_fingerprints(site: Site, asked: str, told: tuple[bool, bool]) -> None:
+    port = await listening_with_tls(site, "prints", f"tls: {{fingerprints: [{asked}]}}")
+    tell = m.tell_backend("x-prints", "%TLS_JA3_FINGERPRINT%/%TLS_JA4_FINGERPRINT%")
+    await site.apply(m.route("prints", f"[{{filters: [{tell}], {m.to('one')}}}]", parents="[{name: prints}]"))
+
+    request = await site.reached("prints.test", port=port, tls=True)
+
+    ja3, ja4 = (request.header("x-prints") or "").split("/")
+    assert (len(ja3) == 32, ja4.startswith("t")) == told
 
 
 async def test_only_the_given_protocols_are_offered(site: Site) -> None:
@@ -189,6 +348,45 @@ async def test_the_client_is_whom_the_trusted_proxies_name(site: Site) -> None:
     assert request.header("x-seen") == "1.2.3.4"
 
 
+async def test_trusted_proxies_may_be_known_by_their_addresses(site: Site) -> None:
+    trusted = "clientIPDetection: {xForwardedFor: {trustedCIDRs: [127.0.0.0/8, 10.0.0.0/8]}}"
+    port = await listening(site, "blocks", trusted)
+
+    request = await site.reached(
+        "blocks.test", port=port, headers={"x-forwarded-for": "6.6.6.6, 1.2.3.4, 10.0.0.1"}
+    )
+
+    assert request.header("x-seen") == "1.2.3.4"
+
+
+@pytest.mark.parametrize("hops", [0, 1])
+@pytest.mark.parametrize(("disabled", "added"), [("false", 1), ("true", 0)])
+async def test_the_address_of_who_connected_is_added_or_not(
+    site: Site, hops: int, disabled: str, added: int
+) -> None:
+    """For one on its own machine Envoy says its own address."""
+    asked = f"{{numTrustedHops: {hops}, disableXForwardedForAppend: {disabled}}}"
+    port = await listening(site, "append", f"clientIPDetection: {{xForwardedFor: {asked}}}")
+
+    request = await site.reached("append.test", port=port, headers={"x-forwarded-for": "1.2.3.4"})
+
+    first, *others = (request.header("x-forwarded-for") or "").split(",")
+    assert (first, len(others)) == ("1.2.3.4", added)
+
+
+async def test_the_client_may_be_who_connected_whatever_headers_say(site: Site) -> None:
+    """As without a policy; here it takes the place of a header that was believed."""
+    port = await listening(site, "direct", "clientIPDetection: {customHeader: {name: x-client}}")
+    headers = {"x-client": "1.2.3.4", "x-forwarded-for": "1.2.3.4", "connection": "close"}
+    before = await site.reached("direct.test", port=port, headers=headers)
+
+    direct = "clientIPDetection: {directSourceIP: {}}"
+    await site.apply(m.policy("ClientTrafficPolicy", "direct", direct, "Gateway/direct"))
+    after = await site.reached("direct.test", port=port, headers=headers)
+
+    assert [request.header("x-seen") for request in (before, after)] == ["1.2.3.4", "127.0.0.1"]
+
+
 async def test_without_trusted_proxies_nobody_can_say_who_the_client_is(site: Site) -> None:
     """With 0 of them, the header is the client's own word."""
     port = await listening(site, "nohops", "clientIPDetection: {xForwardedFor: {numTrustedHops: 0}}")
@@ -230,6 +428,66 @@ async def test_a_policy_of_a_listener_stands_in_for_that_of_the_gateway(site: Si
 
     assert await site.status("sides.test", "/a%2Fb", port=left) == 400
     assert await site.status("sides.test", "/a%2Fb", port=right) == 200
+
+
+async def test_a_policy_of_a_listener_may_be_laid_over_that_of_the_gateway(site: Site) -> None:
+    """Without ``mergeType`` nothing of the other holds."""
+    ports = {name: free_port() for name in ("replaced", "merged")}
+    listeners = (f"{{name: {name}, port: {port}, protocol: HTTP}}" for name, port in ports.items())
+    allow = "headers: {withUnderscoresAction: Allow}"
+    await site.apply(
+        m.gateway("laid", f"[{', '.join(listeners)}]"),
+        m.route("laid", f"[{{{m.to('one')}}}]", parents="[{name: laid}]"),
+        m.policy(
+            "ClientTrafficPolicy", "laid", "path: {escapedSlashesAction: RejectRequest}", "Gateway/laid"
+        ),
+        m.policy("ClientTrafficPolicy", "replaced", allow, "Gateway/laid/replaced"),
+        m.policy(
+            "ClientTrafficPolicy", "merged", f"mergeType: StrategicMerge\n{allow}", "Gateway/laid/merged"
+        ),
+    )
+
+    escaped = {name: await site.status("laid.test", "/a%2Fb", port=port) for name, port in ports.items()}
+    scored = {
+        name: await site.status("laid.test", port=port, headers={"x_user": "1"})
+        for name, port in ports.items()
+    }
+
+    assert escaped == {"replaced": 307, "merged": 400}
+    assert scored == {"replaced": 200, "merged": 200}
+
+
+KEPT = {"path": {"disableMergeSlashes": True}}
+
+
+def of_gateways(name: str, **targets: Any) -> dict[str, Any]:
+    """A policy under which ``//`` stays in paths, for other targets than ``targetRefs``."""
+    return {**m.policy("ClientTrafficPolicy", name, "{}"), "spec": {**targets, **KEPT}}
+
+
+async def test_a_policy_may_name_one_target(site: Site) -> None:
+    """As it was written before ``targetRefs``."""
+    port = await listening(site, "single", "{}")
+    target = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "single"}
+    await site.apply(of_gateways("single", targetRef=target))
+
+    assert (await site.reached("single.test", "/a//b", port=port)).path == "/a//b"
+
+
+async def test_a_policy_may_select_its_targets_by_their_labels(site: Site) -> None:
+    ports = {name: free_port() for name in ("red", "blue")}
+    for name, port in ports.items():
+        gateway = m.gateway(name, f"[{{name: http, port: {port}, protocol: HTTP}}]")
+        gateway["metadata"]["labels"] = {"color": name}
+        await site.apply(gateway, m.route(name, f"[{{{m.to('one')}}}]", parents=f"[{{name: {name}}}]"))
+    selector = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "matchLabels": {"color": "red"}}
+
+    await site.apply(of_gateways("colors", targetSelectors=[selector]))
+
+    paths = {
+        name: (await site.reached(f"{name}.test", "/a//b", port=port)).path for name, port in ports.items()
+    }
+    assert paths == {"red": "/a//b", "blue": "/a/b"}
 
 
 async def test_a_policy_that_cannot_be_built_answers_500(site: Site) -> None:
