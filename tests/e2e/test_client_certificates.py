@@ -407,6 +407,7 @@ def clients_policy(name: str, validation: str) -> dict[str, Any]:
 NAMED = "caCertificateRefs: [{kind: ConfigMap, name: ours}]"
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "tls.clientValidation.mode")
 async def test_each_mode_of_a_policy_lets_its_clients_pass(site: Site, clients: Clients) -> None:
     ours, theirs = Authority("ours"), Authority("theirs")
     shown = {"none": None, "ours": ours.sign("a"), "theirs": theirs.sign("b")}
@@ -429,6 +430,7 @@ async def test_each_mode_of_a_policy_lets_its_clients_pass(site: Site, clients: 
     await site.delete(clients_policy("modes", NAMED), gateway)
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "tls.clientValidation.optional")
 async def test_a_certificate_may_be_optional_as_the_former_field_says(site: Site, clients: Clients) -> None:
     ours, theirs = Authority("ours"), Authority("theirs")
     port = free_port()
@@ -448,6 +450,12 @@ AWAY = "afar"
 """A namespace other than that of the policy."""
 
 
+@pytest.mark.proves(
+    "ClientTrafficPolicy",
+    "tls.clientValidation.caCertificateRefs[].kind",
+    "tls.clientValidation.caCertificateRefs[].name",
+    "tls.clientValidation.caCertificateRefs[].namespace",
+)
 async def test_authorities_are_read_where_the_policy_says(site: Site, clients: Clients) -> None:
     """Of one name, but of another kind or in another namespace. Each is another authority."""
     places = {
@@ -487,6 +495,7 @@ def trust_bundle(name: str) -> dict[str, Any]:
     }
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "tls.clientValidation.crl.refs[].*")
 async def test_lists_are_read_where_the_policy_says(site: Site, clients: Clients) -> None:
     """Each revokes another client; one of a group that has no lists lets nobody pass."""
     ours, port = Authority("ours"), free_port()
@@ -520,6 +529,7 @@ async def test_lists_are_read_where_the_policy_says(site: Site, clients: Clients
     await site.delete(clients_policy("lists", NAMED), grant, gateway, *lists)
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "tls.clientValidation.crl.onlyVerifyLeafCertificate")
 @pytest.mark.parametrize(("only_leaf", "status"), [("true", 200), ("false", 0)])
 async def test_authorities_between_may_be_without_a_list(
     site: Site, clients: Clients, only_leaf: str, status: int
@@ -547,6 +557,7 @@ UPN = "1.3.6.1.4.1.311.20.2.3"
 """The name of a user, as Active Directory has it."""
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "tls.clientValidation.subjectAltNames.*")
 async def test_each_kind_of_names_of_a_certificate_is_compared(site: Site, clients: Clients) -> None:
     """Each matches one of two names, and not where another kind has it."""
     ours, port = Authority("ours"), free_port()
@@ -590,6 +601,12 @@ def upn(oid: str, name: str) -> x509.OtherName:
     return x509.OtherName(x509.ObjectIdentifier(oid), bytes([0x0C, len(name)]) + name.encode())
 
 
+@pytest.mark.proves(
+    "ClientTrafficPolicy",
+    "tls.clientValidation.certificateHashes",
+    "tls.clientValidation.spkiHashes",
+    "tls.clientValidation.allowExpiredCertificate",
+)
 async def test_conditions_of_a_policy_hold_for_certificates(site: Site, clients: Clients) -> None:
     ours = Authority("ours")
     alice, bob, late = ours.sign("alice.test"), ours.sign("bob.test"), ours.sign("late.test", days=1)

@@ -80,6 +80,7 @@ async def seen(port: int, header: bytes, host: str, tls: ssl.SSLContext | None =
     return answer.partition(b'"x-seen","')[2].partition(b'"')[0].decode()
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "proxyProtocol.optional")
 @pytest.mark.parametrize(
     ("header", "client"),
     [
@@ -97,6 +98,7 @@ async def test_a_load_balancer_says_who_connected(site: Site, header: bytes, cli
     assert await seen(port, header, "proxied.test") == client
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "proxyProtocol.optional")
 @pytest.mark.parametrize(("header", "client"), [(v1("203.0.113.7"), "203.0.113.7"), (b"", "127.0.0.1")])
 async def test_connections_may_do_without(site: Site, header: bytes, client: str) -> None:
     port = await listening(site, "either", "proxyProtocol: {optional: true}")
@@ -104,6 +106,7 @@ async def test_connections_may_do_without(site: Site, header: bytes, client: str
     assert await seen(port, header, "either.test") == client
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "enableProxyProtocol")
 async def test_the_former_field_says_the_same_and_is_deprecated(site: Site) -> None:
     port = await listening(site, "former", "enableProxyProtocol: true")
 
@@ -170,6 +173,7 @@ def fall_silent(writer: asyncio.StreamWriter) -> None:
     writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_ATTACH_FILTER, program)
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "tcpKeepalive.*")
 @pytest.mark.slow
 async def test_a_client_that_is_gone_is_noticed_by_its_probes(site: Site) -> None:
     """One that answers is not; and with more probes, or more time, it takes longer."""
@@ -203,6 +207,7 @@ async def test_a_client_that_is_gone_is_noticed_by_its_probes(site: Site) -> Non
         assert {name for name, port in ports.items() if timers(port)} == {*settings} - {"gone"}
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "timeout.tcp.connectionInspectionTimeout")
 async def test_what_precedes_the_protocol_may_take_a_time_only(site: Site) -> None:
     timeout = "timeout: {tcp: {connectionInspectionTimeout: 200ms}}"
     port = await listening(site, "unsaid", f"proxyProtocol: {{}}\n{timeout}")
@@ -221,6 +226,7 @@ async def open_to(port: int) -> AsyncGenerator[tuple[asyncio.StreamReader, async
         writer.close()
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "healthCheck.path")
 async def test_a_load_balancers_probe_is_answered_before_routes_and_credentials(site: Site) -> None:
     port = await listening(site, "probed", "healthCheck: {path: /healthz}")
     await site.apply(
@@ -242,6 +248,7 @@ async def test_a_load_balancers_probe_is_answered_before_routes_and_credentials(
     assert site.one.requests == []
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "scheme")
 @pytest.mark.parametrize(("scheme", "sent"), [("Preserve", "http"), ("MatchBackend", "https")])
 async def test_the_scheme_may_be_that_of_the_backend(
     site: Site, tmp_path: Path, scheme: str, sent: str
@@ -288,6 +295,7 @@ async def lines(site: Site, name: str) -> AsyncGenerator[None]:
         yield
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "timeout.tcp.idleTimeout")
 async def test_a_connection_of_tcp_may_be_silent_for_a_time_only(site: Site) -> None:
     async with lines(site, "quiet"):
         port = await passing(site, "quiet", "timeout: {tcp: {idleTimeout: 200ms}}")
@@ -297,6 +305,7 @@ async def test_a_connection_of_tcp_may_be_silent_for_a_time_only(site: Site) -> 
             assert await reader.read() == b"quiet:a\n"
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "connection.connectionLimit.value")
 async def test_connections_of_tcp_are_limited(site: Site) -> None:
     async with lines(site, "full"):
         port = await passing(site, "full", "connection: {connectionLimit: {value: 1}}")
@@ -327,6 +336,7 @@ async def test_connections_of_tcp_are_probed(site: Site) -> None:
             await until(lambda: timers(port) == {KEEPALIVE})
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "tls.minVersion", "tls.maxVersion")
 @pytest.mark.parametrize(
     ("body", "versions"),
     [
@@ -357,6 +367,7 @@ async def test_tls_that_ends_here_has_the_versions_of_the_policy(
     assert spoken == versions
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "timeout.tcp.tlsHandshakeTimeout")
 async def test_a_handshake_may_take_a_time_only(site: Site) -> None:
     async with lines(site, "slowly"):
         await site.apply(site.authority.sign("slowly.test").secret("slowly"))

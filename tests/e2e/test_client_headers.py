@@ -39,6 +39,7 @@ async def listening(site: Site, name: str, headers: str, *, rules: str = "") -> 
     return port
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "headers.earlyRequestHeaders.*")
 async def test_requests_are_changed_before_anything_looks_at_them(site: Site) -> None:
     port = await listening(
         site,
@@ -120,6 +121,7 @@ async def test_responses_are_changed_also_those_of_envoy_and_only_on_this_listen
     assert other.headers["x-backend"] == "one"
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "headers.lateResponseHeaders.*")
 async def test_responses_are_changed_in_each_way(site: Site) -> None:
     """The backend answers with its name in ``x-backend``."""
     late = (
@@ -183,6 +185,7 @@ async def test_what_envoy_answers_itself_is_changed_in_each_form_of_tables_and_c
             assert [each.headers.get("x-served-by") for each in answers] == ["us"] * 4
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "headers.withUnderscoresAction")
 @pytest.mark.parametrize(
     ("action", "status", "seen"),
     [("Allow", 200, "1"), ("RejectRequest", 400, None), ("DropHeader", 200, None)],
@@ -201,6 +204,7 @@ FROM_OUTSIDE = {"x-request-id": "mine", "x-forwarded-for": "203.0.113.7"}
 """Envoy trusts a client from inside more: one that is near, and for which no other proxy speaks."""
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "headers.requestID")
 @pytest.mark.parametrize(
     ("request_id", "without", "kept"),
     [
@@ -220,6 +224,7 @@ async def test_request_ids(site: Site, request_id: str, without: bool, kept: boo
     assert (named.header("x-request-id") == "mine") is kept
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "headers.preserveXRequestID")
 @pytest.mark.parametrize("kept", [False, True])
 async def test_the_request_id_of_a_client_is_kept_as_the_former_field_says(site: Site, kept: bool) -> None:
     port = await listening(site, "former-ids", f"{{preserveXRequestID: {str(kept).lower()}}}")
@@ -229,6 +234,7 @@ async def test_the_request_id_of_a_client_is_kept_as_the_former_field_says(site:
     assert (request.header("x-request-id") == "mine") is kept
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "headers.disableRateLimitHeaders")
 @pytest.mark.parametrize("disabled", [False, True])
 async def test_clients_are_told_what_is_left_of_a_rate_limit(site: Site, disabled: bool) -> None:
     port = await listening(site, "left", f"{{disableRateLimitHeaders: {str(disabled).lower()}}}")
@@ -241,6 +247,7 @@ async def test_clients_are_told_what_is_left_of_a_rate_limit(site: Site, disable
     assert ("x-ratelimit-remaining" in answer.headers) is not disabled
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "headers.enableEnvoyHeaders")
 async def test_envoys_own_headers_are_there_only_if_asked_for(site: Site) -> None:
     port = await listening(site, "envoys", "{enableEnvoyHeaders: true}")
 
@@ -252,6 +259,7 @@ async def test_envoys_own_headers_are_there_only_if_asked_for(site: Site) -> Non
     assert (own in with_them.headers, own in without.headers) == (True, False)
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "headers.maxRequestHeaderLimit")
 async def test_too_many_headers_are_refused(site: Site) -> None:
     port = await listening(site, "many", "{maxRequestHeaderLimit: 2Ki}")
 
@@ -262,6 +270,7 @@ async def test_too_many_headers_are_refused(site: Site) -> None:
     assert statuses == [200, 431]
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "headers.host.stripTrailingHostDot")
 @pytest.mark.parametrize(("strip", "status"), [("true", 200), ("false", 404)])
 async def test_the_last_dot_of_a_host(site: Site, strip: str, status: int) -> None:
     port = await listening(site, "dotted", f"{{host: {{stripTrailingHostDot: {strip}}}}}")
@@ -281,6 +290,7 @@ async def test_a_policy_with_a_header_that_cannot_be_changed_closes_its_listener
     assert await site.status("framed.test", port=port) == 500
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "headers.xForwardedClientCert.certDetailsToAdd")
 @pytest.mark.parametrize("detail", ["Subject", "Cert", "Chain", "DNS", "URI"])
 async def test_backends_learn_of_a_certificate_what_the_policy_says(
     site: Site, tmp_path: Path, detail: str
@@ -294,6 +304,7 @@ async def test_backends_learn_of_a_certificate_what_the_policy_says(
     assert told - {"By", "Hash"} == {detail}
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "headers.xForwardedClientCert.mode")
 @pytest.mark.parametrize(
     ("mode", "seen"),
     [

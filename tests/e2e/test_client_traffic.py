@@ -65,6 +65,7 @@ async def connected(
         writer.close()
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "timeout.http.idleTimeout")
 async def test_an_idle_connection_is_closed(site: Site) -> None:
     port = await listening(site, "idle", "timeout: {http: {idleTimeout: 100ms}}")
 
@@ -72,6 +73,7 @@ async def test_an_idle_connection_is_closed(site: Site) -> None:
         assert await reader.read() == b""
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "timeout.http.requestReceivedTimeout")
 async def test_a_request_that_does_not_come_to_its_end_is_answered_408(site: Site) -> None:
     port = await listening(site, "slow", "timeout: {http: {requestReceivedTimeout: 100ms}}")
 
@@ -80,6 +82,7 @@ async def test_a_request_that_does_not_come_to_its_end_is_answered_408(site: Sit
         assert (await reader.readline()).split()[1] == b"408"
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "timeout.http.requestHeadersReceivedTimeout")
 async def test_the_head_of_a_request_has_its_own_time(site: Site) -> None:
     port = await listening(site, "head", "timeout: {http: {requestHeadersReceivedTimeout: 100ms}}")
 
@@ -88,6 +91,7 @@ async def test_the_head_of_a_request_has_its_own_time(site: Site) -> None:
         assert (await reader.readline()).split()[1] == b"408"
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "timeout.http.streamIdleTimeout")
 async def test_a_request_on_which_nothing_moves_is_given_up(site: Site) -> None:
     port = await listening(site, "still", "timeout: {http: {streamIdleTimeout: 100ms}}")
     site.one.faults.append("stall")
@@ -97,6 +101,7 @@ async def test_a_request_on_which_nothing_moves_is_given_up(site: Site) -> None:
         assert (await reader.readline()).split()[1] == b"504"
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "connection.connectionLimit.maxStreamDuration")
 async def test_a_request_that_lasts_too_long_is_cut_off(site: Site) -> None:
     port = await listening(site, "lasting", "connection: {connectionLimit: {maxStreamDuration: 100ms}}")
     site.one.faults.append("stall")
@@ -106,6 +111,7 @@ async def test_a_request_that_lasts_too_long_is_cut_off(site: Site) -> None:
         assert (await reader.readline()).split()[1] == b"504"
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "connection.connectionLimit.value")
 async def test_a_connection_over_the_limit_is_closed(site: Site) -> None:
     port = await listening(site, "crowded", "connection: {connectionLimit: {value: 1}}")
 
@@ -116,6 +122,7 @@ async def test_a_connection_over_the_limit_is_closed(site: Site) -> None:
             assert await other.read() == b""
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "connection.connectionLimit.closeDelay")
 async def test_a_connection_over_the_limit_is_held_before_it_is_closed(site: Site) -> None:
     limit = "connection: {connectionLimit: {value: 1, closeDelay: 500ms}}"
     port = await listening(site, "held", limit)
@@ -130,6 +137,7 @@ async def test_a_connection_over_the_limit_is_held_before_it_is_closed(site: Sit
     assert monotonic() - began >= 0.4
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "connection.connectionLimit.maxConnectionDuration")
 async def test_an_old_connection_ends_with_an_answer(site: Site) -> None:
     port = await listening(site, "aged", "connection: {connectionLimit: {maxConnectionDuration: 300ms}}")
 
@@ -139,6 +147,11 @@ async def test_an_old_connection_ends_with_an_answer(site: Site) -> None:
         assert await over[0].read() == b""
 
 
+@pytest.mark.proves(
+    "ClientTrafficPolicy",
+    "connection.connectionLimit.maxConnectionDuration",
+    "http1.disableSafeMaxConnectionDuration",
+)
 async def test_an_old_connection_may_end_between_two_requests(site: Site) -> None:
     """Its client hears of it only by its end."""
     port = await listening(
@@ -152,6 +165,7 @@ async def test_an_old_connection_may_end_between_two_requests(site: Site) -> Non
         assert await reader.read() == b""
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "connection.bufferLimit")
 @pytest.mark.parametrize(("limit", "status"), [("32Ki", 200), ("1Ki", 503)])
 async def test_what_exceeds_the_buffer_is_not_sent_again(site: Site, limit: str, status: int) -> None:
     port = await listening(site, "again", f"connection: {{bufferLimit: {limit}}}")
@@ -165,6 +179,7 @@ async def test_what_exceeds_the_buffer_is_not_sent_again(site: Site, limit: str,
     await site.delete(m.policy("BackendTrafficPolicy", "again", retry, "HTTPRoute/again"))
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "connection.connectionLimit.maxRequestsPerConnection")
 async def test_a_connection_takes_no_more_requests_than_allowed(site: Site) -> None:
     port = await listening(site, "few", "connection: {connectionLimit: {maxRequestsPerConnection: 1}}")
 
@@ -173,6 +188,7 @@ async def test_a_connection_takes_no_more_requests_than_allowed(site: Site) -> N
     assert (answer.status_code, answer.headers["connection"]) == (200, "close")
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "tls.minVersion")
 async def test_older_versions_of_tls_are_turned_away(site: Site) -> None:
     port = await listening_with_tls(site, "versions", "tls: {minVersion: '1.3'}")
 
@@ -181,12 +197,14 @@ async def test_older_versions_of_tls_are_turned_away(site: Site) -> None:
         await handshake(site, port, "versions", newest=ssl.TLSVersion.TLSv1_2)
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "tls.maxVersion")
 async def test_newer_versions_of_tls_can_be_turned_off(site: Site) -> None:
     port = await listening_with_tls(site, "old", "tls: {maxVersion: '1.2'}")
 
     assert await handshake(site, port, "old", newest=ssl.TLSVersion.TLSv1_3) == "TLSv1.2"
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "tls.ciphers")
 async def test_only_the_given_ciphers_are_spoken(site: Site) -> None:
     cipher = "ECDHE-ECDSA-AES256-GCM-SHA384"
     port = await listening_with_tls(site, "ciphers", f"tls: {{maxVersion: '1.2', ciphers: [{cipher}]}}")
@@ -213,6 +231,7 @@ async def handshake(
         return tls.version()
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "tls.ecdhCurves")
 async def test_only_the_given_curves_are_spoken(site: Site) -> None:
     port = await listening_with_tls(site, "curves", "tls: {ecdhCurves: [P-384]}")
 
@@ -228,6 +247,7 @@ async def test_only_the_given_curves_are_spoken(site: Site) -> None:
     assert [await meets("secp384r1"), await meets("prime256v1")] == [True, False]
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "tls.signatureAlgorithms")
 @pytest.mark.parametrize(
     ("algorithms", "digest"), [("rsa_pss_rsae_sha512", "SHA512"), ("rsa_pss_rsae_sha384", "SHA384")]
 )
@@ -262,6 +282,7 @@ def resumes(context: ssl.SSLContext, port: int, name: str) -> bool:
     return resumed
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "tls.session.*")
 @pytest.mark.parametrize(
     ("resumption", "by_ticket", "by_id"),
     [("{}", False, False), ("{stateless: {}}", True, False), ("{stateful: {}}", True, True)],
@@ -281,6 +302,7 @@ async def test_sessions_are_resumed_as_the_policy_says(
     assert (with_tickets, without) == (by_ticket, by_id)
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "tls.fingerprints")
 @pytest.mark.parametrize(
     ("asked", "told"), [("JA3", (True, False)), ("JA4", (False, True)), ("JA3, JA4", (True, True))]
 )
@@ -295,6 +317,7 @@ async def test_clients_have_fingerprints(site: Site, asked: str, told: tuple[boo
     assert (len(ja3) == 32, ja4.startswith("t")) == told
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "tls.alpnProtocols")
 async def test_only_the_given_protocols_are_offered(site: Site) -> None:
     port = await listening_with_tls(site, "alpn", "tls: {alpnProtocols: [http/1.1]}")
     context = site.authority.client_context()
@@ -305,6 +328,7 @@ async def test_only_the_given_protocols_are_offered(site: Site) -> None:
     assert (answer.status_code, answer.http_version) == (200, "HTTP/1.1")
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "path.escapedSlashesAction")
 @pytest.mark.parametrize(
     ("action", "status", "reaching"),
     [
@@ -331,6 +355,7 @@ async def test_escaped_slashes_are_treated_as_configured(
             assert site.one.requests == []
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "path.disableMergeSlashes")
 @pytest.mark.parametrize(("disabled", "path"), [("false", "/a/b"), ("true", "/a//b")])
 async def test_double_slashes_are_merged_by_default(site: Site, disabled: str, path: str) -> None:
     port = await listening(site, "slashes", f"path: {{disableMergeSlashes: {disabled}}}")
@@ -338,6 +363,7 @@ async def test_double_slashes_are_merged_by_default(site: Site, disabled: str, p
     assert (await site.reached("slashes.test", "/a//b", port=port)).path == path
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "clientIPDetection.xForwardedFor.numTrustedHops")
 async def test_the_client_is_whom_the_trusted_proxies_name(site: Site) -> None:
     port = await listening(site, "hops", "clientIPDetection: {xForwardedFor: {numTrustedHops: 2}}")
 
@@ -348,6 +374,7 @@ async def test_the_client_is_whom_the_trusted_proxies_name(site: Site) -> None:
     assert request.header("x-seen") == "1.2.3.4"
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "clientIPDetection.xForwardedFor.trustedCIDRs")
 async def test_trusted_proxies_may_be_known_by_their_addresses(site: Site) -> None:
     trusted = "clientIPDetection: {xForwardedFor: {trustedCIDRs: [127.0.0.0/8, 10.0.0.0/8]}}"
     port = await listening(site, "blocks", trusted)
@@ -359,6 +386,7 @@ async def test_trusted_proxies_may_be_known_by_their_addresses(site: Site) -> No
     assert request.header("x-seen") == "1.2.3.4"
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "clientIPDetection.xForwardedFor.disableXForwardedForAppend")
 @pytest.mark.parametrize("hops", [0, 1])
 @pytest.mark.parametrize(("disabled", "added"), [("false", 1), ("true", 0)])
 async def test_the_address_of_who_connected_is_added_or_not(
@@ -374,6 +402,7 @@ async def test_the_address_of_who_connected_is_added_or_not(
     assert (first, len(others)) == ("1.2.3.4", added)
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "clientIPDetection.directSourceIP")
 async def test_the_client_may_be_who_connected_whatever_headers_say(site: Site) -> None:
     """As without a policy; here it takes the place of a header that was believed."""
     port = await listening(site, "direct", "clientIPDetection: {customHeader: {name: x-client}}")
@@ -396,6 +425,7 @@ async def test_without_trusted_proxies_nobody_can_say_who_the_client_is(site: Si
     assert request.header("x-seen") == "127.0.0.1"
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "clientIPDetection.customHeader.*")
 async def test_the_client_is_whom_a_header_names_and_without_it_the_answer_is_403(site: Site) -> None:
     port = await listening(
         site, "custom", "clientIPDetection: {customHeader: {name: x-client, failClosed: true}}"
@@ -407,6 +437,7 @@ async def test_the_client_is_whom_a_header_names_and_without_it_the_answer_is_40
     assert await site.status("custom.test", port=port) == 403
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "targetRefs")
 async def test_a_policy_of_a_listener_stands_in_for_that_of_the_gateway(site: Site) -> None:
     left, right = free_port(), free_port()
     await site.apply(
@@ -430,6 +461,7 @@ async def test_a_policy_of_a_listener_stands_in_for_that_of_the_gateway(site: Si
     assert await site.status("sides.test", "/a%2Fb", port=right) == 200
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "mergeType")
 async def test_a_policy_of_a_listener_may_be_laid_over_that_of_the_gateway(site: Site) -> None:
     """Without ``mergeType`` nothing of the other holds."""
     ports = {name: free_port() for name in ("replaced", "merged")}
@@ -465,6 +497,7 @@ def of_gateways(name: str, **targets: Any) -> dict[str, Any]:
     return {**m.policy("ClientTrafficPolicy", name, "{}"), "spec": {**targets, **KEPT}}
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "targetRef")
 async def test_a_policy_may_name_one_target(site: Site) -> None:
     """As it was written before ``targetRefs``."""
     port = await listening(site, "single", "{}")
@@ -474,6 +507,7 @@ async def test_a_policy_may_name_one_target(site: Site) -> None:
     assert (await site.reached("single.test", "/a//b", port=port)).path == "/a//b"
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "targetSelectors")
 async def test_a_policy_may_select_its_targets_by_their_labels(site: Site) -> None:
     ports = {name: free_port() for name in ("red", "blue")}
     for name, port in ports.items():

@@ -682,6 +682,16 @@ def http2_problems(settings: HTTP2Settings) -> Iterator[Problem]:
             yield Problem(f"connectionKeepalive.{name}", message)
 
 
+def http2_hints(settings: HTTP2Settings) -> Iterator[Problem]:
+    """An action that there is not, which the CRD lets pass."""
+    action = settings.on_invalid_message
+    if action not in (None, "TerminateStream", "TerminateConnection"):
+        message = (
+            f"It is {action!r}, which is neither TerminateStream nor TerminateConnection. It has no effect."
+        )
+        yield Problem("onInvalidMessage", message, "Unused")
+
+
 def http2_options(options: Http2ProtocolOptions, settings: HTTP2Settings) -> None:
     """Write settings of HTTP/2 over others."""
     if settings.initial_stream_window_size is not None:
