@@ -80,7 +80,6 @@ async def seen(port: int, header: bytes, host: str, tls: ssl.SSLContext | None =
     return answer.partition(b'"x-seen","')[2].partition(b'"')[0].decode()
 
 
-@pytest.mark.proves("ClientTrafficPolicy", "proxyProtocol.optional")
 @pytest.mark.parametrize(
     ("header", "client"),
     [
