@@ -20,7 +20,6 @@ from typing import Any, Final, NamedTuple, get_args, get_origin
 import msgspec
 from msgspec import structs
 
-from moongate.api.policy import PolicyTargetReferences
 from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy
 from tests import field_proofs_btp, field_proofs_ctp
@@ -33,9 +32,6 @@ UNSEEN: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
     BackendTrafficPolicy.KIND: field_proofs_btp.UNSEEN,
 }
 """Kind → field → why nothing of it can be seen, and what asserts its xDS: ``FILE::TEST`` or a page."""
-
-TARGETS: Final = frozenset(field.encode_name for field in structs.fields(PolicyTargetReferences))
-"""How a policy names its targets; each way counts as one field."""
 
 
 class Mark(NamedTuple):
@@ -144,9 +140,12 @@ def _by_path(kind: str) -> dict[str, tuple[str, ...]]:
 def _fields(model: Any, above: str) -> Iterator[str]:
     for field in structs.fields(model):
         path = f"{above}{field.encode_name}"
-        below = [] if not above and path in TARGETS else list(_structs(field.type))
-        inner = [each for struct, many in below for each in _fields(struct, f"{path}{'[]' if many else ''}.")]
-        yield from inner or (path,)
+        below = [
+            each
+            for struct, many in _structs(field.type)
+            for each in _fields(struct, f"{path}{'[]' if many else ''}.")
+        ]
+        yield from below or (path,)
 
 
 def _structs(annotation: Any, *, many: bool = False) -> Iterator[tuple[Any, bool]]:

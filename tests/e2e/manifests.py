@@ -177,8 +177,11 @@ def namespace(name: str, **labels: str) -> Document:
 
 def grant(namespace: str, *, kind: str, of: str, to_kind: str) -> Document:
     """A ReferenceGrant in ``namespace``: ``kind`` in namespace ``of`` may name its ``to_kind``."""
-    groups = dict.fromkeys(("Backend", "SecurityPolicy", "ClientTrafficPolicy"), "gateway.envoyproxy.io")
-    groups |= {"Service": "", "Secret": "", "ConfigMap": "", "HTTPRoute": GATEWAY_API.partition("/")[0]}
+    groups = dict.fromkeys(
+        ("Backend", "SecurityPolicy", "BackendTrafficPolicy", "ClientTrafficPolicy"), "gateway.envoyproxy.io"
+    )
+    groups |= dict.fromkeys(("Service", "Secret"), "")
+    groups |= dict.fromkeys(("HTTPRoute", "Gateway"), GATEWAY_API.partition("/")[0])
     body = {
         "from": [{"group": groups.get(kind, "gateway.networking.k8s.io"), "kind": kind, "namespace": of}],
         "to": [{"group": groups[to_kind], "kind": to_kind}],

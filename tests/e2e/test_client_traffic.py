@@ -437,7 +437,6 @@ async def test_the_client_is_whom_a_header_names_and_without_it_the_answer_is_40
     assert await site.status("custom.test", port=port) == 403
 
 
-@pytest.mark.proves("ClientTrafficPolicy", "targetRefs")
 async def test_a_policy_of_a_listener_stands_in_for_that_of_the_gateway(site: Site) -> None:
     left, right = free_port(), free_port()
     await site.apply(
@@ -487,41 +486,6 @@ async def test_a_policy_of_a_listener_may_be_laid_over_that_of_the_gateway(site:
 
     assert escaped == {"replaced": 307, "merged": 400}
     assert scored == {"replaced": 200, "merged": 200}
-
-
-KEPT = {"path": {"disableMergeSlashes": True}}
-
-
-def of_gateways(name: str, **targets: Any) -> dict[str, Any]:
-    """A policy under which ``//`` stays in paths, for other targets than ``targetRefs``."""
-    return {**m.policy("ClientTrafficPolicy", name, "{}"), "spec": {**targets, **KEPT}}
-
-
-@pytest.mark.proves("ClientTrafficPolicy", "targetRef")
-async def test_a_policy_may_name_one_target(site: Site) -> None:
-    """As it was written before ``targetRefs``."""
-    port = await listening(site, "single", "{}")
-    target = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "single"}
-    await site.apply(of_gateways("single", targetRef=target))
-
-    assert (await site.reached("single.test", "/a//b", port=port)).path == "/a//b"
-
-
-@pytest.mark.proves("ClientTrafficPolicy", "targetSelectors")
-async def test_a_policy_may_select_its_targets_by_their_labels(site: Site) -> None:
-    ports = {name: free_port() for name in ("red", "blue")}
-    for name, port in ports.items():
-        gateway = m.gateway(name, f"[{{name: http, port: {port}, protocol: HTTP}}]")
-        gateway["metadata"]["labels"] = {"color": name}
-        await site.apply(gateway, m.route(name, f"[{{{m.to('one')}}}]", parents=f"[{{name: {name}}}]"))
-    selector = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "matchLabels": {"color": "red"}}
-
-    await site.apply(of_gateways("colors", targetSelectors=[selector]))
-
-    paths = {
-        name: (await site.reached(f"{name}.test", "/a//b", port=port)).path for name, port in ports.items()
-    }
-    assert paths == {"red": "/a//b", "blue": "/a/b"}
 
 
 async def test_a_policy_that_cannot_be_built_answers_500(site: Site) -> None:
