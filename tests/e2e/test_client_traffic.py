@@ -147,22 +147,24 @@ async def test_an_old_connection_ends_with_an_answer(site: Site) -> None:
         assert await over[0].read() == b""
 
 
+@pytest.mark.slow
 @pytest.mark.proves(
     "ClientTrafficPolicy",
     "connection.connectionLimit.maxConnectionDuration",
     "http1.disableSafeMaxConnectionDuration",
 )
 async def test_an_old_connection_may_end_between_two_requests(site: Site) -> None:
-    """Its client hears of it only by its end."""
+    """Its client hears of it only by its end, when the time for draining is over."""
     port = await listening(
         site,
         "cut",
-        "connection: {connectionLimit: {maxConnectionDuration: 300ms}}\n"
+        "connection: {connectionLimit: {maxConnectionDuration: 500ms}}\n"
         "http1: {disableSafeMaxConnectionDuration: true}",
     )
 
-    async with connected(port) as (reader, _):
-        assert await reader.read() == b""
+    async with connected(port) as over:
+        await closes(over, "cut.test")
+        assert await over[0].read() == b""
 
 
 @pytest.mark.proves("ClientTrafficPolicy", "connection.bufferLimit")
