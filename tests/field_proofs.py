@@ -3,7 +3,7 @@
 A test of tests/e2e says what it sees by the mark ``proves(kind, *fields)``. A field is a path below ``spec``,
 with ``[]`` behind what there may be several of (``headers.add[].name``), down to what has no fields of its
 own; ``path.*`` stands for all of those below a path. What can be seen by no client and no backend stands in
-``UNSEEN``, with the reason and the test of the xDS that is sent instead.
+``UNSEEN``, with the reason and what checks that, or the xDS that is sent.
 
 Nothing is imported for that: the marks are read from the source.
 """
@@ -31,7 +31,7 @@ UNSEEN: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
     ClientTrafficPolicy.KIND: field_proofs_ctp.UNSEEN,
     BackendTrafficPolicy.KIND: field_proofs_btp.UNSEEN,
 }
-"""Kind → field → why nothing of it can be seen, and what asserts its xDS: ``FILE::TEST`` or a page."""
+"""Kind → field → why nothing of it can be seen, and what checks that: ``FILE::TEST`` or a page."""
 
 
 class Mark(NamedTuple):
@@ -65,7 +65,7 @@ def proofs(kind: str) -> dict[str, list[str]]:
 
 
 def unseen(kind: str) -> dict[str, tuple[str, str]]:
-    """Field → why nothing of it can be seen, and what asserts its xDS."""
+    """Field → why nothing of it can be seen, and what checks that."""
     return {path: why for written, why in UNSEEN[kind].items() for path in _meant(kind, written)}
 
 

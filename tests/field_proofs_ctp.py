@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
+_GROUP: Final = (
+    "There is only one: the API server refuses another, as the CRD says.",
+    "tests/policies/test_client_traffic_policy.py::test_targets_are_of_one_group",
+)
+
 UNSEEN: Final[dict[str, tuple[str, str]]] = {
+    "targetRef.group": _GROUP,
+    "targetRefs[].group": _GROUP,
+    "targetSelectors[].group": _GROUP,
     "connection.maxAcceptPerSocketEvent": (
         "All waiting connections are accepted in any case, a moment earlier or later.",
         "src/moongate/features/connection.md",
@@ -22,4 +30,4 @@ UNSEEN: Final[dict[str, tuple[str, str]]] = {
         "tests/features/test_client_tls.py::test_authorities_are_of_a_kind_whatever_group_is_written",
     ),
 }
-"""Field → why, and the test of its xDS; ``path.*`` stands for all below it."""
+"""Field → why, and what checks that or its xDS; ``path.*`` stands for all below it."""

@@ -100,7 +100,7 @@ def _proofs() -> Iterator[str]:
     yield ""
     yield "Generated from the tests by `tools/gen_reference.py`."
     yield "For each field of the traffic policies: the tests that see its effect from outside, as a client or as a backend of a real Envoy."
-    yield "Where nothing can be seen, it says why, and what checks the xDS that is sent."
+    yield "Where nothing can be seen, it says why, and what checks that or the xDS that is sent."
     for kind in field_proofs.KINDS:
         seen, unseen = field_proofs.proofs(kind), field_proofs.unseen(kind)
         yield f"\n## {kind}\n"
@@ -109,7 +109,7 @@ def _proofs() -> Iterator[str]:
         for path in field_proofs.fields(kind):
             if path in unseen:
                 reason, test = unseen[path]
-                yield f"| `{path}` | {reason} Its xDS: {_test(test)}. |"
+                yield f"| `{path}` | {reason} Checked by: {_test(test)}. |"
             else:
                 yield f"| `{path}` | {', '.join(map(_test, seen.get(path, ()))) or 'nobody yet'} |"
     yield ""

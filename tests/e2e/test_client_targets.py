@@ -47,7 +47,15 @@ TARGETS = [
 ]
 
 
-@pytest.mark.proves("ClientTrafficPolicy", "targetRef.*", "targetRefs[].*")
+@pytest.mark.proves(
+    "ClientTrafficPolicy",
+    "targetRef.kind",
+    "targetRef.name",
+    "targetRef.sectionName",
+    "targetRefs[].kind",
+    "targetRefs[].name",
+    "targetRefs[].sectionName",
+)
 async def test_a_policy_is_for_the_listeners_of_the_targets_that_it_names(site: Site) -> None:
     """A Gateway and a ListenerSet of the same name, and another Gateway."""
     ports = {name: free_port() for name in ("left", "right", "set", "beside")}
@@ -89,7 +97,13 @@ SELECTORS = [
 
 
 @pytest.mark.slow
-@pytest.mark.proves("ClientTrafficPolicy", "targetSelectors[].*")
+@pytest.mark.proves(
+    "ClientTrafficPolicy",
+    "targetSelectors[].kind",
+    "targetSelectors[].matchLabels",
+    "targetSelectors[].matchExpressions[].*",
+    "targetSelectors[].namespaces.*",
+)
 async def test_a_policy_is_for_the_targets_that_its_selectors_select(site: Site) -> None:
     """By kind, by labels, and by namespaces, where a grant of the other namespace allows it.
 
