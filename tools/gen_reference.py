@@ -1,6 +1,6 @@
-"""Write ``docs/reference/features.md`` and ``docs/reference/configuration.md`` from what the code says of itself.
+"""Write pages of ``docs/reference`` from what the code says of itself: ``features.md``, ``configuration.md``, ``seen-to-work.md``.
 
-What is built, what is not, and who wins stands once, at the code; so neither page can promise what is not there.
+What is built, what is not, who wins, and what tests see stands once, at the code; so no page can promise what is not there.
 """
 
 # The lines of a page are sentences, however long.
@@ -8,6 +8,7 @@ What is built, what is not, and who wins stands once, at the code; so neither pa
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -28,7 +29,12 @@ from moongate.features.base import Feature
 from moongate.kinds import READ, UNBUILT_KINDS
 from moongate.policies import POLICY_KINDS
 
-REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # a script has only its own folder there
+
+from tests import field_proofs  # noqa: E402 - see above
+
+REFERENCE = ROOT / "docs" / "reference"
 SOURCES = "../../src/moongate/features"
 MODULES: dict[Feature[Any], ModuleType] = {
     feature: module
@@ -49,7 +55,11 @@ def main() -> None:
 
 def pages() -> dict[str, str]:
     """The pages by file name."""
-    return {"features.md": "\n".join(_features()), "configuration.md": "\n".join(_configuration())}
+    return {
+        "features.md": "\n".join(_features()),
+        "configuration.md": "\n".join(_configuration()),
+        "seen-to-work.md": "\n".join(_proofs()),
+    }
 
 
 def _features() -> Iterator[str]:
@@ -57,13 +67,15 @@ def _features() -> Iterator[str]:
     yield ""
     yield "Generated from the code by `tools/gen_reference.py`."
     yield "Each field of a policy has a page with examples and the xDS that they become; the pages are tests, too."
+    yield "[Which fields are seen to work](seen-to-work.md) names the tests that see the effect of a field through a real Envoy."
     for kind in POLICY_KINDS:
         yield f"\n## {kind.KIND}\n"
         yield "| field | what it is for | who wins |"
         yield "|---|---|---|"
         yield from dict.fromkeys(_row(feature) for feature in FEATURES if feature.kind == kind.KIND)
-        yield f"\nNot built yet: {_listed(_unbuilt(_spec(kind)))}."
-        yield _CONSEQUENCE[kind.KIND]
+        if unbuilt := _unbuilt(_spec(kind)):
+            yield f"\nNot built yet: {_listed(unbuilt)}."
+            yield _UNENFORCED
     yield "\n## Rules of routes\n"
     yield "What only a rule can set has a page as well:\n"
     yield "| set by | what it is for | who wins |"
@@ -83,18 +95,36 @@ def _features() -> Iterator[str]:
     yield "Other kinds, such as Deployments, are ignored, because a gateway does not read them.\n"
 
 
-_CONSEQUENCE = {
-    "SecurityPolicy": (
-        "A policy that sets one of them is not accepted, and its routes answer 500: "
-        "a check that is not made must not look like one."
-    ),
-    "BackendTrafficPolicy": (
-        "A policy that sets one of them is in force but for that field, and not accepted; its status says why."
-    ),
-    "ClientTrafficPolicy": (
-        "A policy that sets one of them is in force but for that field, and not accepted; its status says why."
-    ),
-}
+def _proofs() -> Iterator[str]:
+    yield "# Which fields are seen to work"
+    yield ""
+    yield "Generated from the tests by `tools/gen_reference.py`."
+    yield "For each field of the traffic policies: the tests that see its effect from outside, as a client or as a backend of a real Envoy."
+    yield "Where nothing can be seen, it says why, and what checks that or the xDS that is sent."
+    for kind in field_proofs.KINDS:
+        seen, unseen = field_proofs.proofs(kind), field_proofs.unseen(kind)
+        yield f"\n## {kind}\n"
+        yield "| field | seen by |"
+        yield "|---|---|"
+        for path in field_proofs.fields(kind):
+            if path in unseen:
+                reason, test = unseen[path]
+                yield f"| `{path}` | {reason} Checked by: {_test(test)}. |"
+            else:
+                yield f"| `{path}` | {', '.join(map(_test, seen.get(path, ()))) or 'nobody yet'} |"
+    yield ""
+
+
+def _test(test: str) -> str:
+    """A link to a test, or to a page of cases."""
+    file, _, name = test.partition("::")
+    return f"[{name.removeprefix('test_').replace('_', ' ') or Path(file).name}](../../{file})"
+
+
+_UNENFORCED = (
+    "A policy that sets one of them is not accepted, and its routes answer 500: "
+    "a check that is not made must not look like one."
+)
 
 
 def _row(feature: Feature[Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import ssl
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -15,6 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key a
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _BEGAN = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -38,22 +41,36 @@ class Certificate(NamedTuple):
 
 
 class Authority:
-    """Signs certificates that clients of ``client_context`` trust."""
+    """Signs certificates that clients of ``client_context`` trust.
 
-    def __init__(self, name: str = "authority of the tests") -> None:
+    Args:
+        name: its own.
+        issuer: who signs its certificate, if it is none of those that are trusted by themselves. Whoever has
+            a certificate of it shows that of the authority as well.
+    """
+
+    def __init__(self, name: str = "authority of the tests", issuer: Authority | None = None) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        own = self._builder(self._name, self._key.public_key())
+        own = (issuer or self)._builder(self._name, self._key.public_key())
         self._certificate = own.add_extension(
-            x509.BasicConstraints(ca=True, path_length=0), critical=True
-        ).sign(self._key, SHA256())
+            x509.BasicConstraints(ca=True, path_length=None), critical=True
+        ).sign((issuer or self)._key, SHA256())
         self.pem = self._certificate.public_bytes(Encoding.PEM)
 
-    def sign(self, *hostnames: str, signs: bool = True, rsa: bool = False, days: int = 36_500) -> Certificate:
+    def sign(
+        self,
+        *hostnames: str,
+        others: Iterable[x509.GeneralName] = (),
+        signs: bool = True,
+        rsa: bool = False,
+        days: int = 36_500,
+    ) -> Certificate:
         """A certificate for these names; its key may be one that is not to sign, and it may have expired."""
         key = generate_rsa(65537, 2048) if rsa else ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hostnames[0])])
-        names = x509.SubjectAlternativeName([x509.DNSName(name) for name in hostnames])
+        named = [x509.NameAttribute(NameOID.COMMON_NAME, name) for name in hostnames[:1]]
+        subject = x509.Name(named or [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "tests")])
+        names = x509.SubjectAlternativeName([*map(x509.DNSName, hostnames), *others])
         made = self._builder(subject, key.public_key(), days).add_extension(names, critical=False)
         usage = x509.KeyUsage(
             digital_signature=signs,

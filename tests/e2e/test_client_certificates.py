@@ -7,6 +7,7 @@ import ssl
 from base64 import b64encode
 from contextlib import AsyncExitStack, asynccontextmanager
 from hashlib import sha256
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -406,6 +407,7 @@ def clients_policy(name: str, validation: str) -> dict[str, Any]:
 NAMED = "caCertificateRefs: [{kind: ConfigMap, name: ours}]"
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "tls.clientValidation.mode")
 async def test_each_mode_of_a_policy_lets_its_clients_pass(site: Site, clients: Clients) -> None:
     ours, theirs = Authority("ours"), Authority("theirs")
     shown = {"none": None, "ours": ours.sign("a"), "theirs": theirs.sign("b")}
@@ -428,6 +430,183 @@ async def test_each_mode_of_a_policy_lets_its_clients_pass(site: Site, clients: 
     await site.delete(clients_policy("modes", NAMED), gateway)
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "tls.clientValidation.optional")
+async def test_a_certificate_may_be_optional_as_the_former_field_says(site: Site, clients: Clients) -> None:
+    ours, theirs = Authority("ours"), Authority("theirs")
+    port = free_port()
+    gateway = guarded("optional", [port], None)
+    await serve(site, "optional")
+    await site.apply(
+        m.authorities("ours", ours.pem), gateway, clients_policy("optional", f"{NAMED}, optional: true")
+    )
+
+    asked = [await clients.ask(port, each) for each in (None, ours.sign("a"), theirs.sign("b"))]
+
+    assert asked == [200, 200, 0]
+    await site.delete(clients_policy("optional", NAMED), gateway)
+
+
+AWAY = "afar"
+"""A namespace other than that of the policy."""
+
+
+@pytest.mark.proves(
+    "ClientTrafficPolicy",
+    "tls.clientValidation.caCertificateRefs[].kind",
+    "tls.clientValidation.caCertificateRefs[].name",
+    "tls.clientValidation.caCertificateRefs[].namespace",
+)
+async def test_authorities_are_read_where_the_policy_says(site: Site, clients: Clients) -> None:
+    """Of one name, but of another kind or in another namespace. Each is another authority."""
+    places = {
+        "{name: which}": m.secret("which", ca_crt=""),
+        "{kind: ConfigMap, name: which}": m.authorities("which"),
+        "{kind: ClusterTrustBundle, name: which}": trust_bundle("which"),
+        f"{{name: which, namespace: {AWAY}}}": m.secret("which", namespace=AWAY, ca_crt=""),
+        "{name: other}": m.secret("other", ca_crt=""),
+    }
+    authorities = {ref: Authority(ref) for ref in places}
+    for ref, document in places.items():
+        held = document.get("data") or document.get("stringData") or document["spec"]
+        held.update(dict.fromkeys(held, authorities[ref].pem.decode()))
+    shown = {ref: authority.sign("a") for ref, authority in authorities.items()}
+    port = free_port()
+    gateway = guarded("places", [port], None)
+    await serve(site, "places")
+    grant = m.grant(AWAY, kind="ClientTrafficPolicy", of="default", to_kind="Secret")
+    await site.apply(*places.values(), grant, gateway)
+
+    passed: dict[str, list[str]] = {}
+    for ref in places:
+        await site.apply(clients_policy("places", f"caCertificateRefs: [{ref}]"))
+        passed[ref] = [of for of, each in shown.items() if await clients.ask(port, each) == 200]
+
+    assert passed == {ref: [ref] for ref in places}
+    await site.delete(clients_policy("places", NAMED), grant, gateway, *places.values())
+
+
+def trust_bundle(name: str) -> dict[str, Any]:
+    """A ClusterTrustBundle that is to be filled."""
+    return {
+        "apiVersion": "certificates.k8s.io/v1beta1",
+        "kind": "ClusterTrustBundle",
+        "metadata": {"name": name},
+        "spec": {"trustBundle": ""},
+    }
+
+
+@pytest.mark.proves("ClientTrafficPolicy", "tls.clientValidation.crl.refs[].*")
+async def test_lists_are_read_where_the_policy_says(site: Site, clients: Clients) -> None:
+    """Each revokes another client; one of a group that has no lists lets nobody pass."""
+    ours, port = Authority("ours"), free_port()
+    shown = {name: ours.sign(name) for name in ("secret", "map", "afar", "other")}
+    crl = {name: ours.revoking(each).decode() for name, each in shown.items()}
+    map_ = m.authorities("lists")
+    map_["data"] = {"ca.crl": crl["map"]}
+    lists = (
+        m.secret("lists", ca_crl=crl["secret"]),
+        m.secret("lists", namespace=AWAY, ca_crl=crl["afar"]),
+        m.secret("other", ca_crl=crl["other"]),
+        map_,
+    )
+    gateway = guarded("lists", [port], None)
+    grant = m.grant(AWAY, kind="ClientTrafficPolicy", of="default", to_kind="Secret")
+    await serve(site, "lists")
+    await site.apply(m.authorities("ours", ours.pem), *lists, grant, gateway)
+
+    refused: dict[str, list[str]] = {}
+    for ref in (
+        "{name: lists}",
+        "{kind: ConfigMap, name: lists}",
+        f"{{name: lists, namespace: {AWAY}}}",
+        "{name: other}",
+        "{group: example.com, name: lists}",
+    ):
+        await site.apply(clients_policy("lists", f"{NAMED}, crl: {{refs: [{ref}]}}"))
+        refused[ref] = [name for name, each in shown.items() if await clients.ask(port, each) != 200]
+
+    assert list(refused.values()) == [["secret"], ["map"], ["afar"], ["other"], [*shown]]
+    await site.delete(clients_policy("lists", NAMED), grant, gateway, *lists)
+
+
+@pytest.mark.proves("ClientTrafficPolicy", "tls.clientValidation.crl.onlyVerifyLeafCertificate")
+@pytest.mark.parametrize(("only_leaf", "status"), [("true", 200), ("false", 0)])
+async def test_authorities_between_may_be_without_a_list(
+    site: Site, clients: Clients, only_leaf: str, status: int
+) -> None:
+    """There is one of the authority that signed the client, and none of that above it."""
+    ours, port = Authority("ours"), free_port()
+    between = Authority("between", issuer=ours)
+    alice, bob = (between.sign(name) for name in ("alice", "bob"))
+    shown, revoked = (each._replace(pem=each.pem + between.pem) for each in (alice, bob))
+    gateway = guarded("between", [port], None)
+    crl = f"crl: {{refs: [{{name: lists}}], onlyVerifyLeafCertificate: {only_leaf}}}"
+    await serve(site, "between")
+    await site.apply(
+        m.authorities("ours", ours.pem),
+        m.secret("lists", ca_crl=between.revoking(bob).decode()),
+        gateway,
+        clients_policy("between", f"{NAMED}, {crl}"),
+    )
+
+    assert [await clients.ask(port, each) for each in (shown, revoked)] == [status, 0]
+    await site.delete(clients_policy("between", NAMED), gateway)
+
+
+UPN = "1.3.6.1.4.1.311.20.2.3"
+"""The name of a user, as Active Directory has it."""
+
+
+@pytest.mark.proves("ClientTrafficPolicy", "tls.clientValidation.subjectAltNames.*")
+async def test_each_kind_of_names_of_a_certificate_is_compared(site: Site, clients: Clients) -> None:
+    """Each matches one of two names, and not where another kind has it."""
+    ours, port = Authority("ours"), free_port()
+    names = {
+        "dnsNames": [x509.DNSName(f"{who}.test") for who in ("ann", "bob")],
+        "emailAddresses": [x509.RFC822Name(f"{who}@a.test") for who in ("ann", "bob")],
+        "ipAddresses": [x509.IPAddress(ip_address(f"192.0.2.{n}")) for n in (1, 2)],
+        "uris": [x509.UniformResourceIdentifier(f"spiffe://a/{who}") for who in ("ann", "bob")],
+        "otherNames": [upn(UPN, "ann"), upn(UPN, "bob")],
+    }
+    shown = {
+        (kind, n): ours.sign(others=(name,)) for kind, two in names.items() for n, name in enumerate(two)
+    }
+    shown["otherNames", 2] = ours.sign(others=(upn("1.2.3.4", "ann"),))
+    matches = {
+        "dnsNames": ("{type: Exact, value: ann.test}", "{type: Prefix, value: an}"),
+        "emailAddresses": ("{type: Exact, value: ann@a.test}", "{type: Prefix, value: an}"),
+        "ipAddresses": ("{type: Exact, value: 192.0.2.1}", "{type: Suffix, value: '.1'}"),
+        "uris": ("{type: Exact, value: 'spiffe://a/ann'}", "{type: Suffix, value: /ann}"),
+        "otherNames": (
+            f"{{oid: {UPN}, type: Exact, value: ann}}",
+            f"{{oid: {UPN}, type: RegularExpression, value: a.+}}",
+        ),
+    }
+    gateway = guarded("names", [port], None)
+    await serve(site, "names")
+    await site.apply(m.authorities("ours", ours.pem), gateway)
+
+    passed: list[tuple[str, list[tuple[str, int]]]] = []
+    for kind, ways in matches.items():
+        for match in ways:
+            await site.apply(clients_policy("names", f"{NAMED}, subjectAltNames: {{{kind}: [{match}]}}"))
+            passed.append((kind, [at for at, each in shown.items() if await clients.ask(port, each) == 200]))
+
+    assert passed == [(kind, [(kind, 0)]) for kind in matches for _ in range(2)]
+    await site.delete(clients_policy("names", NAMED), gateway)
+
+
+def upn(oid: str, name: str) -> x509.OtherName:
+    """A name of a kind of one's own: a string in UTF-8, in DER."""
+    return x509.OtherName(x509.ObjectIdentifier(oid), bytes([0x0C, len(name)]) + name.encode())
+
+
+@pytest.mark.proves(
+    "ClientTrafficPolicy",
+    "tls.clientValidation.certificateHashes",
+    "tls.clientValidation.spkiHashes",
+    "tls.clientValidation.allowExpiredCertificate",
+)
 async def test_conditions_of_a_policy_hold_for_certificates(site: Site, clients: Clients) -> None:
     ours = Authority("ours")
     alice, bob, late = ours.sign("alice.test"), ours.sign("bob.test"), ours.sign("late.test", days=1)

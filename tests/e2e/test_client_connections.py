@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from ctypes import addressof, create_string_buffer
 from pathlib import Path
-from socket import AF_INET, AF_INET6, inet_pton
+from socket import AF_INET, AF_INET6, SOL_SOCKET, inet_pton
 from struct import pack
 from typing import TYPE_CHECKING
 
@@ -96,6 +97,7 @@ async def test_a_load_balancer_says_who_connected(site: Site, header: bytes, cli
     assert await seen(port, header, "proxied.test") == client
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "proxyProtocol.optional")
 @pytest.mark.parametrize(("header", "client"), [(v1("203.0.113.7"), "203.0.113.7"), (b"", "127.0.0.1")])
 async def test_connections_may_do_without(site: Site, header: bytes, client: str) -> None:
     port = await listening(site, "either", "proxyProtocol: {optional: true}")
@@ -103,6 +105,7 @@ async def test_connections_may_do_without(site: Site, header: bytes, client: str
     assert await seen(port, header, "either.test") == client
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "enableProxyProtocol")
 async def test_the_former_field_says_the_same_and_is_deprecated(site: Site) -> None:
     port = await listening(site, "former", "enableProxyProtocol: true")
 
@@ -159,6 +162,59 @@ async def test_keepalive_comes_to_a_listener_that_is_there(site: Site) -> None:
         await until(lambda: KEEPALIVE in timers(port))
 
 
+SO_ATTACH_FILTER = 26
+
+
+def fall_silent(writer: asyncio.StreamWriter) -> None:
+    """Take nothing more of what comes on a connection, as if the machine were gone: no probe is answered."""
+    nothing = create_string_buffer(pack("HBBI", 0x06, 0, 0, 0))  # a program for packets: "return 0"
+    program = pack("HP", 1, addressof(nothing))
+    writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_ATTACH_FILTER, program)
+
+
+@pytest.mark.proves("ClientTrafficPolicy", "tcpKeepalive.*")
+@pytest.mark.slow
+async def test_a_client_that_is_gone_is_noticed_by_its_probes(site: Site) -> None:
+    """One that answers is not; and with more probes, or more time, it takes longer."""
+    settings = {
+        "gone": "{probes: 1, idleTime: 1s, interval: 1s}",
+        "answering": "{probes: 1, idleTime: 1s, interval: 1s}",
+        "often": "{probes: 100, idleTime: 1s, interval: 1s}",
+        "late": "{probes: 1, idleTime: 1h, interval: 1s}",
+        "slow": "{probes: 1, idleTime: 1s, interval: 1h}",
+    }
+    ports = {name: free_port() for name in settings}
+    listeners = (f"{{name: {name}, port: {port}, protocol: HTTP}}" for name, port in ports.items())
+    await site.apply(
+        m.gateway("probes", f"[{', '.join(listeners)}]"),
+        *(
+            m.policy(
+                "ClientTrafficPolicy", f"probes-{name}", f"tcpKeepalive: {body}", f"Gateway/probes/{name}"
+            )
+            for name, body in settings.items()
+        ),
+    )
+    async with AsyncExitStack() as stack:
+        for name, port in ports.items():
+            _, writer = await stack.enter_async_context(open_to(port))
+            await until(lambda port=port: bool(timers(port)))
+            if name != "answering":
+                fall_silent(writer)
+
+        await until(lambda: not timers(ports["gone"]))
+
+        assert {name for name, port in ports.items() if timers(port)} == {*settings} - {"gone"}
+
+
+@pytest.mark.proves("ClientTrafficPolicy", "timeout.tcp.connectionInspectionTimeout")
+async def test_what_precedes_the_protocol_may_take_a_time_only(site: Site) -> None:
+    timeout = "timeout: {tcp: {connectionInspectionTimeout: 200ms}}"
+    port = await listening(site, "unsaid", f"proxyProtocol: {{}}\n{timeout}")
+
+    async with asyncio.timeout(10), open_to(port) as (reader, _):
+        assert await reader.read() == b""
+
+
 @asynccontextmanager
 async def open_to(port: int) -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection on which nothing is said."""
@@ -169,6 +225,7 @@ async def open_to(port: int) -> AsyncGenerator[tuple[asyncio.StreamReader, async
         writer.close()
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "healthCheck.path")
 async def test_a_load_balancers_probe_is_answered_before_routes_and_credentials(site: Site) -> None:
     port = await listening(site, "probed", "healthCheck: {path: /healthz}")
     await site.apply(
@@ -190,6 +247,7 @@ async def test_a_load_balancers_probe_is_answered_before_routes_and_credentials(
     assert site.one.requests == []
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "scheme")
 @pytest.mark.parametrize(("scheme", "sent"), [("Preserve", "http"), ("MatchBackend", "https")])
 async def test_the_scheme_may_be_that_of_the_backend(
     site: Site, tmp_path: Path, scheme: str, sent: str
@@ -236,6 +294,7 @@ async def lines(site: Site, name: str) -> AsyncGenerator[None]:
         yield
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "timeout.tcp.idleTimeout")
 async def test_a_connection_of_tcp_may_be_silent_for_a_time_only(site: Site) -> None:
     async with lines(site, "quiet"):
         port = await passing(site, "quiet", "timeout: {tcp: {idleTimeout: 200ms}}")
@@ -245,6 +304,7 @@ async def test_a_connection_of_tcp_may_be_silent_for_a_time_only(site: Site) -> 
             assert await reader.read() == b"quiet:a\n"
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "connection.connectionLimit.value")
 async def test_connections_of_tcp_are_limited(site: Site) -> None:
     async with lines(site, "full"):
         port = await passing(site, "full", "connection: {connectionLimit: {value: 1}}")
@@ -275,6 +335,7 @@ async def test_connections_of_tcp_are_probed(site: Site) -> None:
             await until(lambda: timers(port) == {KEEPALIVE})
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "tls.minVersion", "tls.maxVersion")
 @pytest.mark.parametrize(
     ("body", "versions"),
     [
@@ -305,6 +366,7 @@ async def test_tls_that_ends_here_has_the_versions_of_the_policy(
     assert spoken == versions
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "timeout.tcp.tlsHandshakeTimeout")
 async def test_a_handshake_may_take_a_time_only(site: Site) -> None:
     async with lines(site, "slowly"):
         await site.apply(site.authority.sign("slowly.test").secret("slowly"))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from cryptography import x509
 
 from tests.e2e import manifests as m
 from tests.e2e.backends import Request
@@ -16,11 +17,15 @@ from tests.e2e.differing import OTHER_FORMS, with_flags
 from tests.ports import free_port
 
 if TYPE_CHECKING:
+    import ssl
     from pathlib import Path
 
     from moongate.api.envoygateway import EnvoyGateway
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
+
+
+XFCC = "x-forwarded-client-cert"
 
 
 async def listening(site: Site, name: str, headers: str, *, rules: str = "") -> int:
@@ -34,6 +39,7 @@ async def listening(site: Site, name: str, headers: str, *, rules: str = "") -> 
     return port
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "headers.earlyRequestHeaders.*")
 async def test_requests_are_changed_before_anything_looks_at_them(site: Site) -> None:
     port = await listening(
         site,
@@ -115,6 +121,35 @@ async def test_responses_are_changed_also_those_of_envoy_and_only_on_this_listen
     assert other.headers["x-backend"] == "one"
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "headers.lateResponseHeaders.*")
+async def test_responses_are_changed_in_each_way(site: Site) -> None:
+    """The backend answers with its name in ``x-backend``."""
+    late = (
+        "{add: [{name: x-backend, value: more}], set: [{name: x-set, value: ours}],"
+        " addIfAbsent: [{name: content-type, value: ours}, {name: x-new, value: ours}], remove: [x-gone],"
+        " removeOnMatch: [{type: Prefix, value: x-debug-}, {value: x-exact}]}"
+    )
+    sent = ("x-set", "x-gone", "x-debug-level", "x-exact", "x-exact-not")
+    change = ", ".join(f"{{name: {name}, value: theirs}}" for name in sent)
+    modifier = f"{{type: ResponseHeaderModifier, responseHeaderModifier: {{set: [{change}]}}}}"
+    rules = f"[{{filters: [{modifier}], {m.to('one')}}}]"
+    port = await listening(site, "ways", f"{{lateResponseHeaders: {late}}}", rules=rules)
+
+    headers = (await site.ask("ways.test", port=port)).headers
+
+    names = ("x-backend", "content-type", "x-new", *sent)
+    assert {name: headers.get(name) for name in names} == {
+        "x-backend": "one, more",
+        "content-type": "application/json",
+        "x-new": "ours",
+        "x-set": "ours",
+        "x-gone": None,
+        "x-debug-level": None,
+        "x-exact": None,
+        "x-exact-not": "theirs",
+    }
+
+
 @pytest.mark.slow
 @OTHER_FORMS
 async def test_what_envoy_answers_itself_is_changed_in_each_form_of_tables_and_chains(
@@ -150,6 +185,7 @@ async def test_what_envoy_answers_itself_is_changed_in_each_form_of_tables_and_c
             assert [each.headers.get("x-served-by") for each in answers] == ["us"] * 4
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "headers.withUnderscoresAction")
 @pytest.mark.parametrize(
     ("action", "status", "seen"),
     [("Allow", 200, "1"), ("RejectRequest", 400, None), ("DropHeader", 200, None)],
@@ -164,6 +200,11 @@ async def test_headers_with_underscores(site: Site, action: str, status: int, se
         assert msgspec.json.decode(answer.content, type=Request).header("x_user") == seen
 
 
+FROM_OUTSIDE = {"x-request-id": "mine", "x-forwarded-for": "203.0.113.7"}
+"""Envoy trusts a client from inside more: one that is near, and for which no other proxy speaks."""
+
+
+@pytest.mark.proves("ClientTrafficPolicy", "headers.requestID")
 @pytest.mark.parametrize(
     ("request_id", "without", "kept"),
     [
@@ -174,26 +215,39 @@ async def test_headers_with_underscores(site: Site, action: str, status: int, se
     ],
 )
 async def test_request_ids(site: Site, request_id: str, without: bool, kept: bool) -> None:
-    """The client is one from outside; Envoy trusts one from inside more."""
     port = await listening(site, "ids", f"{{requestID: {request_id}}}")
 
     bare = await site.reached("ids.test", port=port)
-    sent = {"x-request-id": "mine", "x-forwarded-for": "203.0.113.7"}
-    await site.apply(
-        m.policy(
-            "ClientTrafficPolicy",
-            "ids",
-            f"headers: {{requestID: {request_id}}}\n"
-            "clientIPDetection: {xForwardedFor: {numTrustedHops: 1}}",
-            "Gateway/ids",
-        )
-    )
-    named = await site.reached("ids.test", port=port, headers=sent)
+    named = await site.reached("ids.test", port=port, headers=FROM_OUTSIDE)
 
     assert (bare.header("x-request-id") is not None) is without
     assert (named.header("x-request-id") == "mine") is kept
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "headers.preserveXRequestID")
+@pytest.mark.parametrize("kept", [False, True])
+async def test_the_request_id_of_a_client_is_kept_as_the_former_field_says(site: Site, kept: bool) -> None:
+    port = await listening(site, "former-ids", f"{{preserveXRequestID: {str(kept).lower()}}}")
+
+    request = await site.reached("former-ids.test", port=port, headers=FROM_OUTSIDE)
+
+    assert (request.header("x-request-id") == "mine") is kept
+
+
+@pytest.mark.proves("ClientTrafficPolicy", "headers.disableRateLimitHeaders")
+@pytest.mark.parametrize("disabled", [False, True])
+async def test_clients_are_told_what_is_left_of_a_rate_limit(site: Site, disabled: bool) -> None:
+    port = await listening(site, "left", f"{{disableRateLimitHeaders: {str(disabled).lower()}}}")
+    limit = "rateLimit: {local: {rules: [{limit: {requests: 9, unit: Hour}}]}}"
+    await site.apply(m.policy("BackendTrafficPolicy", "left", limit, "HTTPRoute/left"))
+
+    answer = await site.ask("left.test", port=port)
+
+    assert answer.status_code == 200
+    assert ("x-ratelimit-remaining" in answer.headers) is not disabled
+
+
+@pytest.mark.proves("ClientTrafficPolicy", "headers.enableEnvoyHeaders")
 async def test_envoys_own_headers_are_there_only_if_asked_for(site: Site) -> None:
     port = await listening(site, "envoys", "{enableEnvoyHeaders: true}")
 
@@ -205,6 +259,7 @@ async def test_envoys_own_headers_are_there_only_if_asked_for(site: Site) -> Non
     assert (own in with_them.headers, own in without.headers) == (True, False)
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "headers.maxRequestHeaderLimit")
 async def test_too_many_headers_are_refused(site: Site) -> None:
     port = await listening(site, "many", "{maxRequestHeaderLimit: 2Ki}")
 
@@ -215,6 +270,7 @@ async def test_too_many_headers_are_refused(site: Site) -> None:
     assert statuses == [200, 431]
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "headers.host.stripTrailingHostDot")
 @pytest.mark.parametrize(("strip", "status"), [("true", 200), ("false", 404)])
 async def test_the_last_dot_of_a_host(site: Site, strip: str, status: int) -> None:
     port = await listening(site, "dotted", f"{{host: {{stripTrailingHostDot: {strip}}}}}")
@@ -234,6 +290,21 @@ async def test_a_policy_with_a_header_that_cannot_be_changed_closes_its_listener
     assert await site.status("framed.test", port=port) == 500
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "headers.xForwardedClientCert.certDetailsToAdd")
+@pytest.mark.parametrize("detail", ["Subject", "Cert", "Chain", "DNS", "URI"])
+async def test_backends_learn_of_a_certificate_what_the_policy_says(
+    site: Site, tmp_path: Path, detail: str
+) -> None:
+    mode = f"{{mode: SanitizeSet, certDetailsToAdd: [{detail}]}}"
+    port, context = await _shown(site, tmp_path, mode)
+
+    request = await _over_tls(port, context, "")
+
+    told = {part.partition("=")[0] for part in (request.header(XFCC) or "").split(";")}
+    assert told - {"By", "Hash"} == {detail}
+
+
+@pytest.mark.proves("ClientTrafficPolicy", "headers.xForwardedClientCert.mode")
 @pytest.mark.parametrize(
     ("mode", "seen"),
     [
@@ -247,6 +318,23 @@ async def test_a_policy_with_a_header_that_cannot_be_changed_closes_its_listener
 async def test_backends_learn_of_a_clients_certificate(
     site: Site, tmp_path: Path, mode: str, seen: str | None
 ) -> None:
+    port, context = await _shown(site, tmp_path, mode)
+
+    request = await _over_tls(port, context, 'Subject="CN=liar"')
+
+    header = request.header(XFCC)
+    claims, proves = "CN=liar" in (header or ""), "Hash=" in (header or "")
+    match seen:
+        case "ours":
+            assert (claims, proves) == (False, True)
+        case "both":
+            assert (claims, proves) == (True, True)
+        case _:
+            assert header == seen
+
+
+async def _shown(site: Site, tmp_path: Path, mode: str) -> tuple[int, ssl.SSLContext]:
+    """The port of a listener that asks for certificates, with that policy, and the context of a client."""
     authority, port = Authority("clients"), free_port()
     ref = {"group": "", "kind": "ConfigMap", "name": "clients"}
     validation = {"validation": {"caCertificateRefs": [ref]}}
@@ -258,26 +346,15 @@ async def test_backends_learn_of_a_clients_certificate(
         m.route("xfcc", f"[{{{m.to('one')}}}]", parents="[{name: xfcc}]"),
         m.policy("ClientTrafficPolicy", "xfcc", f"headers: {{xForwardedClientCert: {mode}}}", "Gateway/xfcc"),
     )
-    shown = authority.sign("alice")
+    shown = authority.sign("alice", others=[x509.UniformResourceIdentifier("spiffe://here/alice")])
     at = tmp_path / "alice.pem"
     at.write_bytes(shown.pem + shown.key)
-    context: Any = site.authority.client_context()
+    context = site.authority.client_context()
     context.load_cert_chain(at)
-
-    request = await _over_tls(port, context, 'Subject="CN=liar"')
-
-    header = request.header("x-forwarded-client-cert")
-    claims, proves = "CN=liar" in (header or ""), "Hash=" in (header or "")
-    match seen:
-        case "ours":
-            assert (claims, proves) == (False, True)
-        case "both":
-            assert (claims, proves) == (True, True)
-        case _:
-            assert header == seen
+    return port, context
 
 
-async def _over_tls(port: int, context: Any, claim: str) -> Request:
+async def _over_tls(port: int, context: ssl.SSLContext, claim: str) -> Request:
     """What reaches the backend of a request that makes a claim about the certificate of its client."""
     async with asyncio.timeout(10):
         reader, writer = await asyncio.open_connection(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import pytest
@@ -91,6 +92,7 @@ async def said(port: int, sent: bytes, *, until: bytes = b"") -> bytes:
     return answer
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "http1.preserveHeaderCase")
 @pytest.mark.parametrize("kept", [False, True])
 async def test_the_case_of_headers_is_kept_both_ways(site: Site, kept: bool) -> None:
     async with Raw().serving() as raw:
@@ -106,6 +108,7 @@ async def test_the_case_of_headers_is_kept_both_ways(site: Site, kept: bool) -> 
     assert (b"X-FromBackend: 1" in answer) is kept
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "http1.enableTrailers")
 @pytest.mark.parametrize("enabled", [False, True])
 async def test_trailers_are_passed_on_both_ways(site: Site, enabled: bool) -> None:
     async with Raw().serving() as raw:
@@ -127,6 +130,7 @@ async def test_trailers_are_passed_on_both_ways(site: Site, enabled: bool) -> No
     assert answer.endswith(b"x-sum: 7\r\n\r\n") is enabled
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "http1.http10.useDefaultHost")
 @pytest.mark.parametrize(
     ("http1", "head", "status"),
     [
@@ -154,6 +158,7 @@ async def test_without_a_hostname_that_stands_out_the_listener_answers_500(site:
     assert await site.status("left.test", port=port) == 200
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "http1.ignoredUpgradeTypes[].*")
 @pytest.mark.parametrize(("ignored", "status"), [("[]", b"403"), ("[{type: Prefix, value: TLS/}]", b"200")])
 async def test_upgrades_that_are_not_taken_may_be_ignored(site: Site, ignored: str, status: bytes) -> None:
     port = await listening(site, "switch", f"http1: {{ignoredUpgradeTypes: {ignored}}}")
@@ -162,9 +167,17 @@ async def test_upgrades_that_are_not_taken_may_be_ignored(site: Site, ignored: s
     assert (await said(port, head, until=b"\r\n")).split()[1] == status
 
 
+@pytest.mark.proves(
+    "ClientTrafficPolicy",
+    "http2.maxConcurrentStreams",
+    "http2.initialStreamWindowSize",
+    "http2.initialConnectionWindowSize",
+)
 async def test_http2_has_the_limits_that_are_asked_for(site: Site) -> None:
     port = await listening(
-        site, "streams", "http2: {maxConcurrentStreams: 7, initialStreamWindowSize: 128Ki}"
+        site,
+        "streams",
+        "http2: {maxConcurrentStreams: 7, initialStreamWindowSize: 128Ki, initialConnectionWindowSize: 3Mi}",
     )
 
     async with asyncio.timeout(10):
@@ -173,16 +186,22 @@ async def test_http2_has_the_limits_that_are_asked_for(site: Site) -> None:
         client.initiate_connection()
         writer.write(client.data_to_send())
         told: dict[int, int] = {}
-        while SettingCodes.MAX_CONCURRENT_STREAMS not in told:
+        window = client.outbound_flow_control_window
+        while SettingCodes.MAX_CONCURRENT_STREAMS not in told or window == 65535:
             for event in client.receive_data(await reader.read(65536)):
                 if isinstance(event, RemoteSettingsChanged):
                     told |= {code: change.new_value for code, change in event.changed_settings.items()}
+            window = client.outbound_flow_control_window
         writer.close()
 
     assert told[SettingCodes.MAX_CONCURRENT_STREAMS] == 7
     assert told[SettingCodes.INITIAL_WINDOW_SIZE] == 128 * 1024
+    assert window == 3 * 1024 * 1024
 
 
+@pytest.mark.proves(
+    "ClientTrafficPolicy", "http2.connectionKeepalive.interval", "http2.connectionKeepalive.timeout"
+)
 async def test_a_client_that_answers_no_ping_is_disconnected(site: Site) -> None:
     port = await listening(
         site, "pings", "http2: {connectionKeepalive: {interval: 200ms, timeout: 100ms, intervalJitter: 0}}"
@@ -203,6 +222,36 @@ async def test_a_client_that_answers_no_ping_is_disconnected(site: Site) -> None
     assert pinged
 
 
+async def first_ping(port: int) -> float:
+    """How long after connecting a client is pinged for the first time."""
+    async with asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        client = H2Connection(H2Configuration())
+        client.initiate_connection()
+        writer.write(client.data_to_send())
+        began, pinged = monotonic(), False
+        while not pinged:
+            pinged = any(
+                isinstance(event, PingReceived) for event in client.receive_data(await reader.read(65536))
+            )
+        writer.close()
+    return monotonic() - began
+
+
+@pytest.mark.slow
+@pytest.mark.proves("ClientTrafficPolicy", "http2.connectionKeepalive.intervalJitter")
+async def test_pings_are_delayed_at_random(site: Site) -> None:
+    """By half of the interval on average, of many; less than a fifth of it would be a chance of 1 in 10^5."""
+    port = await listening(
+        site, "jitter", "http2: {connectionKeepalive: {interval: 1s, timeout: 900ms, intervalJitter: 100}}"
+    )
+
+    delays = await asyncio.gather(*(first_ping(port) for _ in range(20)))
+
+    assert sum(delays) / len(delays) > 1.2
+
+
+@pytest.mark.proves("ClientTrafficPolicy", "http2.onInvalidMessage")
 @pytest.mark.parametrize(("action", "stays"), [("TerminateStream", True), ("TerminateConnection", False)])
 async def test_a_malformed_message_ends_its_request_or_all(site: Site, action: str, stays: bool) -> None:
     port = await listening(site, "bad", f"http2: {{onInvalidMessage: {action}}}")
@@ -233,6 +282,7 @@ async def _web(site: Site, host: str, port: int) -> bytes:
     return answer.content
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "grpc.enableWeb")
 @OTHER_FORMS
 async def test_a_listener_takes_grpc_web_for_all_routes_or_for_none(config: EnvoyGateway) -> None:
     async with AsyncExitStack() as stack:

@@ -42,6 +42,7 @@ async def serve(site: Site, gateway: str, port: int) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "http3")
 async def test_a_client_reaches_each_listener_by_its_name_over_http3(site: Site) -> None:
     port = free_port()
     gateway = await serve(site, "quic", port)
@@ -57,6 +58,7 @@ async def test_a_client_reaches_each_listener_by_its_name_over_http3(site: Site)
     await site.delete(policy, gateway)
 
 
+@pytest.mark.proves("ClientTrafficPolicy", "http3")
 async def test_http3_comes_and_goes_beside_open_connections(site: Site) -> None:
     """The first policy leaves the listener that is there; clients learn of the other one by a header."""
     port = free_port()

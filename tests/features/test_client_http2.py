@@ -11,7 +11,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 from moongate.api.connections import HTTP2ConnectionKeepalive, HTTP2Settings
 from moongate.engine import Db
 from moongate.features.base import Effective, ManagerEdit
-from moongate.features.client_http2 import FEATURE, check
+from moongate.features.client_http2 import FEATURE, check, hints
 from tests.features.listeners import OWNER
 
 
@@ -70,3 +70,14 @@ def test_pings_need_times_that_envoy_takes(keepalive: HTTP2ConnectionKeepalive, 
     [problem] = check(Db(), Effective(settings, OWNER))
 
     assert problem.path == f"connectionKeepalive.{at}".removesuffix(".")
+
+
+def test_what_has_no_effect_on_connections_of_clients_is_pointed_out() -> None:
+    keepalive = HTTP2ConnectionKeepalive(interval="5s", timeout="1s", idle_interval="9s")
+    settings = HTTP2Settings(on_invalid_message="Ignore", connection_keepalive=keepalive)
+
+    assert [(hint.path, hint.reason) for hint in hints(settings)] == [
+        ("onInvalidMessage", "Unused"),
+        ("connectionKeepalive.idleInterval", "Unused"),
+    ]
+    assert list(hints(HTTP2Settings(on_invalid_message="TerminateStream"))) == []

@@ -293,3 +293,15 @@ def test_references_are_to_what_holds_authorities_and_lists() -> None:
         ("clientValidation.crl.refs[0]", "default", True),
         ("clientValidation.crl.refs[1]", "", False),
     ]
+
+
+@pytest.mark.parametrize("kind", ["Secret", "ConfigMap", "ClusterTrustBundle"])
+def test_authorities_are_of_a_kind_whatever_group_is_written(kind: str) -> None:
+    """As in the reference. So what is asked of clients is the same."""
+    plain, other = (
+        asked({"caCertificateRefs": [{"kind": kind, "name": "ca", **group}]})
+        for group in ({}, {"group": "example.com"})
+    )
+
+    assert plain.authorities is not None
+    assert other == plain

@@ -85,3 +85,14 @@ def test_negative_counts_are_problems() -> None:
     connection = ClientConnection(max_accept_per_socket_event=-1, connection_limit=limit)
 
     assert problems(connection) == ["maxAcceptPerSocketEvent", "connectionLimit.maxRequestsPerConnection"]
+
+
+def test_the_size_of_a_socket_is_pointed_out() -> None:
+    assert FEATURE.hints is not None
+    connection = ClientConnection(socket_buffer_limit="1Mi")
+
+    assert [(hint.path, hint.reason) for hint in FEATURE.hints(connection)] == [
+        ("socketBufferLimit", "Unused")
+    ]
+    assert listener_with(FEATURE, connection) == listener_with(FEATURE, None)
+    assert manager_with(FEATURE, connection) == manager_with(FEATURE, None)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from moongate.api.cluster_settings import BackendConnection
 from moongate.api.shared import quantity
-from moongate.features.base import ClusterEdit, Effective, Feature
+from moongate.features.base import ClusterEdit, Effective, Feature, unused_socket_buffer
 from moongate.problem import Problem
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ def check(_db: Db, connection: Effective[BackendConnection]) -> Iterator[Problem
 
 def hints(connection: BackendConnection) -> Iterator[Problem]:
     if connection.socket_buffer_limit is not None:
-        message = "Envoy Gateway accepts the field and does nothing with it, and so does moongate."
-        yield Problem("socketBufferLimit", message, "Unused")
+        yield unused_socket_buffer()
 
 
 def cluster(edit: ClusterEdit, connection: Effective[BackendConnection]) -> None:

@@ -35,7 +35,7 @@ from msgspec import Struct, field
 
 from moongate.api.backend import Backend
 from moongate.api.base import DurationStr, Ref, milliseconds
-from moongate.api.connections import HTTP2Settings
+from moongate.api.connections import HTTP2Settings, TCPKeepalive
 from moongate.api.core import ClusterTrustBundle, ConfigMap, Secret, Service
 from moongate.api.serviceimport import ServiceImport
 from moongate.api.shared import quantity
@@ -63,7 +63,6 @@ if TYPE_CHECKING:
 
     from moongate.api.base import ListenerId
     from moongate.api.cluster_settings import PreferLocal
-    from moongate.api.connections import HTTP2Settings
     from moongate.api.health_checks import HealthCheckLog
     from moongate.api.httproute import HTTPPathMatch
     from moongate.api.route import RouteRule
@@ -635,6 +634,29 @@ def by_zone(prefers: PreferLocal | None) -> LocalityLbConfig:
     return built
 
 
+def unused_socket_buffer() -> Problem:
+    """The hint about a field of connections, of clients and to backends, that nothing reads."""
+    message = "Envoy Gateway accepts the field and does nothing with it, and so does moongate."
+    return Problem("socketBufferLimit", message, "Unused")
+
+
+_MOST_PROBES: Final = 127
+_MOST_SECONDS: Final = 32767
+"""The most that Linux takes (tcp(7))."""
+
+
+def keepalive_problems(settings: TCPKeepalive) -> Iterator[Problem]:
+    """Numbers that Linux refuses: with them Envoy could neither listen nor connect."""
+    if settings.probes is not None and not 1 <= settings.probes <= _MOST_PROBES:
+        yield Problem("probes", f"probes is {settings.probes}; it must be from 1 to {_MOST_PROBES}.")
+    for name, time in (("idleTime", settings.idle_time), ("interval", settings.interval)):
+        if time is not None and not 1 <= milliseconds(time) // 1000 <= _MOST_SECONDS:
+            message = (
+                f"{name} is {time!r}; it must be from 1s to {_MOST_SECONDS}s, and counts in whole seconds."
+            )
+            yield Problem(name, message)
+
+
 def http2_problems(settings: HTTP2Settings) -> Iterator[Problem]:
     """What is wrong with settings of HTTP/2 besides what the CRD says."""
     least, most = 65535, 2**31 - 1
@@ -658,6 +680,16 @@ def http2_problems(settings: HTTP2Settings) -> Iterator[Problem]:
         if time is not None and milliseconds(time) < 1:
             message = f"{name} is {time!r}; it must be greater than zero."
             yield Problem(f"connectionKeepalive.{name}", message)
+
+
+def http2_hints(settings: HTTP2Settings) -> Iterator[Problem]:
+    """An action that there is not, which the CRD lets pass."""
+    action = settings.on_invalid_message
+    if action not in (None, "TerminateStream", "TerminateConnection"):
+        message = (
+            f"It is {action!r}, which is neither TerminateStream nor TerminateConnection. It has no effect."
+        )
+        yield Problem("onInvalidMessage", message, "Unused")
 
 
 def http2_options(options: Http2ProtocolOptions, settings: HTTP2Settings) -> None:

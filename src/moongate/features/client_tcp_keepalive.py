@@ -19,7 +19,7 @@ from envoy.config.listener.v3.listener_pb2 import Listener
 from moongate.api.base import milliseconds
 from moongate.api.connections import TCPKeepalive
 from moongate.engine import Db
-from moongate.features.base import Effective, Feature
+from moongate.features.base import Effective, Feature, keepalive_problems
 from moongate.problem import Problem
 
 _SOL_SOCKET: Final = 1
@@ -29,22 +29,10 @@ _TCP_KEEPIDLE: Final = 4
 _TCP_KEEPINTVL: Final = 5
 _TCP_KEEPCNT: Final = 6
 
-MOST_PROBES: Final = 127
-MOST_SECONDS: Final = 32767
-"""The most that Linux takes."""
-
 
 def check(db: Db, keepalive: Effective[TCPKeepalive]) -> Iterator[Problem]:
     """Numbers that Linux refuses, which would keep Envoy from listening."""
-    spec = keepalive.value
-    if spec.probes is not None and not 1 <= spec.probes <= MOST_PROBES:
-        yield Problem("probes", f"probes is {spec.probes}; it must be from 1 to {MOST_PROBES}.")
-    for name, time in (("idleTime", spec.idle_time), ("interval", spec.interval)):
-        if time is not None and not 1 <= milliseconds(time) // 1000 <= MOST_SECONDS:
-            message = (
-                f"{name} is {time!r}; it must be from 1s to {MOST_SECONDS}s, and counts in whole seconds."
-            )
-            yield Problem(name, message)
+    return keepalive_problems(keepalive.value)
 
 
 def _listener(listener: Listener, keepalive: Effective[TCPKeepalive]) -> None:

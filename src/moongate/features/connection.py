@@ -19,11 +19,11 @@ from envoy.extensions.filters.network.connection_limit.v3.connection_limit_pb2 i
 from google.protobuf.wrappers_pb2 import UInt64Value
 from msgspec import Meta
 
-from moongate.api.base import DurationStr, Model, Rule, milliseconds, not_built_yet
+from moongate.api.base import DurationStr, Model, Rule, milliseconds
 from moongate.api.connections import Size
 from moongate.api.shared import Int32, quantity
 from moongate.engine import Db
-from moongate.features.base import ChainEdit, Effective, Feature, ManagerEdit
+from moongate.features.base import ChainEdit, Effective, Feature, ManagerEdit, unused_socket_buffer
 from moongate.problem import Problem
 from moongate.xds.wire import packed
 
@@ -60,7 +60,8 @@ class ClientConnection(Model, frozen=True, kw_only=True):
     connection_limit: ConnectionLimit | None = None
     buffer_limit: Size | None = None
     """Bytes buffered for each connection. 32Ki when not set."""
-    socket_buffer_limit: Annotated[Size | None, not_built_yet("it has no effect")] = None
+    socket_buffer_limit: Size | None = None
+    """Has no effect, as in Envoy Gateway."""
     # The CRD has the default 1. With None instead, a merge can see whether a policy sets the field.
     max_accept_per_socket_event: Int32 | None = None
     """Connections accepted each time the socket reports some: 1 when absent, all that wait if 0."""
@@ -87,7 +88,7 @@ def check(db: Db, connection: Effective[ClientConnection]) -> Iterator[Problem]:
 
 
 def _hints(connection: ClientConnection) -> Iterator[Problem]:
-    """A time of zero."""
+    """A time of zero, and a field that nothing reads."""
     limit = connection.connection_limit
     longest = limit.max_connection_duration if limit is not None else None
     if longest is not None and milliseconds(longest) == 0:
@@ -96,6 +97,8 @@ def _hints(connection: ClientConnection) -> Iterator[Problem]:
             "answered. Without the field there is no limit."
         )
         yield Problem("connectionLimit.maxConnectionDuration", message, "Closed")
+    if connection.socket_buffer_limit is not None:
+        yield unused_socket_buffer()
 
 
 def _listener(listener: Listener, connection: Effective[ClientConnection]) -> None:

@@ -11,13 +11,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moongate.api.connections import HTTP2Settings
-from moongate.features.base import ClusterEdit, Effective, Feature, http2_options, http2_problems
-from moongate.problem import Problem
+from moongate.features.base import ClusterEdit, Effective, Feature, http2_hints, http2_options, http2_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from moongate.engine import Db
+    from moongate.problem import Problem
 
 
 def check(_db: Db, settings: Effective[HTTP2Settings]) -> Iterator[Problem]:
@@ -25,12 +25,7 @@ def check(_db: Db, settings: Effective[HTTP2Settings]) -> Iterator[Problem]:
 
 
 def hints(settings: HTTP2Settings) -> Iterator[Problem]:
-    action = settings.on_invalid_message
-    if action not in (None, "TerminateStream", "TerminateConnection"):
-        message = (
-            f"It is {action!r}, which is neither TerminateStream nor TerminateConnection. It has no effect."
-        )
-        yield Problem("onInvalidMessage", message, "Unused")
+    return http2_hints(settings)
 
 
 def cluster(edit: ClusterEdit, settings: Effective[HTTP2Settings]) -> None:

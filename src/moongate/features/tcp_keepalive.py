@@ -8,30 +8,22 @@ Cases:       tcp_keepalive.md beside this file: its reference page and its golde
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from moongate.api.base import milliseconds
 from moongate.api.connections import TCPKeepalive
-from moongate.features.base import ClusterEdit, Effective, Feature
-from moongate.problem import Problem
+from moongate.features.base import ClusterEdit, Effective, Feature, keepalive_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from moongate.engine import Db
-
-# What Linux takes. With anything else Envoy could not connect to any backend.
-_MOST_PROBES: Final = 127
-_MOST_SECONDS: Final = 32767
+    from moongate.problem import Problem
 
 
 def check(_db: Db, keepalive: Effective[TCPKeepalive]) -> Iterator[Problem]:
-    spec = keepalive.value
-    if spec.probes is not None and not 1 <= spec.probes <= _MOST_PROBES:
-        yield Problem("probes", f"probes is {spec.probes}; it must be between 1 and {_MOST_PROBES}.")
-    for name, time in (("idleTime", spec.idle_time), ("interval", spec.interval)):
-        if time is not None and not 1 <= milliseconds(time) // 1000 <= _MOST_SECONDS:
-            yield Problem(name, f"{name} is {time!r}; it must be between 1s and {_MOST_SECONDS}s.")
+    """Numbers that Linux refuses, which would keep Envoy from connecting to any backend."""
+    return keepalive_problems(keepalive.value)
 
 
 def cluster(edit: ClusterEdit, keepalive: Effective[TCPKeepalive]) -> None:

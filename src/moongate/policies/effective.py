@@ -28,7 +28,7 @@ from msgspec import Struct, structs
 from moongate.api.admission import checked
 from moongate.api.base import Ref, fields_of
 from moongate.api.httproutefilter import HTTPRouteFilter
-from moongate.api.marks import NOT_SUPPORTED, marked_fields, unbuilt
+from moongate.api.marks import marked_fields, unbuilt
 from moongate.api.merge import merge_traced
 from moongate.api.policy import PolicyTargetReferences
 from moongate.api.route import RequestRule, Route
@@ -180,28 +180,18 @@ def effective_policy(db: Db, owner: Ref, parent: Ref | None) -> EffectivePolicy 
     problems += [fault.under("spec") for fault in faults]
     # Of the merged spec: what a parent asks for and nobody enforces must not be waved through either.
     problems += unbuilt(structs.replace(policy, spec=spec))
-    problems = list(_attributed(merged, problems, guards=policy.GUARDS))
+    problems = [
+        merged.of_parent(problem) if merged.inherits(problem.path.removeprefix("spec.")) else problem
+        for problem in problems
+    ]
     problems += policy.faults if isinstance(policy, FaultySecurityPolicy) else ()
     problems += map(merged.of_parent, base.faults if isinstance(base, FaultySecurityPolicy) else ())
     return structs.replace(
         merged,
         problems=tuple(problems),
         faulty=tuple(faulty),
-        failed=any(policy.GUARDS or problem.reason != NOT_SUPPORTED for problem in problems),
+        failed=bool(problems),
     )
-
-
-def _attributed(merged: EffectivePolicy, problems: list[Problem], *, guards: bool) -> Iterator[Problem]:
-    """The problems as the owner reports them: those of a field of the parent name the parent.
-
-    A field of the parent that is not built yet does not concern the owner, unless requests are refused for it
-    (``guards``): the parent's own status reports it.
-    """
-    for problem in problems:
-        if not merged.inherits(problem.path.removeprefix("spec.")):
-            yield problem
-        elif guards or problem.reason != NOT_SUPPORTED:
-            yield merged.of_parent(problem)
 
 
 def feature_problems(db: Db, feature: Feature[M], effective: Effective[M]) -> list[Problem]:

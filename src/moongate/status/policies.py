@@ -268,7 +268,7 @@ def _judge_clients(db: Db, policy: Ref, beneath: Sequence[ListenerId], draft: Dr
     for parent in parents or (None,):
         problems = _problems(db, policy, parent)
         draft.hold(problems)
-        if parent is not None and all(problem.reason == NOT_SUPPORTED for problem in problems):
+        if parent is not None and not problems:
             draft.merge(f"Merged with policy {parent.namespace}/{parent.name}.")
     if merged:
         draft.merge(f"{_others(policy.kind)} merge with this one for these listeners: {_listed(merged)}.")
