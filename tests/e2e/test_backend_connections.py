@@ -17,6 +17,7 @@ from tests.e2e import manifests as m
 from tests.e2e.backends import PRIOR_KNOWLEDGE, Echo, EchoOverHttp2, EchoOverTls, after_proxy_header, either
 from tests.e2e.certificates import Authority
 from tests.e2e.conftest import DEADLINE_S, Site, until
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
@@ -151,21 +152,27 @@ async def test_a_connection_is_opened_in_advance(site: Site) -> None:
 
 @pytest.mark.proves("BackendTrafficPolicy", "connection.preconnect.predictivePercent")
 async def test_a_connection_is_opened_to_the_endpoint_that_is_next(site: Site) -> None:
-    """A single request, and both endpoints have a connection."""
-    pair = (Echo("left"), Echo("right"))
+    """A single request, and both endpoints have a connection.
+
+    By an Envoy of its own: free connections of other clusters would do, as Envoy counts them.
+    """
+    pair, port = (Echo("left"), Echo("right")), free_port()
     async with pair[0].serving(), pair[1].serving():
+        fresh = m.gateway("fresh", f"[{{name: http, port: {port}, protocol: HTTP}}]")
         await site.apply(
+            fresh,
             m.local("next", *(each.port for each in pair)),
-            m.route("next", f"[{{{m.to('next')}}}]"),
+            m.route("next", f"[{{{m.to('next')}}}]", parents="[{name: fresh}]"),
             policy(
                 "next",
                 "{connection: {preconnect: {predictivePercent: 200}}, loadBalancer: {type: RoundRobin}}",
             ),
         )
 
-        assert await site.status("next.test") == 200
+        assert await site.status("next.test", port=port) == 200
         await until(lambda: all(each.connections for each in pair))
         assert sum(len(each.requests) for each in pair) == 1
+        await site.delete(fresh)
 
 
 @pytest.mark.proves("BackendTrafficPolicy", "connection.bufferLimit")
