@@ -286,7 +286,7 @@ def connection_of(pid: int, port: int) -> socket.socket:
     try:
         for entry in Path(f"/proc/{pid}/fd").iterdir():
             with suppress(FileNotFoundError):
-                if os.readlink(entry).removeprefix("socket:[").removesuffix("]") in inodes:
+                if str(entry.readlink()).removeprefix("socket:[").removesuffix("]") in inodes:
                     # Python has no name for pidfd_getfd, whose number is the same on all machines.
                     number = ctypes.CDLL(None, use_errno=True).syscall(438, process, int(entry.name), 0)
                     assert number >= 0, os.strerror(ctypes.get_errno())

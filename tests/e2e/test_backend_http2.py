@@ -90,7 +90,7 @@ async def test_a_connection_whose_pings_are_not_answered_in_time_is_closed(site:
 @pytest.mark.slow
 @pytest.mark.proves("BackendTrafficPolicy", "http2.connectionKeepalive.intervalJitter")
 async def test_pings_are_delayed_at_random_up_to_a_share_of_their_interval(site: Site) -> None:
-    """By half of it on the average here. By default it is 15 percent at most, so they would be done earlier."""
+    """By half of it on the average here; by default it would be 15 percent at most."""
     keepalive = "{interval: 100ms, timeout: 90ms, intervalJitter: 100}"
     async with speaking(site, "random", f"{{connectionKeepalive: {keepalive}}}") as echo:
         assert await site.status("random.test") == 200
