@@ -177,7 +177,7 @@ def namespace(name: str, **labels: str) -> Document:
 
 def grant(namespace: str, *, kind: str, of: str, to_kind: str) -> Document:
     """A ReferenceGrant in ``namespace``: ``kind`` in namespace ``of`` may name its ``to_kind``."""
-    groups = {"Backend": "gateway.envoyproxy.io", "SecurityPolicy": "gateway.envoyproxy.io"}
+    groups = dict.fromkeys(("Backend", "SecurityPolicy", "BackendTrafficPolicy"), "gateway.envoyproxy.io")
     groups |= {"Service": "", "Secret": "", "HTTPRoute": GATEWAY_API.partition("/")[0]}
     body = {
         "from": [{"group": groups.get(kind, "gateway.networking.k8s.io"), "kind": kind, "namespace": of}],
