@@ -6,7 +6,6 @@ import asyncio
 import ctypes
 import os
 import socket
-from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -335,37 +334,3 @@ async def test_addresses_are_of_the_family_that_is_asked_for(site: Site) -> None
         await site.apply(policy("named", f"dns: {{lookupFamily: {family}}}"))
 
         assert await site.status("named.test") == expected
-
-
-# -- admission control -------------------------------------------------------------
-
-
-async def test_most_requests_are_rejected_while_a_backend_fails(site: Site) -> None:
-    await site.apply(
-        m.route("failing", f"[{{{m.to('one')}}}]"),
-        policy(
-            "failing",
-            "admissionControl: {samplingWindow: 5s, minSuccessRate: 100, maxRejectionPercent: 90}",
-        ),
-    )
-    site.one.statuses.extend([500] * 200)
-
-    statuses = Counter([await site.status("failing.test") for _ in range(100)])
-
-    assert set(statuses) == {500, 503}
-    assert statuses[503] > 50
-    assert len(site.one.requests) == statuses[500]
-
-
-async def test_a_status_that_is_named_is_a_success(site: Site) -> None:
-    await site.apply(
-        m.route("teapot", f"[{{{m.to('one')}}}]"),
-        policy(
-            "teapot",
-            "admissionControl: {minSuccessRate: 100, maxRejectionPercent: 100, "
-            "successCriteria: {http: {statusCodes: [500]}}}",
-        ),
-    )
-    site.one.statuses.extend([500] * 40)
-
-    assert [await site.status("teapot.test") for _ in range(40)] == [500] * 40
