@@ -167,7 +167,7 @@ async def test_opentelemetry_gets_spans(place: Place) -> None:
     assert (resource["service.name"], resource["team"]) == ("gateway.default", "shop")
 
 
-SAMPLED = {
+SAMPLED: dict[str, tuple[str, dict[str, str], bool]] = {
     "all": ("{}", {}, True),
     "none": ("{samplingFraction: {numerator: 0}}", {}, False),
     "one-of-one": ("{samplingFraction: {numerator: 1, denominator: 1}}", {}, True),

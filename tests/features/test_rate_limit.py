@@ -153,6 +153,13 @@ def test_what_has_no_effect_is_hinted_at(spec: dict[str, Any], paths: list[str])
     assert [hint.path for hint in LOCAL.hints(effective(LOCAL, spec).value)] == paths
 
 
+def test_a_local_limit_is_the_same_whatever_it_says_of_costs_and_of_sharing() -> None:
+    costly = {"cost": {"request": {"from": "Number", "number": 2}}, "shared": True}
+    selected = selecting(path={"value": "/a"})
+
+    assert local_route(local(HOUR | costly, selected | costly)) == local_route(local(HOUR, selected))
+
+
 def test_the_listener_says_whether_responses_tell_what_is_left() -> None:
     """Its policy goes before that of a rule."""
     loud = local({**HOUR, "xRateLimitHeaders": "DraftVersion03"})

@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from moongate.api.admission import checked
 from moongate.engine import Db
 from moongate.features.base import Effective
-from moongate.features.response_override import FEATURE, ResponseOverrides, check
+from moongate.features.response_override import FEATURE, ResponseOverride, ResponseOverrides, check
 from tests.features.backends import OWNER, plain
 
 STATUS = {"statusCodes": [{"value": 404}]}
@@ -101,3 +102,17 @@ def test_a_redirect_says_what_it_changes_and_a_status() -> None:
         "scheme_redirect": "https",
     }
     assert action["typed_config"]["status_code"] == 302
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"response": {"header": {"remove": ["x-a"]}}},
+        {"redirect": {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/b"}}},
+        {"response": {}, "redirect": {}},
+    ],
+)
+def test_what_the_crd_refuses(entry: dict[str, Any]) -> None:
+    _, problems = checked(ResponseOverride, {"match": STATUS, **entry})
+
+    assert problems != []
