@@ -8,6 +8,10 @@ _LIMITS: Final = "tests/features/test_rate_limit.py"
 _REFUSED: Final = "A local limit has none: the API server refuses it, as the CRD says."
 
 UNSEEN: Final[dict[str, tuple[str, str]]] = {
+    "targetSelectors[].group": (
+        "It has one value only, which is the default.",
+        "tests/policies/test_backend_traffic_policy.py::test_a_selector_has_one_group",
+    ),
     "loadBalancer.dynamicModule.*": (
         "It has no effect, as in Envoy Gateway, and a hint says so.",
         "tests/features/test_load_balancer.py::test_a_dynamic_module_leaves_the_clusters_own_policy",

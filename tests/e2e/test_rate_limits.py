@@ -104,7 +104,12 @@ SELECTORS: dict[str, tuple[str, dict[str, Any] | None, dict[str, Any] | None]] =
 @pytest.mark.parametrize("kind", SELECTORS)
 @pytest.mark.proves(
     "BackendTrafficPolicy",
-    "rateLimit.local.rules[].clientSelectors[].*",
+    "rateLimit.local.rules[].clientSelectors[].headers[].*",
+    "rateLimit.local.rules[].clientSelectors[].methods[].*",
+    "rateLimit.local.rules[].clientSelectors[].path.*",
+    "rateLimit.local.rules[].clientSelectors[].queryParams[].*",
+    "rateLimit.local.rules[].clientSelectors[].sourceCIDR.value",
+    "rateLimit.local.rules[].clientSelectors[].sourceCIDR.invert",
 )
 async def test_a_selector_limits_what_it_selects(site: Site, kind: str) -> None:
     selector, within, beside = SELECTORS[kind]
@@ -139,6 +144,21 @@ async def test_several_methods_have_one_limit(site: Site) -> None:
     assert await statuses(site, "methods.test", 1, method="PUT") == [200]
     assert await statuses(site, "methods.test", 2) == [200, 429]
     assert await statuses(site, "methods.test", 1, method="DELETE") == [200]
+
+
+@pytest.mark.parametrize(("kind", "other"), [("Distinct", 200), ("Exact", 429)])
+@pytest.mark.proves("BackendTrafficPolicy", "rateLimit.local.rules[].clientSelectors[].sourceCIDR.type")
+async def test_addresses_of_a_block_have_a_limit_each_or_one_together(
+    site: Site, kind: str, other: int
+) -> None:
+    rule = f"{{clientSelectors: [{{sourceCIDR: {{value: 127.0.0.0/8, type: {kind}}}}}], {TWICE}}}"
+    name = f"block-{kind}".lower()
+    await site.apply(*limited(name, f"{{local: {{rules: [{rule}]}}}}"))
+    context = site.authority.client_context()
+    transport = httpx.AsyncHTTPTransport(local_address="127.0.0.2", verify=context)
+    async with httpx.AsyncClient(transport=transport, trust_env=False) as neighbour:
+        assert await statuses(site, f"{name}.test", 3) == [200, 200, 429]
+        assert await site.status(f"{name}.test", client=neighbour) == other
 
 
 async def test_what_no_rule_selects_has_the_limit_of_the_rule_without_selectors(site: Site) -> None:

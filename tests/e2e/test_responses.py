@@ -222,7 +222,7 @@ async def test_the_older_field_compresses_too(site: Site) -> None:
 OVERRIDES = """
     responseOverride:
     - match: {statusCodes: [{value: 404}]}
-      response: {statusCode: 410, contentType: text/plain, body: {inline: "gone: %REQ(:PATH)%, 100%"}}
+      response: {statusCode: 410, contentType: text/x-gone, body: {inline: "gone: %REQ(:PATH)%, 100%"}}
     - match: {statusCodes: [{type: Range, range: {start: 500, end: 502}}]}
       source: Backend
       response: {body: {type: ValueRef, valueRef: {group: "", kind: ConfigMap, name: page}}}
@@ -254,7 +254,7 @@ async def test_responses_are_replaced_by_status_header_and_source(site: Site) ->
     site.one.statuses.extend([404, 500, 502, 503, 200])
     gone = await site.ask("pages.test", "/a")
     assert (gone.status_code, gone.text) == (410, "gone: /a, 100%")
-    assert gone.headers["content-type"] == "text/plain"
+    assert gone.headers["content-type"] == "text/x-gone"
     for status in (500, 502):
         broken = await site.ask("pages.test")
         assert (broken.status_code, broken.text) == (status, "sorry")

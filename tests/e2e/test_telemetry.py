@@ -222,7 +222,7 @@ async def test_a_policy_says_which_requests_have_spans(place: Place) -> None:
 
 
 SPAN = """
-tags: {user: "%REQ(X-USER)%"}
+tags: {caller: "%REQ(X-USER)%"}
 customTags:
   literal: {type: Literal, literal: {value: fixed}}
   header: {type: RequestHeader, requestHeader: {name: x-user, defaultValue: nobody}}
@@ -251,7 +251,7 @@ async def test_a_policy_says_what_spans_are_called_and_what_they_say(place: Plac
 
     span = next(span for span in place.collector.spans() if span.name == "asked for /spelled")
     expected = {
-        "user": "ann",
+        "caller": "ann",
         "literal": "fixed",
         "header": "ann",
         "missing": "nobody",
