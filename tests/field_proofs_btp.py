@@ -20,6 +20,14 @@ UNSEEN: Final[dict[str, tuple[str, str]]] = {
         "It has no effect, as in Envoy Gateway, and a hint says so.",
         "tests/features/test_backend_connection.py::test_the_size_of_a_socket_is_pointed_out",
     ),
+    "rateLimit.global.rules[].cost.request.from": (
+        "What is set beside it, number or metadata, says it alone, as in Envoy Gateway.",
+        f"{_LIMITS}::test_a_cost_is_what_is_set_whatever_it_says_it_is_from",
+    ),
+    "rateLimit.global.rules[].cost.response.from": (
+        "What is set beside it, number or metadata, says it alone, as in Envoy Gateway.",
+        f"{_LIMITS}::test_a_cost_is_what_is_set_whatever_it_says_it_is_from",
+    ),
     "rateLimit.local.rules[].limit.fromMetadata.*": (
         _REFUSED,
         f"{_LIMITS}::test_what_the_crd_refuses_is_refused",

@@ -237,6 +237,24 @@ def test_a_limit_and_a_cost_can_come_from_metadata() -> None:
     assert after["apply_on_stream_done"] is True
 
 
+@pytest.mark.parametrize("of", ["request", "response"])
+def test_a_cost_is_what_is_set_whatever_it_says_it_is_from(of: str) -> None:
+    """As in Envoy Gateway."""
+    number = {"number": 3}
+    metadata = {"metadata": {"namespace": "shop", "key": "size"}}
+
+    def built(source: str, cost: dict[str, Any]) -> Any:
+        assert GLOBAL.http_filter is not None
+        assert GLOBAL.http_filter.of_match is not None
+        limits = effective(GLOBAL, shared({**HOUR, "cost": {of: {"from": source, **cost}}}))
+        at = MatchedRule("rule", path=HTTPPathMatch(), route="r", listener="l")
+        return plain(GLOBAL.http_filter.of_match(limits, at))
+
+    assert built("Metadata", number) == built("Number", number)
+    assert built("Number", metadata) == built("Metadata", metadata)
+    assert built("Number", number) != built("Number", metadata)
+
+
 def test_rules_merge_as_lists_of_which_the_more_specific_comes_first() -> None:
     wide, narrow = local(selecting(path={"value": "/wide"})), local(selecting(path={"value": "/narrow"}))
     of = merged(wide, narrow, "StrategicMerge")
