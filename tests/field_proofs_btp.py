@@ -53,6 +53,10 @@ UNSEEN: Final[dict[str, tuple[str, str]]] = {
         "In the older field the type alone turns an entry on.",
         "tests/features/test_compressor.py::test_in_the_older_field_the_type_is_enough",
     ),
+    "responseOverride[].response.body.valueRef.group": (
+        "The kind alone says what is read, as in Envoy Gateway.",
+        "tests/features/test_response_override.py::test_a_page_is_of_a_kind_whatever_group_is_written",
+    ),
     "responseOverride[].response.header.remove": (
         "It is refused: Envoy cannot remove headers there.",
         "tests/features/test_response_override.py::test_what_the_crd_refuses",

@@ -240,7 +240,10 @@ OVERRIDES = """
     "responseOverride[].source",
     "responseOverride[].response.contentType",
     "responseOverride[].response.statusCode",
-    "responseOverride[].response.body.*",
+    "responseOverride[].response.body.type",
+    "responseOverride[].response.body.inline",
+    "responseOverride[].response.body.valueRef.kind",
+    "responseOverride[].response.body.valueRef.name",
     "responseOverride[].response.header.set[].name",
     "responseOverride[].response.header.set[].value",
     "responseOverride[].response.header.add[].name",
@@ -258,7 +261,8 @@ async def test_responses_are_replaced_by_status_header_and_source(site: Site) ->
     for status in (500, 502):
         broken = await site.ask("pages.test")
         assert (broken.status_code, broken.text) == (status, "sorry")
-    assert (await site.ask("pages.test")).status_code == 503, "it is the backend's own"
+    own = await site.ask("pages.test")
+    assert (own.status_code, "sorry" in own.text) == (503, False), "it is the backend's own"
     assert (await site.ask("pages.test")).headers["x-backend"] == "one"
     local = await site.ask("pages.test", "/lost")
     assert (local.status_code, local.text, local.headers["x-a"]) == (200, "closed", "b")
