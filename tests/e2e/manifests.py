@@ -177,8 +177,10 @@ def namespace(name: str, **labels: str) -> Document:
 
 def grant(namespace: str, *, kind: str, of: str, to_kind: str) -> Document:
     """A ReferenceGrant in ``namespace``: ``kind`` in namespace ``of`` may name its ``to_kind``."""
-    groups = dict.fromkeys(("Backend", "SecurityPolicy", "BackendTrafficPolicy"), "gateway.envoyproxy.io")
-    groups |= {"Service": "", "Secret": "", "HTTPRoute": GATEWAY_API.partition("/")[0]}
+    policies = ("SecurityPolicy", "BackendTrafficPolicy", "ClientTrafficPolicy")
+    groups: dict[str, str] = dict.fromkeys(("Backend", *policies), ENVOY.partition("/")[0])
+    groups |= dict.fromkeys(("Service", "Secret"), "")
+    groups |= dict.fromkeys(("HTTPRoute", "Gateway"), GATEWAY_API.partition("/")[0])
     body = {
         "from": [{"group": groups.get(kind, "gateway.networking.k8s.io"), "kind": kind, "namespace": of}],
         "to": [{"group": groups[to_kind], "kind": to_kind}],
