@@ -16,6 +16,7 @@ from envoy.service.auth.v3.external_auth_pb2 import (
     OkHttpResponse,
 )
 from envoy.type.v3.http_status_pb2 import HttpStatus, StatusCode
+from google.protobuf.struct_pb2 import Struct
 from google.rpc.status_pb2 import Status
 
 from moongate.xds.wire import encode
@@ -35,12 +36,14 @@ class AuthServer(grpc.GenericRpcHandler):
     Attributes:
         port: where it listens on loopback.
         asked: the requests that it was asked about, oldest first.
+        noted: what filters behind get to know of those who pass, as dynamic metadata.
     """
 
     def __init__(self, key: str = "sesame") -> None:
         self.key = key
         self.port = 0
         self.asked: list[AttributeContext.HttpRequest] = []
+        self.noted = Struct()
 
     def service(
         self, handler_call_details: grpc.HandlerCallDetails
@@ -59,7 +62,7 @@ class AuthServer(grpc.GenericRpcHandler):
                 headers=[_header("x-user", "ali"), _header("content-length", "1"), _header("host", "evil")],
                 response_headers_to_add=[_header("x-checked", "yes")],
             )
-            return CheckResponse(status=Status(code=0), ok_response=ok)
+            return CheckResponse(status=Status(code=0), ok_response=ok, dynamic_metadata=self.noted)
         denied = DeniedHttpResponse(
             status=HttpStatus(code=StatusCode.Unauthorized), headers=[_header("x-why", "key")], body="no key"
         )

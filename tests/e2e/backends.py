@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import DataReceived, RequestReceived, StreamEnded
+from h2.events import DataReceived, PingReceived, RequestReceived, StreamEnded
 from msgspec import Struct
 from websockets.asyncio.server import ServerConnection, serve
 
@@ -60,6 +60,9 @@ class Echo:
             ``stall``, which leaves the request without an answer.
         go: answers wait until this is set.
         connections: how many were opened so far.
+        ports: the client's port of the connection of each request.
+        times: when each request had arrived, on the clock of the event loop.
+        told: headers that answers have besides.
         untold: headers of requests that answers leave out.
     """
 
@@ -72,6 +75,9 @@ class Echo:
         self.by_path: dict[str, int] = {}
         self.faults: list[str] = []
         self.connections = 0
+        self.ports: list[int] = []
+        self.times: list[float] = []
+        self.told: dict[str, str] = {}
         self.go = asyncio.Event()
         self.go.set()
         self._arrived = asyncio.Event()
@@ -80,6 +86,11 @@ class Echo:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def open(self) -> int:
+        """How many connections are open."""
+        return len(self._open)
 
     async def arrived(self, count: int) -> None:
         """Return when so many requests have arrived."""
@@ -94,6 +105,9 @@ class Echo:
         self.statuses.clear()
         self.by_path.clear()
         self.faults.clear()
+        self.ports.clear()
+        self.times.clear()
+        self.told.clear()
         self.go.set()
 
     @asynccontextmanager
@@ -120,6 +134,7 @@ class Echo:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 request = await self._read(head, reader)
+                self.ports.append(writer.get_extra_info("peername")[1] if self.port else 0)
                 self._take(request)
                 await self.go.wait()
                 fault = self.faults.pop(0) if self.faults else ""
@@ -133,7 +148,7 @@ class Echo:
                 if request.header("upgrade") == "websocket":
                     await _switch(request, reader, writer)
                     break
-                writer.write(_answer(self._status(request.path), request))
+                writer.write(_answer(self._status(request.path), request, self.told))
                 await writer.drain()
         self._open.discard(writer)
         writer.close()
@@ -145,6 +160,7 @@ class Echo:
 
     def _take(self, request: Request) -> None:
         self.requests.append(request)
+        self.times.append(asyncio.get_running_loop().time())
         self._arrived.set()
 
     async def _read(self, head: bytes, reader: asyncio.StreamReader) -> Request:
@@ -164,11 +180,12 @@ class Echo:
         return Request(self.name, method, path, headers, body.decode())
 
 
-def _answer(status: int, request: Request) -> bytes:
+def _answer(status: int, request: Request, told: dict[str, str]) -> bytes:
     body = msgspec.json.encode(request)
+    more = "".join(f"{name}: {value}\r\n" for name, value in told.items())
     head = (
         f"HTTP/1.1 {status} Whatever\r\ncontent-type: application/json\r\nx-backend: {request.by}\r\n"
-        f"content-length: {len(body)}\r\n\r\n"
+        f"{more}content-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + (b"" if request.method == "HEAD" else body)
 
@@ -189,20 +206,42 @@ class EchoOverHttp2(Echo):
 
     Attributes:
         window: how much of an answer the other side takes before it grants more; as it said last.
+        connection_window: the same of all answers together, before any was sent.
+        pings: when each ping came, on the clock of the event loop.
+        deaf: whether pings are left without an answer.
+        malformed: whether answers have a header that none may have.
     """
 
     window = 0
+    connection_window = 0
+    deaf = False
+    malformed = False
+
+    def __init__(self, name: str, *, untold: frozenset[str] = frozenset()) -> None:
+        super().__init__(name, untold=untold)
+        self.pings: list[float] = []
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = H2Connection(H2Configuration(client_side=False))
+        connection = H2Connection(
+            H2Configuration(
+                client_side=False, validate_outbound_headers=False, normalize_outbound_headers=False
+            )
+        )
         connection.initiate_connection()
         writer.write(connection.data_to_send())
         asked: dict[int, Request] = {}
         self._open.add(writer)
+        self.connections += 1
         with suppress(ConnectionError):
             while chunk := await reader.read(65536):
                 events = connection.receive_data(chunk)
                 self.window = connection.remote_settings.initial_window_size
+                if not self.requests:
+                    self.connection_window = connection.outbound_flow_control_window
+                if any(isinstance(event, PingReceived) for event in events):
+                    self.pings.append(asyncio.get_running_loop().time())
+                    if self.deaf:
+                        connection.clear_outbound_data_buffer()
                 for event in events:
                     match event:
                         case RequestReceived(stream_id=int(stream), headers=headers):
@@ -213,7 +252,11 @@ class EchoOverHttp2(Echo):
                             connection.acknowledge_received_data(size, stream)
                         case StreamEnded(stream_id=int(stream)):
                             self._take(asked[stream])
-                            connection.send_headers(stream, [(":status", "200"), ("x-backend", self.name)])
+                            await self.go.wait()
+                            more = [("X Bad", "1")] if self.malformed else []
+                            connection.send_headers(
+                                stream, [(":status", "200"), ("x-backend", self.name), *more]
+                            )
                             told = asked[stream].method != "HEAD"
                             body = msgspec.json.encode(asked[stream]) if told else b""
                             for start in range(0, len(body), connection.max_outbound_frame_size):

@@ -95,6 +95,14 @@ class Site:
         """What one request is answered with."""
         return (await self.ask(host, path, **more)).status_code
 
+    async def statistics(self, pattern: str, gateway: str = "gateway") -> str:
+        """The statistics of a gateway's Envoy whose names match a regular expression, one a line."""
+        fleets = {fleet["fleet"]: fleet["envoy"] for fleet in self.laptop.fleets.report()}
+        admin: str = fleets[f"default/{gateway}"]["admin"]
+        transport = httpx.AsyncHTTPTransport(uds=admin.removeprefix("unix:"))
+        async with httpx.AsyncClient(transport=transport, timeout=DEADLINE_S) as client:
+            return (await client.get("http://envoy/stats", params={"filter": pattern})).text
+
     def conditions(self, document: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """The conditions of a resource, by type: those of its first parent or ancestor, if it has such."""
         reported = self.laptop.statuses.document(reference(document))

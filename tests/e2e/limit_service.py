@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitResponse
+from envoy.type.v3.ratelimit_unit_pb2 import RateLimitUnit
 
 from moongate.xds.wire import encode
 
@@ -27,11 +28,13 @@ class LimitService(grpc.GenericRpcHandler):
     Attributes:
         over: whether each request is above its limit.
         asked: each descriptor of each call, oldest first.
+        limits: the limits that calls themselves say, as requests and unit, oldest first.
     """
 
     def __init__(self) -> None:
         self.over = False
         self.asked: list[Asked] = []
+        self.limits: list[tuple[int, str]] = []
 
     def service(
         self, handler_call_details: grpc.HandlerCallDetails
@@ -49,6 +52,9 @@ class LimitService(grpc.GenericRpcHandler):
             cost = descriptor.hits_addend.value if descriptor.HasField("hits_addend") else None
             entries = tuple((entry.key, entry.value) for entry in descriptor.entries)
             self.asked.append((request.domain, cost, entries))
+            if descriptor.HasField("limit"):
+                unit = RateLimitUnit.Name(descriptor.limit.unit)
+                self.limits.append((descriptor.limit.requests_per_unit, unit))
             status = answer.statuses.add(code=code, limit_remaining=4)
             status.current_limit.requests_per_unit = 5
             status.current_limit.unit = RateLimitResponse.RateLimit.HOUR

@@ -207,6 +207,10 @@ async def test_policies_hold_for_calls_as_for_requests(site: Site, callees: Call
     assert (await one_call(site, "guarded.test", authorization=password)).code == OK
 
 
+@pytest.mark.proves(
+    "BackendTrafficPolicy",
+    "faultInjection.abort.grpcStatus",
+)
 async def test_a_rule_of_calls_may_have_a_name_that_a_policy_names(site: Site, callees: Callees) -> None:
     del callees
     await site.apply(

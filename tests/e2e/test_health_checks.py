@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from base64 import b64encode
 from collections import Counter
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,27 @@ async def test_an_endpoint_that_hangs_holds_a_change_no_longer_than_its_check_ta
         assert await answering(site, "hanging.test") == {"one"}
 
 
+@pytest.mark.slow
+@pytest.mark.proves("BackendTrafficPolicy", "healthCheck.active.timeout")
+async def test_a_check_may_take_as_long_as_a_policy_says(site: Site) -> None:
+    """Here longer than a second, after which an endpoint would be unhealthy."""
+
+    async def think(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(4096):
+            await asyncio.sleep(1.5)
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(think, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        active = f"{{type: HTTP, timeout: 10s, http: {{path: /}}, overrides: {{port: {port}}}}}"
+        await site.apply(m.route("slowly", f"[{{{m.to('one')}}}]"), checked("slowly", f"active: {active}"))
+
+        assert await site.status("slowly.test") == 200
+
+
+@pytest.mark.proves("BackendTrafficPolicy", "healthCheck.panicThreshold", "healthCheck.active.http.path")
 async def test_nobody_healthy_is_503_or_everybody(site: Site) -> None:
     """As ``panicThreshold`` says."""
     site.one.by_path["/ready"] = 500
@@ -109,6 +132,7 @@ async def test_nobody_healthy_is_503_or_everybody(site: Site) -> None:
         (None, None, "*.host-a.test", "hosted.default"),
     ],
 )
+@pytest.mark.proves("BackendTrafficPolicy", "healthCheck.active.http.hostname")
 async def test_a_check_has_the_most_specific_host(
     site: Site, hostname: str | None, endpoint: str | None, routed: str, expected: str
 ) -> None:
@@ -172,6 +196,15 @@ async def test_no_request_fails_when_all_endpoints_are_exchanged(site: Site) -> 
     assert set(statuses) == {200}
 
 
+@pytest.mark.proves(
+    "BackendTrafficPolicy",
+    "healthCheck.active.type",
+    "healthCheck.active.http.method",
+    "healthCheck.active.http.requestBody.type",
+    "healthCheck.active.http.requestBody.text",
+    "healthCheck.active.http.expectedResponse.type",
+    "healthCheck.active.http.expectedResponse.text",
+)
 async def test_a_body_is_sent_and_another_expected(site: Site) -> None:
     """Backends answer with what they got; it must be contained in the answer."""
     http = (
@@ -193,6 +226,14 @@ async def test_a_body_is_sent_and_another_expected(site: Site) -> None:
     assert await site.status("body.test") == 503
 
 
+@pytest.mark.proves(
+    "BackendTrafficPolicy",
+    "healthCheck.active.tcp.send.type",
+    "healthCheck.active.tcp.send.text",
+    "healthCheck.active.tcp.receive.type",
+    "healthCheck.active.tcp.receive.binary",
+    "healthCheck.active.overrides.port",
+)
 async def test_bytes_over_a_connection(site: Site) -> None:
     async def pong(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # Envoy keeps the connection for the next check.
@@ -213,6 +254,157 @@ async def test_bytes_over_a_connection(site: Site) -> None:
 
         await site.apply(policy("DING"))
         assert await site.status("bytes.test") == 503
+
+
+@pytest.mark.proves(
+    "BackendTrafficPolicy", "healthCheck.active.tcp.send.binary", "healthCheck.active.tcp.receive.text"
+)
+async def test_bytes_may_be_written_in_either_way(site: Site) -> None:
+    async def shout(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while sent := await reader.read(4):
+            writer.write(sent.upper())
+        writer.close()
+
+    server = await asyncio.start_server(shout, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+
+        def policy(sent: bytes) -> m.Document:
+            send = f"{{type: Binary, binary: {b64encode(sent).decode()}}}"
+            tcp = f"tcp: {{send: {send}, receive: {{type: Text, text: PING}}}}"
+            return checked("shouts", f"active: {{type: TCP, {FAST}, {tcp}, overrides: {{port: {port}}}}}")
+
+        await site.apply(m.route("shouts", f"[{{{m.to('one')}}}]"), policy(b"ping"))
+        assert await site.status("shouts.test") == 200
+
+        await site.apply(policy(b"pong"))
+        assert await site.status("shouts.test") == 503
+
+
+@pytest.mark.proves(
+    "BackendTrafficPolicy",
+    "healthCheck.active.http.requestBody.binary",
+    "healthCheck.active.http.expectedResponse.binary",
+)
+async def test_bodies_may_be_written_as_bytes(site: Site) -> None:
+    def policy(expected: bytes) -> m.Document:
+        sent, wanted = b64encode(b"ping").decode(), b64encode(expected).decode()
+        http = (
+            f"http: {{path: /bytes, method: POST, requestBody: {{type: Binary, binary: {sent}}}, "
+            f"expectedResponse: {{type: Binary, binary: {wanted}}}}}"
+        )
+        return checked("octets", f"active: {{type: HTTP, {FAST}, {http}}}")
+
+    await site.apply(m.route("octets", f"[{{{m.to('one')}}}]"), policy(b"ping"))
+    assert await site.status("octets.test") == 200
+    assert next(each.body for each in site.one.requests if each.path == "/bytes") == "ping"
+
+    await site.apply(policy(b"pong"))
+    assert await site.status("octets.test") == 503
+
+
+@pytest.mark.proves("BackendTrafficPolicy", "healthCheck.active.http.expectedStatuses")
+async def test_statuses_that_are_expected_are_healthy(site: Site) -> None:
+    site.one.by_path["/ready"] = 418
+
+    def policy(statuses: str) -> m.Document:
+        http = f"http: {{path: /ready, expectedStatuses: {statuses}}}"
+        return checked("expected", f"active: {{type: HTTP, {FAST}, {http}}}")
+
+    await site.apply(m.route("expected", f"[{{{m.to('one')}}}]"), policy("[200, 418]"))
+    assert await site.status("expected.test") == 200
+
+    await site.apply(policy("[200, 417]"))
+    assert await site.status("expected.test") == 503
+
+
+async def checks(site: Site, path: str, count: int) -> None:
+    """Return when so many more checks of the first backend were made, at a path that one route has."""
+    before = len(site.one.requests)
+    await until(lambda: sum(each.path == path for each in site.one.requests[before:]) > count)
+
+
+@pytest.mark.proves("BackendTrafficPolicy", "healthCheck.active.interval")
+async def test_checks_are_as_frequent_as_a_policy_says(site: Site) -> None:
+    """By default these would take half a minute."""
+    await site.apply(
+        m.route("frequent", f"[{{{m.to('one')}}}]"),
+        checked("frequent", "active: {type: HTTP, interval: 100ms, http: {path: /frequent}}"),
+    )
+
+    await checks(site, "/frequent", 10)
+
+
+@pytest.mark.proves("BackendTrafficPolicy", "healthCheck.active.initialJitter")
+async def test_first_checks_are_delayed_at_random(site: Site) -> None:
+    """Of eight endpoints, the first and the last are far from each other."""
+    async with AsyncExitStack() as stack:
+        backends = [await stack.enter_async_context(Echo(f"{n}").serving()) for n in range(8)]
+        await site.apply(
+            m.local("jitter", *(each.port for each in backends)),
+            m.route("jitter", f"[{{{m.to('jitter')}}}]"),
+            checked("jitter", "active: {type: HTTP, initialJitter: 2s, interval: 1h, http: {path: /ready}}"),
+        )
+
+        await until(lambda: all(each.times for each in backends))
+        first = [each.times[0] for each in backends]
+
+        assert max(first) - min(first) > 0.4
+
+
+@pytest.mark.proves(
+    "BackendTrafficPolicy",
+    "healthCheck.active.unhealthyThreshold",
+    "healthCheck.active.http.retriableStatuses",
+)
+async def test_an_endpoint_is_unhealthy_after_so_many_failures(site: Site) -> None:
+    """If they may pass; a status that is not among these makes it unhealthy at once."""
+
+    def policy(threshold: int) -> m.Document:
+        http = "http: {path: /patient, retriableStatuses: [503]}"
+        return checked(
+            "patient", f"active: {{type: HTTP, interval: 50ms, unhealthyThreshold: {threshold}, {http}}}"
+        )
+
+    await site.apply(m.route("patient", f"[{{{m.to('one')}}}]"), policy(1000))
+    site.one.by_path["/patient"] = 503
+    await checks(site, "/patient", 10)
+    assert await site.status("patient.test") == 200
+
+    site.one.by_path["/patient"] = 500
+    await until_answered(site, "patient.test", 503)
+
+    site.one.by_path["/patient"] = 200
+    await site.apply(policy(4))
+    site.one.by_path["/patient"] = 503
+    await until_answered(site, "patient.test", 503)
+
+
+async def until_answered(site: Site, host: str, status: int) -> None:
+    """Return when requests get this status."""
+    async with asyncio.timeout(DEADLINE_S):
+        while await site.status(host) != status:
+            pass
+
+
+@pytest.mark.proves("BackendTrafficPolicy", "healthCheck.active.healthyThreshold")
+async def test_an_endpoint_is_healthy_again_after_so_many_successes(site: Site) -> None:
+    def policy(threshold: int) -> m.Document:
+        active = f"{{type: HTTP, {FAST}, healthyThreshold: {threshold}, http: {{path: /cautious}}}}"
+        return checked("cautious", f"active: {active}")
+
+    await site.apply(m.route("cautious", f"[{{{m.to('one')}}}]"), policy(1000))
+    site.one.by_path["/cautious"] = 500
+    await until_answered(site, "cautious.test", 503)
+    site.one.by_path["/cautious"] = 200
+    # It takes a second at most until workers of Envoy know of an endpoint that has changed again.
+    await checks(site, "/cautious", 50)
+    assert await site.status("cautious.test") == 503
+
+    site.one.by_path["/cautious"] = 500
+    await site.apply(policy(4))
+    site.one.by_path["/cautious"] = 200
+    await until_answered(site, "cautious.test", 200)
 
 
 async def test_http2_backends_are_checked_over_http2(site: Site) -> None:
@@ -248,6 +440,7 @@ class HealthServer(CallServer):
         self.services: list[bytes] = []
 
 
+@pytest.mark.proves("BackendTrafficPolicy", "healthCheck.active.grpc.service")
 async def test_grpc_servers_are_asked_for_their_health(site: Site) -> None:
     server = HealthServer("calls")
     async with server.serving(), calling(site.port, "calls.test") as channel:
@@ -273,25 +466,32 @@ async def test_grpc_servers_are_asked_for_their_health(site: Site) -> None:
         assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
-async def test_events_of_checks_are_logged(site: Site, tmp_path: Path) -> None:
+@pytest.mark.proves("BackendTrafficPolicy", "healthCheck.active.healthCheckLog.*")
+@pytest.mark.parametrize(
+    ("name", "matches", "logged"),
+    [("series", "[FailureSeriesStart, HealthyTransition]", 1), ("every", "[Failure, Success]", 5)],
+)
+async def test_events_of_checks_are_logged(
+    site: Site, tmp_path: Path, name: str, matches: str, logged: int
+) -> None:
+    """The first failure of a series, or each of them."""
     file = tmp_path / "health.json"
-    log = (
-        "healthCheckLog: {matches: [FailureSeriesStart, HealthyTransition], "
-        f"sinks: [{{type: File, file: {{path: '{file}'}}}}]}}"
-    )
-    site.one.by_path["/ready"] = 500
+    log = f"healthCheckLog: {{matches: {matches}, sinks: [{{type: File, file: {{path: '{file}'}}}}]}}"
+    site.one.by_path[f"/{name}"] = 500
     await site.apply(
-        m.route("logged", f"[{{{m.to('one')}}}]"),
-        checked("logged", f"active: {{type: HTTP, {FAST}, http: {{path: /ready}}, {log}}}"),
+        m.route(name, f"[{{{m.to('one')}}}]"),
+        checked(name, f"active: {{type: HTTP, {FAST}, http: {{path: /{name}}}, {log}}}"),
     )
-    assert await site.status("logged.test") == 503
+    assert await site.status(f"{name}.test") == 503
+    await checks(site, f"/{name}", 5)
 
-    site.one.by_path["/ready"] = 200
+    site.one.by_path[f"/{name}"] = 200
     await until(lambda: "add_healthy_event" in file.read_text())
 
     events = [json.loads(line) for line in file.read_text().splitlines()]
     assert events[0]["health_checker_type"] == "HTTP"
-    assert any("health_check_failure_event" in event for event in events)
+    failures = sum("health_check_failure_event" in event for event in events)
+    assert failures == 1 if logged == 1 else failures >= logged
 
 
 async def refusing(site: Site, name: str, passive: str) -> Counter[int]:
@@ -310,12 +510,25 @@ async def refusing(site: Site, name: str, passive: str) -> Counter[int]:
     return Counter([await site.status(f"{name}.test") for _ in range(40)])
 
 
-async def test_an_endpoint_that_answers_500_is_ejected(site: Site) -> None:
-    statuses = await refusing(site, "ejected", "{consecutive5XxErrors: 2, maxEjectionPercent: 40}")
+@pytest.mark.proves(
+    "BackendTrafficPolicy",
+    "healthCheck.passive.consecutive5XxErrors",
+    "healthCheck.passive.maxEjectionPercent",
+    "healthCheck.passive.alwaysEjectOneEndpoint",
+)
+@pytest.mark.parametrize("share", ["maxEjectionPercent: 40", "alwaysEjectOneEndpoint: true"])
+async def test_an_endpoint_that_answers_500_is_ejected(site: Site, share: str) -> None:
+    """If so many may be."""
+    name = f"ejected-{share.partition(':')[0]}".lower()
+    statuses = await refusing(site, name, f"{{consecutive5XxErrors: 2, {share}}}")
 
     assert statuses == {200: 38, 500: 2}
 
 
+@pytest.mark.proves(
+    "BackendTrafficPolicy",
+    "healthCheck.passive.baseEjectionTime",
+)
 async def test_it_comes_back_after_its_time(site: Site) -> None:
     passive = (
         "{consecutive5XxErrors: 1, alwaysEjectOneEndpoint: true, baseEjectionTime: 100ms, interval: 50ms}"
@@ -327,6 +540,57 @@ async def test_it_comes_back_after_its_time(site: Site) -> None:
     await become(site, "returns.test", {"one", "two", "three"})
 
 
+@pytest.mark.slow
+@pytest.mark.proves("BackendTrafficPolicy", "healthCheck.passive.interval")
+async def test_it_does_not_come_back_before_somebody_looks(site: Site) -> None:
+    """Its time is over at once, and the next look is in an hour; by default it would be in three seconds."""
+    passive = "{consecutive5XxErrors: 1, alwaysEjectOneEndpoint: true, baseEjectionTime: 1ms, interval: 1h}"
+    await refusing(site, "unseen", passive)
+    site.two.by_path.clear()
+    loop = asyncio.get_running_loop()
+    end = loop.time() + 4
+    while loop.time() < end:
+        assert "two" not in await answering(site, "unseen.test")
+
+
+@pytest.mark.proves("BackendTrafficPolicy", "healthCheck.passive.consecutiveGatewayErrors")
+async def test_an_endpoint_whose_gateway_fails_is_ejected(site: Site) -> None:
+    """502, 503 and 504 count, and 500 does not."""
+    passive = "{consecutiveGatewayErrors: 2, consecutive5XxErrors: 10000, maxEjectionPercent: 40}"
+    assert (await refusing(site, "other-errors", passive))[500] >= 10
+
+    site.two.by_path["/"] = 502
+    statuses = Counter([await site.status("other-errors.test") for _ in range(40)])
+
+    assert statuses == {200: 38, 502: 2}
+
+
+@pytest.mark.slow
+@pytest.mark.proves("BackendTrafficPolicy", "healthCheck.passive.failurePercentageThreshold")
+async def test_an_endpoint_of_which_too_large_a_share_fails_is_ejected(site: Site) -> None:
+    """Of five at least, with fifty requests each at least between two looks."""
+    passive = (
+        "{failurePercentageThreshold: 60, consecutive5XxErrors: 100000, interval: 4s, maxEjectionPercent: 40}"
+    )
+    async with AsyncExitStack() as stack:
+        backends = [await stack.enter_async_context(Echo(f"{n}").serving()) for n in range(5)]
+        backends[0].by_path["/"] = 500
+        await site.apply(
+            m.local("quint", *(each.port for each in backends)),
+            m.route("quint", f"[{{{m.to('quint')}}}]"),
+            m.policy(
+                "BackendTrafficPolicy",
+                "quint",
+                f"{{loadBalancer: {{type: RoundRobin}}, healthCheck: {{passive: {passive}}}}}",
+                "HTTPRoute/quint",
+            ),
+        )
+
+        async with asyncio.timeout(DEADLINE_S):
+            while 500 in await asyncio.gather(*(site.status("quint.test") for _ in range(40))):
+                pass
+
+
 async def test_of_three_endpoints_none_is_ejected_by_default(site: Site) -> None:
     """It would be more than the ten percent that may be."""
     statuses = await refusing(site, "default-share", "{consecutive5XxErrors: 1}")
@@ -334,6 +598,11 @@ async def test_of_three_endpoints_none_is_ejected_by_default(site: Site) -> None
     assert statuses[500] >= 10
 
 
+@pytest.mark.proves(
+    "BackendTrafficPolicy",
+    "healthCheck.passive.splitExternalLocalOriginErrors",
+    "healthCheck.passive.consecutiveLocalOriginFailures",
+)
 async def test_failed_connections_are_counted_by_themselves(site: Site) -> None:
     passive = (
         "{splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 2, "

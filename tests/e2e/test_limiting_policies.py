@@ -85,6 +85,7 @@ def limits(*rules: str) -> dict[str, Any]:
     }
 
 
+@pytest.mark.proves("BackendTrafficPolicy", "rateLimit.global.rules[].limit.requests")
 async def test_a_policy_limits_each_user_and_the_use_is_known() -> None:
     """It holds when ``apply`` returns. What is over the limit does not reach the backend."""
     async with shop() as at:
@@ -101,6 +102,28 @@ async def test_a_policy_limits_each_user_and_the_use_is_known() -> None:
     [limit] = report["limits"]
     assert (limit["requests"], limit["unit"], limit["used"], limit["buckets"]) == (2, "YEAR", 3, 2)
     assert without["limits"] == ()
+
+
+@pytest.mark.proves("BackendTrafficPolicy", "rateLimit.global.rules[].limit.unit")
+async def test_a_limit_is_for_a_time() -> None:
+    """Here for a second, after which requests pass again."""
+    async with shop() as at:
+        await at.laptop.apply(limits(PER_USER.replace("Year", "Second")))
+        while OVER not in await at.statuses("anne", "anne", "anne"):
+            pass
+        while await at.statuses("anne") != [200]:
+            pass
+
+
+@pytest.mark.proves("BackendTrafficPolicy", "rateLimit.global.rules[].shadowMode")
+async def test_what_is_above_a_limit_in_shadow_passes_and_is_counted() -> None:
+    async with shop() as at:
+        await at.laptop.apply(limits(f"{PER_USER}shadowMode: true"))
+        answers = await at.statuses(*["anne"] * 5)
+        report = await at.laptop.limits()
+
+    assert answers == [200] * 5
+    assert [limit["used"] for limit in report["limits"]] == [5]
 
 
 async def test_an_edit_of_a_limit_keeps_the_counts() -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 import pytest_asyncio
+from google.protobuf.json_format import ParseDict
+from google.protobuf.struct_pb2 import Struct
 
 from moongate.xds.rate_limits import SERVICE
 from moongate.xds.wire import LISTENER
 from tests.e2e import manifests as m
-from tests.e2e.conftest import Site, until
+from tests.e2e.auth_servers import AuthServer
+from tests.e2e.conftest import DEADLINE_S, Site, until
 from tests.e2e.limit_service import LimitService
 
 if TYPE_CHECKING:
@@ -36,6 +40,10 @@ async def statuses(site: Site, host: str, times: int, path: str = "/", **more: A
 # -- local ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.proves(
+    "BackendTrafficPolicy",
+    "rateLimit.local.rules[].limit.requests",
+)
 async def test_what_is_above_a_local_limit_gets_429(site: Site) -> None:
     await site.apply(*limited("all", f"{{local: {{rules: [{{{TWICE}}}]}}}}"))
 
@@ -69,6 +77,18 @@ SELECTORS: dict[str, tuple[str, dict[str, Any] | None, dict[str, Any] | None]] =
     "expression": ("path: {type: RegularExpression, value: '/a[0-9]'}", {"path": "/a1"}, {"path": "/ab"}),
     "query": ("queryParams: [{name: q, value: a}]", {"path": "/?q=a"}, {"path": "/?q=b"}),
     "each-query": ("queryParams: [{name: q, type: Distinct}]", {"path": "/?q=a"}, {"path": "/?q=b"}),
+    "query-expression": (
+        "queryParams: [{name: q, type: RegularExpression, value: 'a+'}]",
+        {"path": "/?q=aa"},
+        {"path": "/?q=ab"},
+    ),
+    "other-queries": (
+        "queryParams: [{name: q, value: a, invert: true}]",
+        {"path": "/?q=b"},
+        {"path": "/?q=a"},
+    ),
+    "other-paths": ("path: {type: Exact, value: /a, invert: true}", {"path": "/b"}, {"path": "/a"}),
+    "other-methods": ("methods: [{value: GET, invert: true}]", {"method": "PUT"}, {}),
     "address": ("sourceCIDR: {value: 127.0.0.0/8}", {}, None),
     "each-address": ("sourceCIDR: {value: 127.0.0.0/8, type: Distinct}", {}, None),
     "elsewhere": ("sourceCIDR: {value: 10.0.0.0/8, invert: true}", {}, None),
@@ -82,6 +102,15 @@ SELECTORS: dict[str, tuple[str, dict[str, Any] | None, dict[str, Any] | None]] =
 
 
 @pytest.mark.parametrize("kind", SELECTORS)
+@pytest.mark.proves(
+    "BackendTrafficPolicy",
+    "rateLimit.local.rules[].clientSelectors[].headers[].*",
+    "rateLimit.local.rules[].clientSelectors[].methods[].*",
+    "rateLimit.local.rules[].clientSelectors[].path.*",
+    "rateLimit.local.rules[].clientSelectors[].queryParams[].*",
+    "rateLimit.local.rules[].clientSelectors[].sourceCIDR.value",
+    "rateLimit.local.rules[].clientSelectors[].sourceCIDR.invert",
+)
 async def test_a_selector_limits_what_it_selects(site: Site, kind: str) -> None:
     selector, within, beside = SELECTORS[kind]
     rule = f"{{clientSelectors: [{{{selector}}}], {TWICE}}}"
@@ -93,6 +122,21 @@ async def test_a_selector_limits_what_it_selects(site: Site, kind: str) -> None:
         assert await statuses(site, f"{kind}.test", 2, **beside) == [200, 200]
 
 
+@pytest.mark.proves("BackendTrafficPolicy", "rateLimit.local.rules[].limit.unit")
+async def test_a_local_limit_is_for_a_time(site: Site) -> None:
+    """Here for a second, after which requests pass again."""
+    await site.apply(*limited("moment", "{local: {rules: [{limit: {requests: 1, unit: Second}}]}}"))
+    async with asyncio.timeout(DEADLINE_S):
+        while await site.status("moment.test") != 429:
+            pass
+        while await site.status("moment.test") != 200:
+            pass
+
+
+@pytest.mark.proves(
+    "BackendTrafficPolicy",
+    "rateLimit.local.rules[].clientSelectors[].methods[].value",
+)
 async def test_several_methods_have_one_limit(site: Site) -> None:
     rule = f"{{clientSelectors: [{{methods: [{{value: GET}}, {{value: PUT}}]}}], {TWICE}}}"
     await site.apply(*limited("methods", f"{{local: {{rules: [{rule}]}}}}"))
@@ -100,6 +144,21 @@ async def test_several_methods_have_one_limit(site: Site) -> None:
     assert await statuses(site, "methods.test", 1, method="PUT") == [200]
     assert await statuses(site, "methods.test", 2) == [200, 429]
     assert await statuses(site, "methods.test", 1, method="DELETE") == [200]
+
+
+@pytest.mark.parametrize(("kind", "other"), [("Distinct", 200), ("Exact", 429)])
+@pytest.mark.proves("BackendTrafficPolicy", "rateLimit.local.rules[].clientSelectors[].sourceCIDR.type")
+async def test_addresses_of_a_block_have_a_limit_each_or_one_together(
+    site: Site, kind: str, other: int
+) -> None:
+    rule = f"{{clientSelectors: [{{sourceCIDR: {{value: 127.0.0.0/8, type: {kind}}}}}], {TWICE}}}"
+    name = f"block-{kind}".lower()
+    await site.apply(*limited(name, f"{{local: {{rules: [{rule}]}}}}"))
+    context = site.authority.client_context()
+    transport = httpx.AsyncHTTPTransport(local_address="127.0.0.2", verify=context)
+    async with httpx.AsyncClient(transport=transport, trust_env=False) as neighbour:
+        assert await statuses(site, f"{name}.test", 3) == [200, 200, 429]
+        assert await site.status(f"{name}.test", client=neighbour) == other
 
 
 async def test_what_no_rule_selects_has_the_limit_of_the_rule_without_selectors(site: Site) -> None:
@@ -125,6 +184,10 @@ async def test_more_clients_than_envoy_tells_apart_by_itself_are_told_apart(site
     assert answers == [200] * 40 + [429] * 40
 
 
+@pytest.mark.proves(
+    "BackendTrafficPolicy",
+    "rateLimit.local.rules[].shadowMode",
+)
 async def test_in_shadow_mode_all_pass(site: Site) -> None:
     """Envoy knows the field, although our messages do not."""
     rule = f"{{clientSelectors: [{{path: {{value: /}}}}], {TWICE}, shadowMode: true}}"
@@ -133,6 +196,10 @@ async def test_in_shadow_mode_all_pass(site: Site) -> None:
     assert await statuses(site, "shadow.test", 4) == [200] * 4
 
 
+@pytest.mark.proves(
+    "BackendTrafficPolicy",
+    "rateLimit.local.rules[].xRateLimitHeaders",
+)
 async def test_a_rule_says_whether_responses_tell_what_is_left(site: Site) -> None:
     def rule(user: str, more: str) -> str:
         return f"{{clientSelectors: [{{headers: [{{name: x-user, value: {user}}}]}}], {TWICE}{more}}}"
@@ -174,6 +241,7 @@ async def serving(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Async
 @pytest.fixture
 def service(serving: LimitService) -> LimitService:
     serving.asked.clear()
+    serving.limits.clear()
     serving.over = False
     return serving
 
@@ -200,6 +268,45 @@ ENTRIES: dict[str, tuple[str, dict[str, Any], list[tuple[str, str]] | None]] = {
         {"headers": {"x-user": "ali"}},
         [("rule-0-match-0", "ali")],
     ),
+    "g-pattern": (
+        "headers: [{name: x-user, type: RegularExpression, value: 'a.*'}]",
+        {"headers": {"x-user": "ali"}},
+        [entry("rule-0-match-0")],
+    ),
+    "g-no-pattern": (
+        "headers: [{name: x-user, type: RegularExpression, value: 'a.*'}]",
+        {"headers": {"x-user": "bob"}},
+        None,
+    ),
+    "g-others": (
+        "headers: [{name: x-user, value: ali, invert: true}]",
+        {"headers": {"x-user": "bob"}},
+        [entry("rule-0-match-0")],
+    ),
+    "g-other-methods": ("methods: [{value: GET, invert: true}]", {"method": "PUT"}, [entry("rule-0-method")]),
+    "g-no-other-method": ("methods: [{value: GET, invert: true}]", {}, None),
+    "g-other-paths": (
+        "path: {type: Exact, value: /a, invert: true}",
+        {"path": "/a/b"},
+        [entry("rule-0-path")],
+    ),
+    "g-no-other-path": ("path: {type: Exact, value: /a, invert: true}", {"path": "/a"}, None),
+    "g-expression": (
+        "path: {type: RegularExpression, value: '/a[0-9]'}",
+        {"path": "/a1"},
+        [entry("rule-0-path")],
+    ),
+    "g-query-expression": (
+        "queryParams: [{name: q, type: RegularExpression, value: 'a+'}]",
+        {"path": "/?q=aa"},
+        [entry("rule-0-match-0")],
+    ),
+    "g-other-queries": (
+        "queryParams: [{name: q, value: a, invert: true}]",
+        {"path": "/?q=b"},
+        [entry("rule-0-match-0")],
+    ),
+    "g-no-other-query": ("queryParams: [{name: q, value: a, invert: true}]", {"path": "/?q=a"}, None),
     "g-method": ("methods: [{value: GET}, {value: PUT}]", {"method": "PUT"}, [entry("rule-0-method")]),
     "g-path": ("path: {value: /a}", {"path": "/a/b"}, [entry("rule-0-path")]),
     "g-query": (
@@ -227,6 +334,10 @@ ENTRIES: dict[str, tuple[str, dict[str, Any], list[tuple[str, str]] | None]] = {
 
 
 @pytest.mark.parametrize("kind", ENTRIES)
+@pytest.mark.proves(
+    "BackendTrafficPolicy",
+    "rateLimit.global.rules[].clientSelectors[].*",
+)
 async def test_the_service_is_asked_in_the_words_of_envoy_gateway(
     site: Site, service: LimitService, kind: str
 ) -> None:
@@ -251,6 +362,10 @@ async def test_what_the_service_refuses_gets_429(site: Site, service: LimitServi
     assert "x-envoy-ratelimited" not in refused.headers
 
 
+@pytest.mark.proves(
+    "BackendTrafficPolicy",
+    "rateLimit.global.rules[].xRateLimitHeaders",
+)
 async def test_a_rule_says_whether_responses_tell_what_the_service_says(
     site: Site, service: LimitService
 ) -> None:
@@ -263,6 +378,11 @@ async def test_a_rule_says_whether_responses_tell_what_the_service_says(
     assert "x-ratelimit-remaining" not in answer.headers
 
 
+@pytest.mark.proves(
+    "BackendTrafficPolicy",
+    "rateLimit.global.rules[].cost.request.number",
+    "rateLimit.global.rules[].cost.response.number",
+)
 async def test_a_request_says_what_it_costs_and_its_response_too(site: Site, service: LimitService) -> None:
     cost = "cost: {request: {from: Number, number: 0}, response: {from: Number, number: 3}}"
     await site.apply(*limited("g-cost", f"{{global: {{rules: [{{{TWICE}, {cost}}}]}}}}"))
@@ -272,6 +392,77 @@ async def test_a_request_says_what_it_costs_and_its_response_too(site: Site, ser
     assert [asked[1] for asked in service.asked] == [0, 3]
 
 
+@pytest.mark.proves("BackendTrafficPolicy", "rateLimit.type")
+@pytest.mark.parametrize(("kind", "asked", "status"), [("Local", 0, 429), ("Global", 2, 200), (None, 2, 429)])
+async def test_a_type_leaves_the_other_limits_out(
+    site: Site, service: LimitService, kind: str | None, asked: int, status: int
+) -> None:
+    said = f"type: {kind}, " if kind else ""
+    local = "local: {rules: [{limit: {requests: 1, unit: Hour}}]}"
+    name = f"typed-{kind or 'none'}".lower()
+    await site.apply(*limited(name, f"{{{said}global: {{rules: [{{{TWICE}}}]}}, {local}}}"))
+
+    assert await statuses(site, f"{name}.test", 2) == [200, status]
+    # What is above a local limit is not asked about.
+    assert len(service.asked) == (1 if kind is None else asked)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def noting(site: Site) -> AsyncGenerator[AuthServer]:
+    """An auth server that lets all pass, and tells the limits what it knows of them."""
+    async with AuthServer().serving() as server:
+        await site.apply(m.local("noting", server.port))
+        yield server
+
+
+def noted(name: str, rule: str) -> tuple[m.Document, m.Document]:
+    """A route on which the auth server is asked before the limits, and a limit."""
+    auth = f"{{backendRef: {m.backend_ref('noting')}, protocol: GRPC, grpc: {{}}}}"
+    filters = f"filters: [{{type: ExternalAuth, externalAuth: {auth}}}]"
+    _, policy = limited(name, f"{{global: {{rules: [{{{rule}}}]}}}}")
+    return m.route(name, f"[{{{filters}, {m.to('one')}}}]"), policy
+
+
+NOTED = "namespace: envoy.filters.http.ext_authz"
+KEY = {"x-key": "sesame"}
+
+
+@pytest.mark.proves("BackendTrafficPolicy", "rateLimit.global.rules[].limit.fromMetadata.*")
+async def test_a_limit_is_what_a_filter_before_says(
+    site: Site, service: LimitService, noting: AuthServer
+) -> None:
+    noting.noted = ParseDict({"plan": {"requests_per_unit": 7, "unit": "MINUTE"}}, Struct())
+    limit = f"limit: {{requests: 2, unit: Hour, fromMetadata: {{{NOTED}, key: plan}}}}"
+    await site.apply(*noted("g-plan", limit))
+
+    assert await site.status("g-plan.test", headers=KEY) == 200
+    assert service.limits == [(7, "MINUTE")]
+
+
+@pytest.mark.proves(
+    "BackendTrafficPolicy",
+    "rateLimit.global.rules[].cost.request.metadata.*",
+    "rateLimit.global.rules[].cost.response.metadata.*",
+)
+async def test_a_cost_is_what_a_filter_before_says(
+    site: Site, service: LimitService, noting: AuthServer
+) -> None:
+    noting.noted = ParseDict({"size": 5, "after": 6}, Struct())
+    request, response = (
+        f"{{from: Metadata, metadata: {{{NOTED}, key: {key}}}}}" for key in ("size", "after")
+    )
+    cost = f"cost: {{request: {request}, response: {response}}}"
+    await site.apply(*noted("g-metadata", f"{TWICE}, {cost}"))
+
+    assert await site.status("g-metadata.test", headers=KEY) == 200
+    await until(lambda: len(service.asked) == 2)
+    assert [asked[1] for asked in service.asked] == [5, 6]
+
+
+@pytest.mark.proves(
+    "BackendTrafficPolicy",
+    "rateLimit.global.rules[].shared",
+)
 async def test_each_domain_is_asked_about_once(site: Site, service: LimitService) -> None:
     """The listener, the policy of the route, and that of the Gateway which it merges into."""
     shared = f"{{{TWICE}, shared: true}}"

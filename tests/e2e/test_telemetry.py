@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import grpc
 import httpx
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -162,6 +165,100 @@ async def test_opentelemetry_gets_spans(place: Place) -> None:
     assert attributes(span.attributes)["user"] == "ann"
     resource = attributes(place.collector.traces[-1].resource_spans[0].resource.attributes)
     assert (resource["service.name"], resource["team"]) == ("gateway.default", "shop")
+
+
+SAMPLED: dict[str, tuple[str, dict[str, str], bool]] = {
+    "all": ("{}", {}, True),
+    "none": ("{samplingFraction: {numerator: 0}}", {}, False),
+    "one-of-one": ("{samplingFraction: {numerator: 1, denominator: 1}}", {}, True),
+    "hardly-any": ("{samplingFraction: {numerator: 1, denominator: 1000000}}", {}, False),
+    "those-that-ask": (
+        "{samplingFraction: {numerator: 0}, clientSamplingFraction: {numerator: 1, denominator: 1}}",
+        {"x-client-trace-id": "1"},
+        True,
+    ),
+    "hardly-those-that-ask": (
+        "{samplingFraction: {numerator: 0}, clientSamplingFraction: {numerator: 1, denominator: 1000000}}",
+        {"x-client-trace-id": "1"},
+        False,
+    ),
+    "none-at-all": ("{overallSamplingFraction: {numerator: 0}}", {}, False),
+    "one-of-one-overall": ("{overallSamplingFraction: {numerator: 1, denominator: 1}}", {}, True),
+    "hardly-any-overall": ("{overallSamplingFraction: {numerator: 1, denominator: 1000000}}", {}, False),
+}
+"""The ``tracing`` of a policy, the headers of a request, and whether it has a span."""
+
+
+def tracing(name: str, body: str) -> tuple[m.Document, m.Document]:
+    """A route whose policy says which requests have spans, and what these say."""
+    policy = m.policy("BackendTrafficPolicy", name, f"telemetry: {{tracing: {body}}}", f"HTTPRoute/{name}")
+    return m.route(name, f"[{{{m.to('one')}}}]"), policy
+
+
+@pytest.mark.slow
+@pytest.mark.proves(
+    "BackendTrafficPolicy",
+    "telemetry.tracing.samplingFraction.*",
+    "telemetry.tracing.clientSamplingFraction.*",
+    "telemetry.tracing.overallSamplingFraction.*",
+)
+async def test_a_policy_says_which_requests_have_spans(place: Place) -> None:
+    await place.laptop.apply([each for name in SAMPLED for each in tracing(name, SAMPLED[name][0])])
+    url = f"http://{ADDRESS}:{place.port}/sampled"
+    # Over one connection, so by one worker of Envoy, which sends its spans in order.
+    async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+        for name, (_, headers, _) in SAMPLED.items():
+            answer = await client.get(url, headers={"host": f"{name}.test", **headers})
+            assert answer.status_code == 200
+        await client.get(f"{url}-last", headers={"host": "one.test"})
+    await until(lambda: any("/sampled-last" in str(span) for span in place.collector.spans()))
+
+    hosts = {
+        urlsplit(attributes(span.attributes).get("http.url", "")).hostname for span in place.collector.spans()
+    }
+    assert {name for name in SAMPLED if f"{name}.test" in hosts} == {
+        name for name, (_, _, traced) in SAMPLED.items() if traced
+    }
+
+
+SPAN = """
+tags: {caller: "%REQ(X-USER)%"}
+customTags:
+  literal: {type: Literal, literal: {value: fixed}}
+  header: {type: RequestHeader, requestHeader: {name: x-user, defaultValue: nobody}}
+  missing: {type: RequestHeader, requestHeader: {name: x-missing, defaultValue: nobody}}
+  variable: {type: Environment, environment: {name: PATH, defaultValue: none}}
+  unset: {type: Environment, environment: {name: NO_SUCH_VARIABLE, defaultValue: none}}
+spanName: {client: "asked for %REQ(:PATH)%", server: "went to %REQ(:PATH)%"}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.proves(
+    "BackendTrafficPolicy",
+    "telemetry.tracing.tags",
+    "telemetry.tracing.customTags[].*",
+    "telemetry.tracing.spanName.client",
+    "telemetry.tracing.spanName.server",
+)
+async def test_a_policy_says_what_spans_are_called_and_what_they_say(place: Place) -> None:
+    await place.laptop.apply([*tracing("spelled", msgspec.json.encode(m.spec(SPAN)).decode())])
+    async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+        headers = {"host": "spelled.test", "x-user": "ann"}
+        await client.get(f"http://{ADDRESS}:{place.port}/spelled", headers=headers)
+    names = {"asked for /spelled", "went to /spelled"}
+    await until(lambda: names <= {span.name for span in place.collector.spans()})
+
+    span = next(span for span in place.collector.spans() if span.name == "asked for /spelled")
+    expected = {
+        "caller": "ann",
+        "literal": "fixed",
+        "header": "ann",
+        "missing": "nobody",
+        "variable": os.environ["PATH"],
+        "unset": "none",
+    }
+    assert expected.items() <= attributes(span.attributes).items()
 
 
 async def test_opentelemetry_gets_statistics(place: Place) -> None:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from tests.e2e import manifests as m
+from tests.e2e.backends import EchoOverHttp2
 from tests.e2e.calls import Call, CallServer
 from tests.e2e.conftest import Site, until
 from tests.ports import free_port
@@ -58,6 +60,11 @@ async def answers(site: Site, host: str, *, port: int = 0, times: int = 200) -> 
 
 
 @pytest.mark.parametrize("kind", ["RoundRobin", "LeastRequest", "Random"])
+@pytest.mark.proves(
+    "BackendTrafficPolicy",
+    "loadBalancer.zoneAware.weightedZones[].zone",
+    "loadBalancer.zoneAware.weightedZones[].weight",
+)
 async def test_zones_get_their_shares_whatever_the_number_of_their_endpoints_is(
     site: Site, kind: str
 ) -> None:
@@ -108,6 +115,12 @@ async def test_backends_of_a_rule_keep_their_weights(site: Site) -> None:
     assert found["two"] > found["one"]
 
 
+@pytest.mark.proves(
+    "BackendTrafficPolicy",
+    "loadBalancer.zoneAware.preferLocal.minEndpointsThreshold",
+    "loadBalancer.zoneAware.preferLocal.percentageEnabled",
+    "loadBalancer.zoneAware.preferLocal.force.minEndpointsInZoneThreshold",
+)
 async def test_requests_stay_in_the_zone_of_the_proxy(site: Site) -> None:
     """The proxy compares its own zone with the zones of its fleet, which a bootstrap says on a laptop."""
     port = free_port()
@@ -128,36 +141,73 @@ async def test_requests_stay_in_the_zone_of_the_proxy(site: Site) -> None:
 
     assert set(await answers(site, "near.test", port=port, times=40)) == {"one"}
 
-    few = "preferLocal: {minEndpointsThreshold: 4}"
-    await site.apply(policy("near", f"{{type: RoundRobin, zoneAware: {{{few}}}}}"))
+    everywhere = (
+        "preferLocal: {minEndpointsThreshold: 4}",
+        # With two endpoints for a zone to be enough, the one that is there gets its share alone.
+        "preferLocal: {minEndpointsThreshold: 1, force: {minEndpointsInZoneThreshold: 2}}",
+        local.replace("{min", "{percentageEnabled: 0, min", 1),
+    )
+    for other in everywhere:
+        await site.apply(policy("near", f"{{type: RoundRobin, zoneAware: {{{other}}}}}"))
 
-    assert set(await answers(site, "near.test", port=port, times=40)) == {"one", "two", "three"}
+        assert set(await answers(site, "near.test", port=port, times=40)) == {"one", "two", "three"}
 
 
 class LoadServer(CallServer):
     """Reports the load of an endpoint on a port of its own."""
 
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.periods_s: list[int] = []
+
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
         self.calls.append(Call(handler_call_details.method, {}))
 
-        async def answer(_message: bytes, _context: object) -> AsyncIterator[bytes]:
+        async def answer(message: bytes, _context: object) -> AsyncIterator[bytes]:
+            # The message has one field, which is a Duration.
+            self.periods_s.append(Duration.FromString(message[2:]).seconds)
             yield b""  # a report without figures
             await asyncio.Event().wait()
 
         return grpc.unary_stream_rpc_method_handler(answer)  # pyright: ignore[reportArgumentType] - it is async
 
 
+def asked_for_load(name: str, out_of_band: str) -> m.Document:
+    band = f"outOfBand: {out_of_band}"
+    return policy(name, f"{{type: BackendUtilization, backendUtilization: {{{band}}}}}")
+
+
+@pytest.mark.proves(
+    "BackendTrafficPolicy",
+    "loadBalancer.backendUtilization.outOfBand.port",
+    "loadBalancer.backendUtilization.outOfBand.reportingPeriod",
+)
 async def test_load_is_asked_for_on_a_port_of_its_own(site: Site) -> None:
     """Our protobuf modules do not know the fields that say it; Envoy does."""
     server = LoadServer("load")
     async with server.serving():
-        band = f"outOfBand: {{port: {server.port}, authority: load.test, reportingPeriod: 1s}}"
         await site.apply(
             m.route("asked", f"[{{{m.to('one')}}}]"),
-            policy("asked", f"{{type: BackendUtilization, backendUtilization: {{{band}}}}}"),
+            asked_for_load("asked", f"{{port: {server.port}, reportingPeriod: 7s}}"),
         )
         assert await site.status("asked.test") == 200
 
-        await until(lambda: bool(server.calls))
+        await until(lambda: bool(server.periods_s))
 
     assert server.calls[0].method == "/xds.service.orca.v3.OpenRcaService/StreamCoreMetrics"
+    assert server.periods_s[0] == 7
+
+
+@pytest.mark.proves("BackendTrafficPolicy", "loadBalancer.backendUtilization.outOfBand.authority")
+async def test_load_is_asked_for_by_a_name(site: Site) -> None:
+    server = EchoOverHttp2("load")
+    async with server.serving():
+        await site.apply(
+            m.route("by-name", f"[{{{m.to('one')}}}]"),
+            asked_for_load("by-name", f"{{port: {server.port}, authority: load.test}}"),
+        )
+        assert await site.status("by-name.test") == 200
+
+        await until(lambda: bool(server.requests))
+
+    assert server.requests[0].header(":authority") == "load.test"

@@ -51,6 +51,7 @@ def test_an_entry_is_on_if_it_has_the_field_of_its_type(
 
 def test_in_the_older_field_the_type_is_enough() -> None:
     assert on("compression", {"type": "Zstd"}, {"type": "Gzip"}) == {"gzip": False, "zstd": True}
+    assert on("compression", ZSTD, WRONG) == {"gzip": False, "zstd": True}
 
 
 def test_the_length_from_which_on_responses_are_compressed_is_the_filters() -> None:

@@ -34,6 +34,15 @@ def http(**more: Any) -> dict[str, Any]:
     return {"active": {"type": "HTTP", "http": {"path": "/", **more}}}
 
 
+def test_bytes_that_a_check_sends_are_hexadecimal_however_they_are_written() -> None:
+    """Envoy sends nothing of what stands in its field for bytes."""
+    for send in ({"type": "Text", "text": "hi"}, {"type": "Binary", "binary": "aGk="}):
+        cluster, _ = on_cluster(FEATURE, {"active": {"type": "TCP", "tcp": {"send": send}}})
+
+        [check] = cluster["health_checks"]
+        assert check["tcp_health_check"]["send"] == {"text": "6869"}
+
+
 def test_the_defaults_are_those_of_the_crd() -> None:
     """Envoy demands these four; the others are its own defaults."""
     cluster, options = on_cluster(FEATURE, {"active": TCP, "passive": {}})

@@ -153,6 +153,13 @@ def test_what_has_no_effect_is_hinted_at(spec: dict[str, Any], paths: list[str])
     assert [hint.path for hint in LOCAL.hints(effective(LOCAL, spec).value)] == paths
 
 
+def test_a_local_limit_is_the_same_whatever_it_says_of_costs_and_of_sharing() -> None:
+    costly = {"cost": {"request": {"from": "Number", "number": 2}}, "shared": True}
+    selected = selecting(path={"value": "/a"})
+
+    assert local_route(local(HOUR | costly, selected | costly)) == local_route(local(HOUR, selected))
+
+
 def test_the_listener_says_whether_responses_tell_what_is_left() -> None:
     """Its policy goes before that of a rule."""
     loud = local({**HOUR, "xRateLimitHeaders": "DraftVersion03"})
@@ -228,6 +235,24 @@ def test_a_limit_and_a_cost_can_come_from_metadata() -> None:
     assert "hits_addend" not in before
     assert after["hits_addend"] == {"format": "%DYNAMIC_METADATA(n:k)%"}
     assert after["apply_on_stream_done"] is True
+
+
+@pytest.mark.parametrize("of", ["request", "response"])
+def test_a_cost_is_what_is_set_whatever_it_says_it_is_from(of: str) -> None:
+    """As in Envoy Gateway."""
+    number = {"number": 3}
+    metadata = {"metadata": {"namespace": "shop", "key": "size"}}
+
+    def built(source: str, cost: dict[str, Any]) -> Any:
+        assert GLOBAL.http_filter is not None
+        assert GLOBAL.http_filter.of_match is not None
+        limits = effective(GLOBAL, shared({**HOUR, "cost": {of: {"from": source, **cost}}}))
+        at = MatchedRule("rule", path=HTTPPathMatch(), route="r", listener="l")
+        return plain(GLOBAL.http_filter.of_match(limits, at))
+
+    assert built("Metadata", number) == built("Number", number)
+    assert built("Number", metadata) == built("Metadata", metadata)
+    assert built("Number", number) != built("Number", metadata)
 
 
 def test_rules_merge_as_lists_of_which_the_more_specific_comes_first() -> None:

@@ -7,9 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from moongate.api.admission import checked
 from moongate.engine import Db
 from moongate.features.base import Effective
-from moongate.features.response_override import FEATURE, ResponseOverrides, check
+from moongate.features.response_override import FEATURE, ResponseOverride, ResponseOverrides, check
+from tests.core import Core
 from tests.features.backends import OWNER, plain
 
 STATUS = {"statusCodes": [{"value": 404}]}
@@ -101,3 +103,35 @@ def test_a_redirect_says_what_it_changes_and_a_status() -> None:
         "scheme_redirect": "https",
     }
     assert action["typed_config"]["status_code"] == 302
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"response": {"header": {"remove": ["x-a"]}}},
+        {"redirect": {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/b"}}},
+        {"response": {}, "redirect": {}},
+    ],
+)
+def test_what_the_crd_refuses(entry: dict[str, Any]) -> None:
+    _, problems = checked(ResponseOverride, {"match": STATUS, **entry})
+
+    assert problems != []
+
+
+def test_a_page_is_of_a_kind_whatever_group_is_written() -> None:
+    """As in Envoy Gateway."""
+    core = Core(
+        "{apiVersion: v1, kind: ConfigMap, metadata: {name: page, namespace: default}, "
+        "data: {response.body: sorry}}"
+    )
+    assert FEATURE.http_filter is not None
+    built: list[Any] = []
+    for group in ("", "apps"):
+        ref = {"group": group, "kind": "ConfigMap", "name": "page"}
+        override = {"match": STATUS, "response": {"body": {"type": "ValueRef", "valueRef": ref}}}
+        assert list(check(core.db, value(override))) == []
+        built.append(plain(FEATURE.http_filter.chain(core.db, value(override))))
+
+    assert built[0] == built[1]
+    assert "sorry" in str(built[0])

@@ -152,7 +152,8 @@ def _active(edit: ClusterEdit, active: ActiveHealthCheck) -> EnvoyHealthCheck:
         case "TCP":
             built.tcp_health_check.SetInParent()
             if active.tcp is not None and active.tcp.send is not None:
-                built.tcp_health_check.send.CopyFrom(_payload(active.tcp.send))
+                # Of the bytes that it sends over a connection, Envoy knows only those of a text.
+                built.tcp_health_check.send.text = _bytes(active.tcp.send).hex()
             if active.tcp is not None and active.tcp.receive is not None:
                 built.tcp_health_check.receive.append(_payload(active.tcp.receive))
         case "GRPC":
