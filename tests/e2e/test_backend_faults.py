@@ -268,13 +268,17 @@ BALANCERS = {
 """The rows of load_balancer.md."""
 
 
-def table(page: str) -> dict[str, dict[str, str]]:
-    """The table of faults of a feature's page: row → column → cell."""
-    text = (FEATURES / f"{page}.md").read_text("utf-8").partition("\n## When an endpoint has a fault\n")[2]
-    lines = [line for line in text.partition("\n## ")[0].splitlines() if line.startswith("|")]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    columns, _, *rest = rows
+def rows(page: Path, heading: str) -> dict[str, dict[str, str]]:
+    """The table below a heading of a page: row → column → cell."""
+    section = page.read_text("utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    columns, _, *rest = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {row[0]: dict(zip(columns[1:], row[1:], strict=True)) for row in rest}
+
+
+def table(page: str) -> dict[str, dict[str, str]]:
+    """The table of faults of a feature's page."""
+    return rows(FEATURES / f"{page}.md", "When an endpoint has a fault")
 
 
 class Remedy(NamedTuple):
@@ -458,9 +462,11 @@ def cells() -> Iterator[Any]:
 
 async def test_each_page_has_each_row() -> None:
     """What has no row is not tested."""
-    rows = {page: list(table(page)) for page in ("load_balancer", "retry", "health_check", "circuit_breaker")}
+    named = {
+        page: list(table(page)) for page in ("load_balancer", "retry", "health_check", "circuit_breaker")
+    }
 
-    assert rows == {
+    assert named == {
         "load_balancer": list(BALANCERS),
         "retry": list(FAULTS),
         "health_check": [*FAULTS, "is over it"],

@@ -42,7 +42,9 @@ async def with_cookies(site: Site, name: str, cookies: list[str]) -> tuple[list[
 
 async def by_user(site: Site, name: str, path: str = "/") -> list[str]:
     """Who answers each user; they say who they are."""
-    return [(await site.reached(f"{name}.test", path, headers={"x-user": f"user-{n}"})).by for n in range(USERS)]
+    return [
+        (await site.reached(f"{name}.test", path, headers={"x-user": f"user-{n}"})).by for n in range(USERS)
+    ]
 
 
 def is_a_tenth(answers: list[str]) -> bool:
