@@ -90,7 +90,7 @@ async def test_as_many_tries_reach_the_backend_as_the_page_says(
 @pytest.mark.parametrize("fault", ["resets them", "answers 500", "is slow"])
 async def test_an_order_reaches_a_backend_once_whatever_becomes_of_it(site: Site, fault: str) -> None:
     """Other requests of the route are tried again; a connection that fails is one try that reached nobody."""
-    name = f"orders-{fault.split()[0]}"
+    name = f"orders-{fault.split(maxsplit=1)[0]}"
     orders = f"{TIMEOUT}, retry: {{numRetries: 1, retryOn: {{triggers: [connect-failure]}}}}"
     async with Faulty("one").serving() as endpoint:
         rule = m.to(name)
