@@ -12,6 +12,7 @@ import ssl
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from itertools import product
 from pathlib import Path
 from socket import SO_LINGER, SOL_SOCKET
 from struct import pack
@@ -449,13 +450,18 @@ def limits(fault: str) -> str:
     return f"timeout: {{http: {{requestTimeout: {'300ms' if fault in SLOW else '15s'}}}}}"
 
 
+SHORT = {*product(["`RoundRobin`"], FAULTS), *product(BALANCERS, ["hangs", "answers 500"])}
+"""What runs always: all faults once, and two of them with each load balancer that is not like another."""
+
+
 def cells() -> Iterator[Any]:
     """Each cell of the page of load balancers, with each fault."""
     for balancer, columns in table("load_balancer").items():
         for column, cell in columns.items():
-            for remedy in (name for name in REMEDIES if name.startswith(column)):
+            for remedy in (name for name in REMEDIES if name.startswith(column.rstrip("`"))):
                 for fault in FAULTS:
-                    marks = pytest.mark.long if BALANCERS[balancer].long else ()
+                    long = BALANCERS[balancer].long or (balancer, fault) not in SHORT
+                    marks = pytest.mark.long if long else ()
                     name = f"{balancer}-{remedy}-{fault}".replace("`", "")
                     yield pytest.param(balancer, remedy, fault, cell, marks=marks, id=name)
 
@@ -494,7 +500,7 @@ async def test_clients_see_what_the_pages_say(
         assert CONCERNED[cell](seen, bad)
         if cell.startswith("soon"):
             assert t.faulty.taken == 0
-        else:
+        elif REMEDIES[remedy].page == "retry":
             assert in_time(said, seen)
 
 
