@@ -28,6 +28,32 @@ def gateway(name: str, listeners: str, *, namespace: str = "default", **more: An
     )
 
 
+def gateway_in_zone(zone: str, name: str, port: int) -> tuple[Document, Document]:
+    """A Gateway whose proxy is in a zone, as is all of its fleet; and the EnvoyProxy that says so."""
+    bootstrap = f"""
+node: {{locality: {{zone: {zone}}}}}
+cluster_manager: {{local_cluster_name: own-fleet}}
+static_resources:
+  clusters:
+  - name: own-fleet
+    type: STATIC
+    load_assignment:
+      cluster_name: own-fleet
+      endpoints:
+      - locality: {{zone: {zone}}}
+        lb_endpoints:
+        - endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 1}}}}}}
+"""
+    ref = {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": name}
+    settings = {"bootstrap": {"type": "Merge", "value": bootstrap}}
+    return (
+        _document(ENVOY, "EnvoyProxy", name, settings, "default"),
+        gateway(
+            name, f"[{{name: http, port: {port}, protocol: HTTP}}]", infrastructure={"parametersRef": ref}
+        ),
+    )
+
+
 def listener_set(name: str, listeners: str, *, of: str, namespace: str = "default") -> Document:
     """A ListenerSet of a Gateway of namespace ``default``; ``listeners`` is a YAML list."""
     body = {"parentRef": {"name": of, "namespace": "default"}, "listeners": spec(listeners)}

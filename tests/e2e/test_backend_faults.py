@@ -1,42 +1,49 @@
 """One endpoint of three has a fault: what clients see, for each load balancer and each remedy.
 
-The pages of features promise it: with retries nobody notices, with health checks the endpoint gets no
-requests until it is back, and with a circuit breaker the rest is not held up.
+The pages of the features promise it in tables, and these tables are what is tested: that of the load balancer
+says who is concerned, that of a remedy says what they see of each fault.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from contextlib import asynccontextmanager, suppress
+import re
+import ssl
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from itertools import product
+from pathlib import Path
 from socket import SO_LINGER, SOL_SOCKET
 from struct import pack
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import httpx
 import pytest
+import pytest_asyncio
+from msgspec import Struct, field
 
 from tests.e2e import manifests as m
-from tests.e2e.backends import Echo
 from tests.e2e.conftest import DEADLINE_S, Site
+from tests.ports import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Iterator
 
 pytestmark = [pytest.mark.envoy, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
-BALANCERS = [
-    "RoundRobin",
-    pytest.param("LeastRequest", marks=pytest.mark.long),
-    pytest.param("Random", marks=pytest.mark.long),
-]
-FAULTS = ["refuses", "hangs", "resets", "answers 500", "is slow"]
+FEATURES = Path(__file__).parents[2] / "src" / "moongate" / "features"
 REQUESTS = 60
+USERS = 30
+TIMEOUT_S = 0.3
+TRY_S = 0.15
 SLOW_S = 0.6
+EJECTED_S = 2.0
 
 
 class Faulty:
-    """A port behind which a backend stands, and a fault that comes and goes.
+    """An endpoint that may have a fault.
 
     Attributes:
         port: where it is reached.
@@ -44,8 +51,8 @@ class Faulty:
         taken: how many requests have come, besides those of health checks.
     """
 
-    def __init__(self, backend: Echo) -> None:
-        self.backend = backend
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.port = 0
         self.fault = ""
         self.taken = 0
@@ -64,7 +71,7 @@ class Faulty:
     def begin(self, fault: str) -> None:
         """Have a fault from now on."""
         self.fault = fault
-        if fault == "refuses":
+        if fault == "refuses connections":
             self.break_off()
 
     def end(self) -> None:
@@ -81,12 +88,12 @@ class Faulty:
         self._open.add(writer)
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             while True:
-                if self.fault == "refuses":
+                if self.fault == "refuses connections":
                     self._reset(writer)
                     break
                 head = await reader.readuntil(b"\r\n\r\n")
                 self.taken += b"/ready" not in head
-                if self.fault == "resets":
+                if self.fault == "resets them":
                     self._reset(writer)
                     break
                 if self.fault == "hangs":
@@ -94,243 +101,499 @@ class Faulty:
                     break
                 if self.fault == "is slow":
                     await asyncio.sleep(SLOW_S)
-                status = 500 if self.fault == "answers 500" else 200
-                name = self.backend.name.encode()
-                writer.write(b"HTTP/1.1 %d X\r\nx-backend: %s\r\ncontent-length: 0\r\n\r\n" % (status, name))
+                writer.write(self._answer())
                 await writer.drain()
         self._open.discard(writer)
         writer.close()
+
+    def _answer(self) -> bytes:
+        """With a report of its load, which is about errors when it answers with such."""
+        failing = self.fault == "answers 500"
+        report = f"TEXT cpu_utilization=0.2,rps_fractional=10,eps={10 if failing else 0}"
+        head = f"HTTP/1.1 {500 if failing else 200} X\r\nx-backend: {self.name}\r\n"
+        return f"{head}endpoint-load-metrics: {report}\r\ncontent-length: 0\r\n\r\n".encode()
 
     @staticmethod
     def _reset(writer: asyncio.StreamWriter) -> None:
         writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, pack("ii", 1, 0))
 
 
-class Seen:
-    """What clients saw of some requests."""
-
-    def __init__(self) -> None:
-        self.statuses: Counter[int] = Counter()
-        self.by: Counter[str] = Counter()
-        self.longest_s = 0.0
+Asks = Callable[[int, tuple[Faulty, ...]], dict[str, Any]]
+"""What the request of a user has, besides its host."""
 
 
-async def ask(site: Site, host: str, *, times: int = REQUESTS, at_once: int = 6) -> Seen:
-    """Requests, some at a time."""
-    seen = Seen()
+class Answer(NamedTuple):
+    """What one request was answered with, after so many seconds."""
 
-    async def one_after_another(count: int) -> None:
-        for _ in range(count):
-            began = monotonic()
-            answer = await site.ask(host)
-            seen.longest_s = max(seen.longest_s, monotonic() - began)
-            seen.statuses[answer.status_code] += 1
-            seen.by[answer.headers.get("x-backend", "")] += 1
+    status: int
+    by: str
+    after_s: float
 
-    async with asyncio.TaskGroup() as tasks:
-        for _ in range(at_once):
-            tasks.create_task(one_after_another(times // at_once))
-    return seen
+
+class Seen(Struct):
+    """What clients saw of some requests, by user."""
+
+    answers: defaultdict[int, list[Answer]] = field(default_factory=lambda: defaultdict(list))
+
+    @property
+    def all(self) -> list[Answer]:
+        return [answer for answers in self.answers.values() for answer in answers]
+
+    @property
+    def statuses(self) -> set[int]:
+        return {answer.status for answer in self.all}
+
+    def share(self, name: str) -> float:
+        return sum(answer.by == name for answer in self.all) / len(self.all)
+
+
+class Trial:
+    """Three endpoints on a route with a policy of its own, and clients. The first endpoint gets a fault."""
+
+    def __init__(self, site: Site, name: str, port: int, endpoints: tuple[Faulty, ...], asks: Asks) -> None:
+        self.site = site
+        self.host = f"{name}.test"
+        self.port = port
+        self.faulty = endpoints[0]
+        self.endpoints = endpoints
+        self.asks = asks
+
+    async def ask(self, *, times: int = REQUESTS, at_once: int = 6) -> Seen:
+        """Requests, some at a time."""
+        seen = Seen()
+
+        async def some(start: int) -> None:
+            for n in range(start, times, at_once):
+                user = n % USERS
+                began = monotonic()
+                answer = await self.site.ask(self.host, port=self.port, **self.asks(user, self.endpoints))
+                by = answer.headers.get("x-backend", "")
+                seen.answers[user].append(Answer(answer.status_code, by, monotonic() - began))
+
+        async with asyncio.TaskGroup() as tasks:
+            for start in range(at_once):
+                tasks.create_task(some(start))
+        return seen
+
+    async def spared(self) -> None:
+        """Return when a whole series goes to sound endpoints."""
+        async with asyncio.timeout(DEADLINE_S):
+            while (seen := await self.ask()).statuses != {200} or seen.share("faulty"):
+                pass
+
+    async def returned(self) -> None:
+        """Return when the endpoint gets requests again, and none fails."""
+        async with asyncio.timeout(DEADLINE_S):
+            while (seen := await self.ask()).statuses != {200} or not seen.share("faulty"):
+                pass
+
+
+def alike(_user: int, _endpoints: tuple[Faulty, ...]) -> dict[str, Any]:
+    return {}
+
+
+def from_an_address(user: int, _endpoints: tuple[Faulty, ...]) -> dict[str, Any]:
+    return {"client": ADDRESSED[user]}
+
+
+def with_a_header(user: int, _endpoints: tuple[Faulty, ...]) -> dict[str, Any]:
+    return {"headers": {"x-user": f"u{user}"}}
+
+
+def with_a_cookie(user: int, _endpoints: tuple[Faulty, ...]) -> dict[str, Any]:
+    return {"headers": {"cookie": f"user=u{user}"}}
+
+
+def with_a_parameter(user: int, _endpoints: tuple[Faulty, ...]) -> dict[str, Any]:
+    return {"path": f"/?user=u{user}"}
+
+
+def naming_an_endpoint(user: int, endpoints: tuple[Faulty, ...]) -> dict[str, Any]:
+    return {"headers": {"x-endpoint": f"127.0.0.1:{endpoints[user % len(endpoints)].port}"}}
+
+
+ADDRESSED: list[httpx.AsyncClient] = []
+"""A client for each user, with an address of its own."""
+
+
+class Balancer(NamedTuple):
+    """One row of the page of load balancers.
+
+    Args:
+        spec: ``loadBalancer``, in YAML.
+        asks: what tells a user's requests from those of others.
+        zones: of the endpoints, that with the fault first; the gateway is in zone ``a``.
+        long: runs only where that is asked for, as another row is alike.
+    """
+
+    spec: str
+    asks: Asks = alike
+    zones: tuple[str, ...] = ()
+    long: bool = False
+
+
+def hashed(by: str) -> str:
+    return f"{{type: ConsistentHash, consistentHash: {{{by}}}}}"
+
+
+UTILIZATION = (
+    "{type: BackendUtilization, backendUtilization: "
+    "{blackoutPeriod: 1ms, weightUpdatePeriod: 100ms, errorUtilizationPenaltyPercent: 100}}"
+)
+NEAR = "preferLocal: {minEndpointsThreshold: 1, force: {minEndpointsInZoneThreshold: 1}}"
+SHARES = "weightedZones: [{zone: a, weight: 2}, {zone: b, weight: 1}]"
+
+BALANCERS = {
+    "`RoundRobin`": Balancer("{type: RoundRobin}"),
+    "`LeastRequest`": Balancer("{type: LeastRequest}", long=True),
+    "`Random`": Balancer("{type: Random}", long=True),
+    "`BackendUtilization`": Balancer(UTILIZATION),
+    "`ConsistentHash`, `SourceIP`": Balancer(hashed("type: SourceIP"), from_an_address, long=True),
+    "`ConsistentHash`, `Header`": Balancer(hashed("type: Header, header: {name: x-user}"), with_a_header),
+    "`ConsistentHash`, `Cookie`": Balancer(
+        hashed("type: Cookie, cookie: {name: user}"), with_a_cookie, long=True
+    ),
+    "`ConsistentHash`, `QueryParams`": Balancer(
+        hashed("type: QueryParams, queryParams: [{name: user}]"), with_a_parameter, long=True
+    ),
+    "`endpointOverride`": Balancer(
+        "{type: RoundRobin, endpointOverride: {extractFrom: [{header: x-endpoint}]}}", naming_an_endpoint
+    ),
+    "`zoneAware.weightedZones`": Balancer(
+        f"{{type: RoundRobin, zoneAware: {{{SHARES}}}}}", zones=("a", "a", "b"), long=True
+    ),
+    "`zoneAware.preferLocal`": Balancer(
+        f"{{type: RoundRobin, zoneAware: {{{NEAR}}}}}", zones=("a", "b", "b")
+    ),
+}
+"""The rows of load_balancer.md."""
+
+
+def rows(page: Path, heading: str) -> dict[str, dict[str, str]]:
+    """The table below a heading of a page: row → column → cell."""
+    section = page.read_text("utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    columns, _, *rest = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {row[0]: dict(zip(columns[1:], row[1:], strict=True)) for row in rest}
+
+
+def table(page: str) -> dict[str, dict[str, str]]:
+    """The table of faults of a feature's page."""
+    return rows(FEATURES / f"{page}.md", "When an endpoint has a fault")
+
+
+class Remedy(NamedTuple):
+    """One column of the page of load balancers.
+
+    Args:
+        spec: of the policy, in YAML.
+        page: that of its feature.
+        column: of that page's table.
+    """
+
+    spec: str
+    page: str
+    column: str
+
+    def said(self, fault: str) -> str:
+        """What its page says."""
+        return table(self.page)[fault][self.column]
+
+
+REMEDIES = {
+    "none": Remedy("", "retry", "without `retry`"),
+    "`retry`": Remedy(
+        "retry: {numRetries: 3, retryOn: {triggers: ['5xx', reset, connect-failure]}, "
+        "perRetry: {timeout: 150ms, backOff: {baseInterval: 1ms}}}",
+        "retry",
+        "with `retry`",
+    ),
+    "`healthCheck.active`": Remedy(
+        "healthCheck: {panicThreshold: 0, active: {type: HTTP, timeout: 300ms, interval: 100ms, "
+        "unhealthyThreshold: 1, http: {path: /ready}}}",
+        "health_check",
+        "with `active`",
+    ),
+    "`healthCheck.passive`": Remedy(
+        "healthCheck: {passive: {consecutive5XxErrors: 2, consecutiveLocalOriginFailures: 2, "
+        "interval: 100ms, baseEjectionTime: 1h, maxEjectionPercent: 40}}",
+        "health_check",
+        "with `passive`",
+    ),
+}
+"""The columns of load_balancer.md; "`healthCheck`" there stands for both."""
+
+
+FAULTS = {fault: int(cells["without `retry`"].strip("`")[:3]) for fault, cells in table("retry").items()}
+"""What one endpoint does, and the status of requests that reach it."""
+
+SLOW = {fault for fault, status in FAULTS.items() if status == 504}
+
+
+def all_fail(seen: Seen, bad: int) -> bool:
+    return seen.statuses == {bad}
+
+
+def some_fail(seen: Seen, bad: int) -> bool:
+    return seen.statuses == {200, bad}
+
+
+def all_of_some_users_fail(seen: Seen, bad: int) -> bool:
+    each = [{answer.status for answer in answers} for answers in seen.answers.values()]
+    return {bad} in each and {200} in each and {200, bad} not in each
+
+
+def hardly_any_fails(seen: Seen, bad: int) -> bool:
+    """Half of what would fail otherwise, at most; most often it is none."""
+    return seen.statuses <= {200, bad} and sum(a.status == bad for a in seen.all) <= len(seen.all) / 6
+
+
+def none_fails(seen: Seen, _bad: int) -> bool:
+    return seen.statuses == {200}
+
+
+CONCERNED = {
+    "all fail": all_fail,
+    "some fail": some_fail,
+    "all of some users fail": all_of_some_users_fail,
+    "hardly any fails": hardly_any_fails,
+    "none fails": none_fails,
+    "soon none fails": none_fails,
+}
+"""What a cell of the page of load balancers may say of the requests of clients."""
+
+
+def at_once(answer: Answer) -> bool:
+    return answer.after_s < TIMEOUT_S
+
+
+def after_the_timeout(answer: Answer) -> bool:
+    return answer.after_s > TIMEOUT_S * 0.9
+
+
+def a_try_later(answer: Answer) -> bool:
+    return answer.after_s > TRY_S * 0.9
+
+
+TIMES = {"at once": at_once, "after `requestTimeout`": after_the_timeout, "one try later": a_try_later}
+"""What a cell of another page may say besides the status."""
+
+
+def statuses_of(cell: str) -> list[int]:
+    """The statuses that a cell names, in its order."""
+    return [int(status) for status in re.findall(r"`(\d{3})`", cell)]
+
+
+def in_time(cell: str, seen: Seen) -> bool:
+    """Whether what the cell says of time holds; of successes it holds for some, and of failures for most."""
+    status = statuses_of(cell)[0]
+    when = cell.partition(";")[0].partition(", ")[2]
+    judged = [TIMES[when](answer) for answer in seen.all if answer.status == status] if when else []
+    return not judged or (any(judged) if status == 200 else sum(judged) > len(judged) / 2)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def zonal(site: Site) -> int:
+    """The port of a gateway in zone ``a``."""
+    port = free_port()
+    await site.apply(*m.gateway_in_zone("a", "zonal", port))
+    return port
 
 
 @asynccontextmanager
-async def faulty_site(site: Site, name: str, spec: str) -> AsyncGenerator[Faulty]:
-    """A route to two sound endpoints and one with a fault, with a policy of its own."""
-    async with Faulty(Echo("faulty")).serving() as faulty:
-        route = m.route(name, f"[{{{m.to(name)}}}]")
-        policy = m.policy("BackendTrafficPolicy", name, spec, f"HTTPRoute/{name}")
-        backend = m.local(name, site.one.port, site.two.port, faulty.port)
-        await site.apply(backend, route, policy)
+async def trial(site: Site, port: int, name: str, balancer: Balancer, more: str) -> AsyncGenerator[Trial]:
+    """A route to three endpoints, with a policy of its own."""
+    async with AsyncExitStack() as stack:
+        endpoints = tuple(
+            [await stack.enter_async_context(Faulty(n).serving()) for n in ("faulty", "sound", "other")]
+        )
+        zones = [f", zone: {zone}" for zone in balancer.zones] or [""] * len(endpoints)
+        documents = [
+            m.backend(
+                name,
+                *(
+                    f"ip: {{address: 127.0.0.1, port: {each.port}}}{zone}"
+                    for each, zone in zip(endpoints, zones, strict=True)
+                ),
+            ),
+            m.route(name, f"[{{{m.to(name)}}}]", parents="[{name: zonal}]"),
+            m.policy(
+                "BackendTrafficPolicy",
+                name,
+                f"{{loadBalancer: {balancer.spec}{more and ', '}{more}}}",
+                f"HTTPRoute/{name}",
+            ),
+        ]
+        await site.apply(*documents)
+        begun = Trial(site, name, port, endpoints, balancer.asks)
         # Connections are open, as at any other time when a fault comes.
-        before = await ask(site, f"{name}.test")
-        assert before.statuses == {200: REQUESTS}
-        await returned(site, f"{name}.test")
-        yield faulty
-        await site.delete(route, policy, backend)
+        await begun.returned()
+        yield begun
+        await site.delete(*documents)
 
 
-async def settled(site: Site, host: str) -> Seen:
-    """What clients see when the remedy has done its work: when a whole series goes to sound endpoints."""
-    async with asyncio.timeout(DEADLINE_S):
-        while True:
-            seen = await ask(site, host)
-            if seen.statuses == {200: REQUESTS} and not seen.by["faulty"]:
-                return seen
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def addressed() -> AsyncGenerator[None]:
+    """A client for each user, with an address of its own."""
+    context = ssl.create_default_context()
+    async with AsyncExitStack() as stack:
+        for user in range(USERS):
+            transport = httpx.AsyncHTTPTransport(verify=context, local_address=f"127.0.1.{user + 1}")
+            client = httpx.AsyncClient(transport=transport, timeout=DEADLINE_S, trust_env=False)
+            ADDRESSED.append(await stack.enter_async_context(client))
+        yield
+    ADDRESSED.clear()
 
 
-async def returned(site: Site, host: str) -> None:
-    """Return when the endpoint gets requests again."""
-    async with asyncio.timeout(DEADLINE_S):
-        while not (await ask(site, host)).by["faulty"]:
-            pass
+def limits(fault: str) -> str:
+    """A request may take 300 ms where the fault is about time; else it takes its time on a busy machine."""
+    return f"timeout: {{http: {{requestTimeout: {'300ms' if fault in SLOW else '15s'}}}}}"
 
 
-LIMITS = "timeout: {http: {requestTimeout: 300ms}}"
-OF_FAULT = {
-    "refuses": {200, 503},
-    "hangs": {200, 504},
-    "resets": {200, 503},
-    "answers 500": {200, 500},
-    "is slow": {200, 504},
-}
-"""What clients see without a remedy, if a request may take 300 ms."""
+SHORT = {*product(["`RoundRobin`"], FAULTS), *product(BALANCERS, ["hangs", "answers 500"])}
+"""What runs always: all faults once, and two of them with each load balancer that is not like another."""
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("balancer", BALANCERS)
-async def test_without_a_remedy_the_share_of_the_endpoint_fails(
-    site: Site, balancer: str, fault: str
+def cells() -> Iterator[Any]:
+    """Each cell of the page of load balancers, with each fault."""
+    for balancer, columns in table("load_balancer").items():
+        for column, cell in columns.items():
+            for remedy in (name for name in REMEDIES if name.startswith(column.rstrip("`"))):
+                for fault in FAULTS:
+                    long = BALANCERS[balancer].long or (balancer, fault) not in SHORT
+                    marks = pytest.mark.long if long else ()
+                    name = f"{balancer}-{remedy}-{fault}".replace("`", "")
+                    yield pytest.param(balancer, remedy, fault, cell, marks=marks, id=name)
+
+
+async def test_each_page_has_each_row() -> None:
+    """What has no row is not tested."""
+    named = {
+        page: list(table(page)) for page in ("load_balancer", "retry", "health_check", "circuit_breaker")
+    }
+
+    assert named == {
+        "load_balancer": list(BALANCERS),
+        "retry": list(FAULTS),
+        "health_check": [*FAULTS, "is over it"],
+        "circuit_breaker": list(FAULTS),
+    }
+
+
+@pytest.mark.usefixtures("addressed")
+@pytest.mark.parametrize(("balancer", "remedy", "fault", "cell"), [*cells()])
+async def test_clients_see_what_the_pages_say(
+    site: Site, zonal: int, balancer: str, remedy: str, fault: str, cell: str
 ) -> None:
-    name = "bare"
-    async with faulty_site(site, name, f"{{loadBalancer: {{type: {balancer}}}, {LIMITS}}}") as faulty:
-        faulty.begin(fault)
+    """The page of load balancers says who is concerned, and that of the remedy what those see, and when."""
+    bad, said = FAULTS[fault], REMEDIES[remedy].said(fault)
+    more = ", ".join(filter(None, (limits(fault), REMEDIES[remedy].spec)))
+    async with trial(site, zonal, "fault", BALANCERS[balancer], more) as t:
+        t.faulty.begin(fault)
+        if cell.startswith("soon"):
+            assert (await t.ask()).statuses <= set(statuses_of(said))
+            await t.spared()
+            t.faulty.taken = 0
 
-        seen = await ask(site, f"{name}.test")
+        seen = await t.ask()
 
-        assert set(seen.statuses) == OF_FAULT[fault]
-        faulty.end()
-        await returned(site, f"{name}.test")
-        await settled_again(site, f"{name}.test")
-
-
-async def settled_again(site: Site, host: str) -> None:
-    """No request fails any more, whoever answers."""
-    async with asyncio.timeout(DEADLINE_S):
-        while (await ask(site, host)).statuses != {200: REQUESTS}:
-            pass
-
-
-RETRIES = (
-    "retry: {numRetries: 3, retryOn: {triggers: ['5xx', reset, connect-failure]}, "
-    "perRetry: {timeout: 150ms, backOff: {baseInterval: 1ms}}}"
-)
+        assert CONCERNED[cell](seen, bad)
+        if cell.startswith("soon"):
+            assert t.faulty.taken == 0
+        elif REMEDIES[remedy].page == "retry":
+            assert in_time(said, seen)
 
 
+@pytest.mark.parametrize("remedy", ["`healthCheck.active`", "`healthCheck.passive`"])
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("balancer", BALANCERS)
-async def test_with_retries_no_client_notices(site: Site, balancer: str, fault: str) -> None:
-    """A retry goes to another endpoint; one that hangs or is slow costs the time of a try."""
-    name = "retried"
-    async with faulty_site(site, name, f"{{loadBalancer: {{type: {balancer}}}, {RETRIES}}}") as faulty:
-        faulty.begin(fault)
-
-        seen = await ask(site, f"{name}.test")
-
-        assert seen.statuses == {200: REQUESTS}
-        assert not seen.by["faulty"]
-        assert seen.longest_s < 5
-
-
-ACTIVE = (
-    "healthCheck: {panicThreshold: 0, active: {type: HTTP, timeout: 300ms, interval: 100ms, "
-    "unhealthyThreshold: 1, http: {path: /ready}}}"
-)
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("balancer", BALANCERS)
-async def test_with_active_checks_the_endpoint_gets_nothing_until_it_is_back(
-    site: Site, balancer: str, fault: str
+async def test_an_endpoint_comes_back_when_the_page_says_it(
+    site: Site, zonal: int, fault: str, remedy: str
 ) -> None:
-    name = "checked-fault"
-    async with faulty_site(
-        site, name, f"{{loadBalancer: {{type: {balancer}}}, {LIMITS}, {ACTIVE}}}"
-    ) as faulty:
-        faulty.begin(fault)
-        await settled(site, f"{name}.test")
-        faulty.taken = 0
+    """With the next check; or when it was ejected for its time, however well it is before."""
+    checked = REMEDIES[remedy]
+    spec = checked.spec.replace("baseEjectionTime: 1h", f"baseEjectionTime: {EJECTED_S:.0f}s")
+    async with trial(site, zonal, "back", BALANCERS["`RoundRobin`"], f"{limits(fault)}, {spec}") as t:
+        t.faulty.begin(fault)
+        begun = monotonic()
+        await t.spared()
+        t.faulty.end()
+        t.faulty.taken = 0
 
-        seen = await ask(site, f"{name}.test")
+        async with asyncio.timeout(DEADLINE_S):
+            while not t.faulty.taken:
+                assert (await t.ask(times=6)).statuses == {200}
 
-        assert seen.statuses == {200: REQUESTS}
-        assert faulty.taken == 0
-
-        faulty.end()
-        await returned(site, f"{name}.test")
-
-
-PASSIVE = (
-    "healthCheck: {passive: {consecutive5XxErrors: 2, consecutiveLocalOriginFailures: 2, interval: 100ms, "
-    "baseEjectionTime: 300ms, maxEjectionPercent: 40}}"
-)
+        assert checked.said("is over it") == (
+            "`200`, as soon as a check succeeds" if "active" in remedy else "`200`, after `baseEjectionTime`"
+        )
+        assert "active" in remedy or monotonic() - begun > EJECTED_S
+        await t.returned()
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("balancer", BALANCERS)
-async def test_with_passive_checks_a_few_requests_fail_and_then_none(
-    site: Site, balancer: str, fault: str
-) -> None:
-    """Also for an endpoint that is too slow: its requests end with 504."""
-    name = "ejected-fault"
-    long = PASSIVE.replace("300ms, max", "1h, max")
-    async with faulty_site(site, name, f"{{loadBalancer: {{type: {balancer}}}, {LIMITS}, {long}}}") as faulty:
-        faulty.begin(fault)
-        await settled(site, f"{name}.test")
-        faulty.taken = 0
-
-        seen = await ask(site, f"{name}.test")
-
-        assert seen.statuses == {200: REQUESTS}
-        assert faulty.taken == 0
-
-
-async def test_an_ejected_endpoint_comes_back_by_itself(site: Site) -> None:
-    name = "comes-back"
-    async with faulty_site(site, name, f"{{loadBalancer: {{type: RoundRobin}}, {PASSIVE}}}") as faulty:
-        faulty.begin("answers 500")
-        await settled(site, f"{name}.test")
-        faulty.end()
-
-        await returned(site, f"{name}.test")
-
-
-async def test_of_three_endpoints_the_default_ejects_none(site: Site) -> None:
+async def test_of_three_endpoints_the_default_ejects_none(site: Site, zonal: int) -> None:
     """As the page of health checks says."""
-    name = "ten-percent"
-    spec = "{loadBalancer: {type: RoundRobin}, healthCheck: {passive: {consecutive5XxErrors: 1}}}"
-    async with faulty_site(site, name, spec) as faulty:
-        faulty.begin("answers 500")
-        await ask(site, f"{name}.test")
+    spec = "healthCheck: {passive: {consecutive5XxErrors: 1}}"
+    async with trial(site, zonal, "ten-percent", BALANCERS["`RoundRobin`"], spec) as t:
+        t.faulty.begin("answers 500")
+        await t.ask()
 
-        seen = await ask(site, f"{name}.test")
-
-        assert seen.statuses[500] >= REQUESTS // 6
+        assert (await t.ask()).share("faulty") > 1 / 6
 
 
-async def test_requests_over_the_limit_fail_at_once_while_an_endpoint_hangs(site: Site) -> None:
-    """The rest is not held up behind it; the limit is one of all endpoints of the cluster together."""
-    name = "limited-fault"
-    spec = "{loadBalancer: {type: RoundRobin}, circuitBreaker: {maxParallelRequests: 6}}"
-    async with faulty_site(site, name, spec) as faulty:
-        faulty.begin("hangs")
-        faulty.taken = 0
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_circuit_breaker_fails_at_once_what_would_wait(site: Site, zonal: int, fault: str) -> None:
+    """And nothing else: it does not look at answers."""
+    said = table("circuit_breaker")[fault]["with `maxParallelRequests`"]
+    more = f"{limits(fault)}, circuitBreaker: {{maxParallelRequests: 6}}"
+    async with trial(site, zonal, "limited", BALANCERS["`RoundRobin`"], more) as t:
+        t.faulty.begin(fault)
 
-        async def given_up() -> None:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(site.ask(f"{name}.test"), 5)
+        seen = await t.ask(times=120, at_once=12 if fault in SLOW else 6)
 
-        async with asyncio.TaskGroup() as tasks:
-            async with asyncio.timeout(DEADLINE_S):
-                while faulty.taken < 6:  # most requests go to the others, and are answered
-                    for _ in range(6):
-                        tasks.create_task(given_up())
-                    await asyncio.sleep(0.01)
-            began = monotonic()
-            assert await site.status(f"{name}.test") == 503
-            assert monotonic() - began < 1
-            faulty.end()
-
-        await settled_again(site, f"{name}.test")
+        assert seen.statuses == {200, *statuses_of(said)}
+        assert in_time(said, seen)
 
 
-async def test_an_endpoint_has_no_more_connections_than_it_may(site: Site) -> None:
+async def test_an_endpoint_has_no_more_connections_than_it_may(site: Site, zonal: int) -> None:
     """A client waits for its turn at an endpoint that is slow."""
-    name = "per-endpoint"
-    spec = "{loadBalancer: {type: RoundRobin}, circuitBreaker: {perEndpoint: {maxConnections: 1}}}"
-    async with faulty_site(site, name, spec) as faulty:
-        faulty.begin("is slow")
+    spec = "circuitBreaker: {perEndpoint: {maxConnections: 1}}"
+    async with trial(site, zonal, "per-endpoint", BALANCERS["`RoundRobin`"], spec) as t:
+        t.faulty.begin("is slow")
 
-        seen = await ask(site, f"{name}.test", times=18)
+        seen = await t.ask(times=18)
 
-        assert set(seen.statuses) <= {200, 503}
-        assert seen.statuses[200] >= 12
+        assert seen.statuses <= {200, 503}
+        assert sum(answer.status == 200 for answer in seen.all) >= 12
+
+
+async def test_an_endpoint_that_reports_errors_gets_fewer_requests(site: Site, zonal: int) -> None:
+    """With ``errorUtilizationPenaltyPercent``: a failing endpoint is not the least busy one of all."""
+    async with trial(site, zonal, "reported", BALANCERS["`BackendUtilization`"], "") as t:
+        before = (await t.ask(times=240)).share("faulty")
+        t.faulty.begin("answers 500")
+
+        async with asyncio.timeout(DEADLINE_S):
+            while (await t.ask(times=240)).share("faulty") > before / 2:
+                pass
+
+        assert before > 1 / 4
+        assert (await t.ask(times=240)).share("faulty") > 0
+
+
+@pytest.mark.long
+async def test_an_endpoint_that_is_back_starts_slowly(site: Site, zonal: int) -> None:
+    """With ``slowStart``, where active checks say that it is back."""
+    slowly = Balancer("{type: RoundRobin, slowStart: {window: 5s}}")
+    async with trial(site, zonal, "slowly", slowly, REMEDIES["`healthCheck.active`"].spec) as t:
+        t.faulty.begin("answers 500")
+        await t.spared()
+        begun = monotonic()
+        while monotonic() < begun + 6:  # the others have started
+            await t.ask()
+        t.faulty.end()
+        await t.returned()
+
+        assert (await t.ask()).share("faulty") < 0.2
+        async with asyncio.timeout(DEADLINE_S):
+            while (await t.ask()).share("faulty") < 0.3:
+                pass

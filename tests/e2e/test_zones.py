@@ -21,24 +21,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
-IN_ZONE_A = """
-bootstrap:
-  type: Merge
-  value: |
-    node: {locality: {zone: a}}
-    cluster_manager: {local_cluster_name: own-fleet}
-    static_resources:
-      clusters:
-      - name: own-fleet
-        type: STATIC
-        load_assignment:
-          cluster_name: own-fleet
-          endpoints:
-          - locality: {zone: a}
-            lb_endpoints:
-            - endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 1}}}
-"""
-
 
 def zoned(site: Site, name: str, *zones: str) -> m.Document:
     """A Backend whose endpoints are the three backends, each in a zone."""
@@ -124,13 +106,8 @@ async def test_backends_of_a_rule_keep_their_weights(site: Site) -> None:
 async def test_requests_stay_in_the_zone_of_the_proxy(site: Site) -> None:
     """The proxy compares its own zone with the zones of its fleet, which a bootstrap says on a laptop."""
     port = free_port()
-    ref = {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "in-zone-a"}
-    proxy = {"apiVersion": m.ENVOY, "kind": "EnvoyProxy", "metadata": {"name": "in-zone-a"}}
     await site.apply(
-        {**proxy, "spec": m.spec(IN_ZONE_A)},
-        m.gateway(
-            "zonal", f"[{{name: http, port: {port}, protocol: HTTP}}]", infrastructure={"parametersRef": ref}
-        ),
+        *m.gateway_in_zone("a", "zonal", port),
         zoned(site, "near", "a", "b", "b"),
         m.route("near", f"[{{{m.to('near')}}}]", parents="[{name: zonal}]"),
     )

@@ -249,6 +249,26 @@ def test_localities_are_backends_where_these_share_a_cluster() -> None:
     }
 
 
+HASH: dict[str, Any] = {"type": "ConsistentHash", "consistentHash": {"type": "SourceIP"}}
+UTILIZATION: dict[str, Any] = {"type": "BackendUtilization", "backendUtilization": {}}
+
+
+@pytest.mark.parametrize(("spec", "name"), [(HASH, "maglev"), (UTILIZATION, "wrr_locality")])
+def test_backends_that_share_a_cluster_keep_their_weights(spec: dict[str, Any], name: str) -> None:
+    """Alone or below ``endpointOverride``; else a canary of weight 1 in 10 would get half of the users."""
+    assert FEATURE.cluster is not None
+    for override in ({}, {"endpointOverride": {"extractFrom": [{"header": "x-endpoint"}]}}):
+        edit = ClusterEdit(Cluster(), HttpProtocolOptions(), backends=2)
+        FEATURE.cluster(edit, effective(FEATURE, {**spec, **override}))
+
+        chosen = named(plain(edit.message)["load_balancing_policy"])
+        if override:
+            chosen = named(chosen[1]["fallback_policy"])
+
+        assert chosen[0] == name
+        assert name != "maglev" or chosen[1] == {"locality_weighted_lb_config": {}}
+
+
 def test_a_policy_goes_before_the_service() -> None:
     assert FEATURE.cluster is not None
     cases: list[tuple[dict[str, Any], dict[str, Any]]] = [

@@ -133,7 +133,7 @@ def cluster(edit: ClusterEdit, balancer: Effective[LoadBalancer]) -> None:
     if spec.type == "DynamicModule":
         return
     override = spec.endpoint_override
-    built = _policy(edit, spec) if override is None else _override(spec, override)
+    built = _policy(edit, spec) if override is None else _override(edit, spec, override)
     edit.message.load_balancing_policy.CopyFrom(built)
 
 
@@ -220,7 +220,7 @@ def _policy(edit: ClusterEdit, spec: LoadBalancer) -> LoadBalancingPolicy:
     match spec.type:
         case "ConsistentHash":
             maglev, hashed = Maglev(), _hashed(spec)
-            if _weighs_zones(spec):
+            if _weighs_localities(edit, spec):
                 maglev.locality_weighted_lb_config.SetInParent()
             if hashed is not None and hashed.table_size is not None:
                 maglev.table_size.value = hashed.table_size
@@ -232,7 +232,7 @@ def _policy(edit: ClusterEdit, spec: LoadBalancer) -> LoadBalancingPolicy:
             _slow_start(round_robin, spec.slow_start)
             return _named("round_robin", round_robin)
         case "BackendUtilization":
-            return _utilization(spec)
+            return _utilization(edit, spec)
         case "LeastRequest" | "DynamicModule":
             least_request = LeastRequest(locality_lb_config=locality)
             _slow_start(least_request, spec.slow_start)
@@ -251,7 +251,15 @@ def _weighs_zones(spec: LoadBalancer) -> bool:
     return spec.zone_aware is not None and bool(spec.zone_aware.weighted_zones)
 
 
-def _utilization(spec: LoadBalancer) -> LoadBalancingPolicy:
+def _weighs_localities(edit: ClusterEdit, spec: LoadBalancer) -> bool:
+    """Whether localities have shares: zones by the policy, or the backends of the cluster by their weights.
+
+    The reference looks at zones only, and so loses the weights of backends with a hash, and by utilization.
+    """
+    return _weighs_zones(spec) or edit.backends > 1
+
+
+def _utilization(edit: ClusterEdit, spec: LoadBalancer) -> LoadBalancingPolicy:
     built = weighted.ClientSideWeightedRoundRobin()
     settings = _utilized(spec)
     for target, period in (
@@ -269,7 +277,7 @@ def _utilization(spec: LoadBalancer) -> LoadBalancingPolicy:
     if settings.out_of_band is not None:
         _out_of_band(built, settings.out_of_band)
     policy = _named("client_side_weighted_round_robin", built)
-    if not _weighs_zones(spec):
+    if not _weighs_localities(edit, spec):
         return policy
     # It knows no localities itself.
     return _named("wrr_locality", WrrLocality(endpoint_picking_policy=policy))
@@ -295,19 +303,20 @@ def _slow_start(
         built.slow_start_config.slow_start_window.CopyFrom(duration(slow_start.window))
 
 
-def _override(spec: LoadBalancer, override: EndpointOverride) -> LoadBalancingPolicy:
+def _override(edit: ClusterEdit, spec: LoadBalancer, override: EndpointOverride) -> LoadBalancingPolicy:
     bare: dict[LoadBalancerType, LoadBalancingPolicy] = {
         "ConsistentHash": _named("maglev", Maglev()),
         "LeastRequest": _named("least_request", LeastRequest()),
         "Random": _named("random", Random()),
         "RoundRobin": _named("round_robin", RoundRobin()),
-        "BackendUtilization": _utilization(spec),
+        "BackendUtilization": _utilization(edit, spec),
     }
     built = OverrideHost(
         override_host_sources=[
             OverrideHost.OverrideHostSource(header=source.header or "") for source in override.extract_from
         ],
-        fallback_policy=bare[spec.type],
+        # The bare ones, which the reference has, know no weights of backends.
+        fallback_policy=_policy(edit, spec) if edit.backends > 1 else bare[spec.type],
     )
     return _named("override_host", built)
 
