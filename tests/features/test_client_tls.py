@@ -257,6 +257,29 @@ def test_what_envoy_could_not_check_is_refused(validation: dict[str, Any], path:
     assert (problem.path, problem.reason) == (f"clientValidation.{path}", "Invalid")
 
 
+def test_what_envoy_can_check_is_no_fault() -> None:
+    pairs = ":".join(HASH[n : n + 2] for n in range(0, len(HASH), 2))
+    validation = {
+        "mode": "RequireAny",
+        "spkiHashes": [SPKI],
+        "certificateHashes": [HASH, HASH.upper(), pairs],
+    }
+    spec = convert({"clientValidation": validation}, ClientTLSSettings)
+
+    assert list(check(Db(), Effective(spec, OWNER))) == []
+
+
+def test_names_that_envoy_does_not_know_are_faults_beside_what_is_asked_of_clients() -> None:
+    spec = convert(
+        {"clientValidation": {"mode": "RequireAny", "spkiHashes": ["x"]}, "ciphers": ["NO-SUCH-CIPHER"]},
+        ClientTLSSettings,
+    )
+
+    paths = [problem.path for problem in check(Db(), Effective(spec, OWNER))]
+
+    assert paths == ["clientValidation.spkiHashes[0]", "ciphers[0]"]
+
+
 def test_matchers_of_names_are_looked_at_before_envoy_gets_them() -> None:
     matches = {
         "uris": [{"type": "RegularExpression", "value": "("}],

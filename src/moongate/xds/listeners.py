@@ -141,6 +141,7 @@ def _quic_names(db: Db, fleet: FleetId) -> Mapping[str, str]:
     }
 
 
+@query
 def _beside(db: Db, fleet: FleetId, name: str) -> str:
     """The Envoy listener beside one for HTTP/3; any other one itself."""
     return _quic_names(db, fleet).get(name, name)
