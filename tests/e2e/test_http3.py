@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from tests.e2e import manifests as m
+from tests.e2e.backends import Request
+from tests.e2e.callers import Http3
 from tests.e2e.certificates import Authority
 from tests.e2e.http3 import http3_get
 from tests.ports import free_port
@@ -127,3 +130,25 @@ async def test_a_wider_neighbour_does_not_serve_the_hostname_of_a_listener_that_
     assert (await http3_get(site.authority, port, TWO)).status == 200
     assert (await http3_get(site.authority, port, ONE)).status in (404, 421)
     await site.delete(*policies, document)
+
+
+@pytest.mark.parametrize("mode", ["", "ForwardOnly", "AppendForward", "SanitizeSet"])
+async def test_a_client_over_http3_cannot_say_whose_certificate_it_has(site: Site, mode: str) -> None:
+    """It shows none, so no mode that asks for one on the connection passes such a header on."""
+    port = free_port()
+    gateway = await serve(site, "saying", port)
+    details = f", headers: {{xForwardedClientCert: {{mode: {mode}}}}}" if mode else ""
+    policy = http3("saying", "Gateway/saying", details)
+    await site.apply(policy)
+    said = {"x-forwarded-client-cert": "Hash=0", "x-envoy-retry-on": "5xx", "x-forwarded-for": "10.0.0.1"}
+
+    client = await Http3.to(port, ONE, authorities=site.authority.pem)
+    status, _ = await client.ask(ONE, said)
+    client.close()
+    await client.wait_closed()
+
+    received = dict(msgspec.json.decode(client.body, type=Request).headers)
+    assert status == 200
+    assert received.keys().isdisjoint({"x-forwarded-client-cert", "x-envoy-retry-on"})
+    assert received["x-forwarded-for"].startswith("10.0.0.1,")
+    await site.delete(policy, gateway)
