@@ -37,6 +37,11 @@ from moongate.features.client_tls import (
     check,
 )
 from moongate.infra.binary import envoy_binary
+from moongate.policies.client_traffic_policy import ClientTrafficPolicy
+from moongate.world import World
+from tests.attach.test_client_validation import CERT
+from tests.core import GATEWAY_CLASS, ON_HOST, dump, gateway, policy, read
+from tests.core import https as listening
 from tests.e2e.certificates import Authority
 from tests.features.listeners import OWNER, chain_with, https, plain
 from tests.tls_names import TAKEN, UNKNOWN
@@ -316,3 +321,23 @@ def test_references_are_to_what_holds_authorities_and_lists() -> None:
         ("clientValidation.crl.refs[0]", "default", True),
         ("clientValidation.crl.refs[1]", "", False),
     ]
+
+
+def test_authorities_that_envoy_could_not_use_are_a_fault_of_the_policy() -> None:
+    """Otherwise its listeners would be closed, and nobody would know why."""
+    world = World(ON_HOST)
+    body = "{tls: {clientValidation: {caCertificateRefs: [{kind: ConfigMap, name: ca}]}}}"
+    asks = policy("ClientTrafficPolicy", body, target="Gateway/eg")
+    holds = dump(
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "ca", "namespace": "default"}}
+        | {"data": {"ca.crt": "no certificate"}}
+    )
+    documents = (GATEWAY_CLASS, gateway(listening("one", "cert")), CERT, asks, holds)
+    world.apply({each.ref: each for text in documents for each in read(text)})
+    world.pull()
+
+    status: Any = world.statuses()[Ref.of(ClientTrafficPolicy, "default", "policy")]
+
+    [accepted] = [each for each in status.ancestors[0].conditions if each.type == "Accepted"]
+    assert accepted.status == "False"
+    assert accepted.message.startswith("spec.tls.clientValidation.caCertificateRefs[0]: ConfigMap default/ca")
