@@ -28,6 +28,7 @@ Facts
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING, TypeAlias
 
 from moongate import names
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from moongate.xds.wire import XdsResource
 
     Filters: TypeAlias = frozenset[ChainFilter]
+    _Place: TypeAlias = tuple[str, str]
+    """A node, and one of its listeners: with HTTP/3 a chain is in two, and Envoy may refuse one of them."""
 
 
 class _Chain:
@@ -61,12 +64,18 @@ class _Chain:
         """By name, the filters that some route relies on which an Envoy may have in force."""
         self.handed_out = False
         """Whether routes that need no more than ``needed`` are handed out."""
-        self.in_force: dict[str, Filters] = {}
-        """Node → the filters that its chain has."""
-        self.lacking: dict[str, Filters] = {}
-        """Node → the filters that its chain should have; none once it takes the listener."""
-        self.messages: dict[str, str] = {}
-        """Node → what it says of the listener that it refuses."""
+        self.in_force: dict[_Place, Filters] = {}
+        """The filters that the chain has at a place."""
+        self.lacking: dict[_Place, Filters] = {}
+        """The filters that it should have there; none once the Envoy takes the listener."""
+        self.messages: dict[_Place, str] = {}
+        """What the Envoy says of the listener that it refuses."""
+
+    def leave(self, place: _Place) -> bool:
+        """The chain is at a place no more. True if it lacked filters there."""
+        self.in_force.pop(place, None)
+        self.messages.pop(place, None)
+        return bool(self.lacking.pop(place, None))
 
 
 class _Fleet:
@@ -83,6 +92,8 @@ class _Fleet:
         """Node and chain → those that the node does not have as handed out → what it has; None if nothing."""
         self.listeners: dict[str, RecentVersions[dict[str, Filters]]] = {}
         """Listener → its recent versions, each with the filters of its chains, by name of the chain."""
+        self.places: defaultdict[_Place, set[str]] = defaultdict(set)
+        """Place → the chains that are there, as far as they are known."""
 
 
 def _nothing(_fleet: FleetId) -> Iterable[tuple[str, str]]:
@@ -191,10 +202,8 @@ class ChainTransitions:
         for at in [at for at in fleet.behind if at[0] == node]:
             del fleet.behind[at]
         wrote = False
-        for name, chain in fleet.chains.items():
-            chain.in_force.pop(node, None)
-            if chain.lacking.pop(node, None):
-                wrote |= self._write_lacking(fleet_id, name, chain)
+        for place in [place for place in fleet.places if place[0] == node]:
+            wrote |= self._leave(fleet_id, fleet, place, set(fleet.places[place]))
         return self._shrink(fleet_id, fleet, fleet.chains) or wrote
 
     def acknowledged(self, fleet_id: FleetId, node: str, type_url: str, name: str, version: str) -> bool:
@@ -216,8 +225,12 @@ class ChainTransitions:
     def removed(self, fleet_id: FleetId, node: str, type_url: str, name: str) -> bool:
         """An Envoy has dropped some resource. True if the world is to be settled again."""
         fleet, chain = self._fleets.get(fleet_id), _chain_of(type_url, name)
-        if fleet is None or chain is None:
+        if fleet is None:
             return False
+        if chain is None:
+            place = node, name
+            chains = set(fleet.places[place]) if type_url == LISTENER else set[str]()
+            return self._leave(fleet_id, fleet, place, chains)
         behind = fleet.behind.get((node, chain), {})
         if (type_url, name) in fleet.tables.get(chain, {}):
             behind[type_url, name] = None  # it has unsubscribed: when the table goes, no answer will come
@@ -234,8 +247,9 @@ class ChainTransitions:
         for name, filters in _filters(fleet, listener, version).items():
             chain = fleet.chains.get(name)
             # Without a former chain nobody can connect, so nobody can pass.
-            if chain is not None and (in_force := chain.in_force.get(node)) is not None:
-                chain.lacking[node], chain.messages[node] = filters - in_force, message
+            place = node, listener
+            if chain is not None and (in_force := chain.in_force.get(place)) is not None:
+                chain.lacking[place], chain.messages[place] = filters - in_force, message
                 wrote |= self._write_lacking(fleet_id, name, chain)
         return wrote
 
@@ -303,11 +317,23 @@ class ChainTransitions:
 
     def _write_lacking(self, fleet_id: FleetId, name: str, chain: _Chain) -> bool:
         messages = {
-            one.name: chain.messages[node]
-            for node, filters in sorted(chain.lacking.items())
+            one.name: chain.messages[place]
+            for place, filters in sorted(chain.lacking.items())
             for one in sorted(filters)
         }
         return self._world.write(lacking(TableId(fleet_id, name)), messages or None)
+
+    def _leave(self, fleet_id: FleetId, fleet: _Fleet, place: _Place, left: set[str]) -> bool:
+        """Some chains are at a place no more. True if one of them lacked filters there."""
+        fleet.places[place] -= left
+        if not fleet.places[place]:
+            del fleet.places[place]
+        wrote = False
+        for name in left:
+            chain = fleet.chains.get(name)
+            if chain is not None and chain.leave(place):
+                wrote |= self._write_lacking(fleet_id, name, chain)
+        return wrote
 
     def _took(self, fleet_id: FleetId, fleet: _Fleet, node: str, listener: str, version: str) -> bool:
         versions = fleet.listeners.get(listener, RecentVersions())
@@ -316,11 +342,18 @@ class ChainTransitions:
             # An Envoy that was away, or is late, has a version that is forgotten. It may have none of the
             # filters.
             for name in {name for filters in versions for name in filters} & fleet.chains.keys():
-                fleet.chains[name].in_force[node] = frozenset()
-        for name, filters in _filters(fleet, listener, version).items():
+                fleet.chains[name].in_force[node, listener] = frozenset()
+                fleet.places[node, listener].add(name)
+        of_chains = _filters(fleet, listener, version)
+        if versions.get(version) is not None:
+            # Over QUIC a chain may leave that goes on over TCP.
+            left = fleet.places[node, listener] - of_chains.keys()
+            wrote |= self._leave(fleet_id, fleet, (node, listener), left)
+        for name, filters in of_chains.items():
             if (chain := fleet.chains.get(name)) is not None:
-                chain.in_force[node] = filters
-                if chain.lacking.pop(node, None):
+                chain.in_force[node, listener] = filters
+                fleet.places[node, listener].add(name)
+                if chain.lacking.pop((node, listener), None):
                     wrote |= self._write_lacking(fleet_id, name, chain)
         versions.acknowledge(version)
         return wrote

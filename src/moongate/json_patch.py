@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import jsonpath
 import msgspec
-from google.protobuf import json_format
 from google.protobuf.message import Message
 from jsonpath.function_extensions import ExpressionType, FilterFunction
 from msgspec import structs
 
+from moongate.message_documents import from_document
 from moongate.regex import matches_in, matches_whole, regex_fault
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def read(message: type[M], document: Any) -> M:
     try:
         for name in _types(document):
             import_type(name)
-        return json_format.ParseDict(document, message())
+        return from_document(document, message)
     except Exception as error:  # noqa: BLE001 - whatever protobuf raises, somebody wrote this document
         raise PatchError(f"The result is no {message.DESCRIPTOR.name}: {_words(error)}") from None
 

@@ -1,9 +1,13 @@
 """A program of its own: callers with and without credentials, who note every answer while policies change.
 
 It asks over connections of all kinds: new ones, old ones that are busy, old ones that are mostly idle, over
-HTTP/1.1 and HTTP/2. It reads a plan from its first argument, asks, prints a line when all connections are
-open, goes on until standard input is closed, and then writes what became of each request to a file.
+HTTP/1.1 and HTTP/2, or over HTTP/3. It reads a plan from its first argument, asks, prints a line when all
+connections are open, goes on until standard input is closed, and then writes what became of each request to a
+file.
 """
+
+# aioquic's own types leave out what some callbacks return.
+# pyright: reportUnknownVariableType=false
 
 from __future__ import annotations
 
@@ -11,13 +15,19 @@ import asyncio
 import ssl
 import sys
 from collections import defaultdict
-from itertools import cycle, product
+from itertools import cycle
 from pathlib import Path
 from time import monotonic
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
+from aioquic.asyncio.protocol import QuicConnectionProtocol
+from aioquic.h3.connection import H3_ALPN, FrameType, H3Connection
+from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.events import ConnectionTerminated, HandshakeCompleted, StreamReset
 from hpack import Decoder, Encoder
 from hyperframe.frame import (
     DataFrame,
@@ -30,8 +40,17 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
+if TYPE_CHECKING:
+    from aioquic.quic.events import QuicEvent
+
 KINDS = ("new", "http1", "http2", "idle1", "idle2")
 """New connections for each request; busy ones of HTTP/1.1 and HTTP/2; idle ones of both."""
+QUIC_KINDS = ("new3", "http3", "idle3")
+"""The same of HTTP/3."""
+
+PATIENCE_S = 10.0
+QUIC_PATIENCE_S = 1.0
+"""Where nobody listens for QUIC, nobody says so."""
 
 IDLE_EVERY = 40
 """An idle connection asks so many times less often."""
@@ -42,7 +61,8 @@ class Plan(msgspec.Struct):
 
     Args:
         port: of the gateway, on loopback.
-        hosts: whom to ask for: a hostname, or an origin such as ``https://a.test:8443``, at another port.
+        hosts: whom to ask for: a hostname, or an origin such as ``https://a.test:8443``, at another port, or
+            ``quic://a.test:8443``, over HTTP/3.
         credentials: caller → the headers that say who it is.
         pause_s: between two requests of a busy connection.
         result: the file to write.
@@ -53,21 +73,36 @@ class Plan(msgspec.Struct):
     credentials: dict[str, dict[str, str]]
     pause_s: float
     result: str
+    certificates: dict[str, str] = {}
+    """Caller → a file with the certificate and the key that it shows."""
 
 
 class Place(NamedTuple):
-    """Where connections for a host are opened: the port, and the name in the TLS handshake; "" for no TLS."""
+    """Where connections for a host are opened, and who opens them.
+
+    Args:
+        port: of the gateway.
+        tls: the name in the TLS handshake; "" for no TLS.
+        quic: whether they are of HTTP/3.
+        certificate: the file with what is shown; "" for nothing.
+    """
 
     port: int
     tls: str
+    quic: bool = False
+    certificate: str = ""
 
-    async def connect(self, *, http2: bool) -> Http1 | Http2:
+    async def connect(self, *, http2: bool) -> Http1 | Http2 | Http3:
+        if self.quic:
+            return await Http3.to(self.port, self.tls)  # which Envoy asks for no certificate
         context = None
         if self.tls:
             # Without the authorities of the system, which take longer to read than all else here.
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
             context.set_alpn_protocols(["h2" if http2 else "http/1.1"])
+            if self.certificate:
+                context.load_cert_chain(self.certificate)
         streams = await asyncio.open_connection(
             "127.0.0.1", self.port, ssl=context, server_hostname=self.tls or None
         )
@@ -87,6 +122,7 @@ class Answer(NamedTuple):
         kind: over which kind of connection.
         status: 0 when there was no answer.
         error: why there was no answer.
+        opened: when its connection was begun to be opened; no other of the same kind has the same.
     """
 
     begun: float
@@ -97,6 +133,7 @@ class Answer(NamedTuple):
     kind: str
     status: int
     error: str = ""
+    opened: float = 0.0
 
 
 class Http1:
@@ -200,6 +237,96 @@ class Http2:
         self._writer.close()
 
 
+class _Streams(H3Connection):
+    """The streams of a connection. They note that it is to end, which the library passes over."""
+
+    is_to_end = False
+
+    def _check_control_frame_type(self, frame_type: int) -> None:
+        self.is_to_end |= frame_type == FrameType.GOAWAY
+        super()._check_control_frame_type(frame_type)
+
+
+class Http3(QuicConnectionProtocol):
+    """One connection of HTTP/3; one request at a time."""
+
+    http: _Streams | None = None
+
+    @classmethod
+    async def to(cls, port: int, name: str, authorities: bytes = b"") -> Http3:
+        """Open a connection to a port of loopback.
+
+        Args:
+            port: of UDP.
+            name: that of the handshake.
+            authorities: as PEM, those that the client trusts; everybody if there are none.
+        """
+        configuration = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN, server_name=name)
+        configuration.verify_mode = ssl.CERT_REQUIRED if authorities else ssl.CERT_NONE
+        if authorities:
+            configuration.load_verify_locations(cadata=authorities)
+        quic = QuicConnection(configuration=configuration)
+        transport, client = await asyncio.get_running_loop().create_datagram_endpoint(
+            lambda: cls(quic), local_addr=("127.0.0.1", 0)
+        )
+        client.transport = transport
+        try:
+            client.connect(("127.0.0.1", port))
+            await client.opened
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    def __init__(self, quic: QuicConnection) -> None:
+        super().__init__(quic)
+        self.opened = asyncio.get_running_loop().create_future()
+        self.transport: asyncio.BaseTransport | None = None
+
+    async def ask(self, host: str, headers: dict[str, str], path: str = "/") -> tuple[int, bool]:
+        """The status of one request, and whether the connection stays open."""
+        if self.http is None:
+            self.http = _Streams(self._quic)
+        self.headers: dict[bytes, bytes] = {}
+        self.body = b""
+        self._done = asyncio.get_running_loop().create_future()
+        stream = self._quic.get_next_available_stream_id()
+        request = {":method": "GET", ":scheme": "https", ":authority": host, ":path": path, **headers}
+        fields = [(name.encode(), value.encode()) for name, value in request.items()]
+        self.http.send_headers(stream, fields, end_stream=True)
+        self.transmit()
+        await self._done
+        return int(self.headers[b":status"]), not self.http.is_to_end
+
+    def quic_event_received(self, event: QuicEvent) -> None:
+        if isinstance(event, HandshakeCompleted):
+            self.opened.set_result(None)
+        elif isinstance(event, ConnectionTerminated) and not self.opened.done():
+            self.opened.set_exception(ConnectionError(repr(event)))
+        elif isinstance(event, ConnectionTerminated | StreamReset) and self.http is not None:
+            self._end(EOFError(repr(event)))
+        if isinstance(event, ConnectionTerminated) and self.transport is not None:
+            asyncio.get_running_loop().call_soon(self.transport.close)
+        for each in self.http.handle_event(event) if self.http is not None else ():
+            self._on_http(each)
+
+    def _on_http(self, event: H3Event) -> None:
+        if isinstance(event, HeadersReceived):
+            self.headers.update(event.headers)
+        if isinstance(event, DataReceived):
+            self.body += event.data
+        if isinstance(event, HeadersReceived | DataReceived) and event.stream_ended:
+            self._end()
+
+    def _end(self, error: Exception | None = None) -> None:
+        if self._done.done():
+            return
+        if error is None:
+            self._done.set_result(None)
+        else:
+            self._done.set_exception(error)
+
+
 def _room(stream: int, octets: int) -> bytes:
     return WindowUpdateFrame(stream, octets).serialize()
 
@@ -214,8 +341,8 @@ class Callers:
 
     async def run(self, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as tasks:
-            for kind in KINDS:
-                for place, pairs in self._pairs().items():
+            for place, pairs in self._pairs().items():
+                for kind in QUIC_KINDS if place.quic else KINDS:
                     # One connection for each host and caller where it is to be idle, else two that ask for
                     # all.
                     shares = [[pair] for pair in pairs] if kind.startswith("idle") else [pairs, pairs[::-1]]
@@ -227,22 +354,26 @@ class Callers:
         pairs: dict[Place, list[tuple[str, str]]] = defaultdict(list)
         for host in self._plan.hosts:
             at = urlsplit(host)
-            place = Place(at.port or self._plan.port, (at.hostname or "") if at.scheme == "https" else "")
-            pairs[place] += product([host], self._plan.credentials)
+            tls = (at.hostname or "") if at.scheme in ("https", "quic") else ""
+            for caller in self._plan.credentials:
+                shown = self._plan.certificates.get(caller, "") if tls else ""
+                place = Place(at.port or self._plan.port, tls, at.scheme == "quic", shown)
+                pairs[place].append((host, caller))
         return pairs
 
     async def _call(self, kind: str, place: Place, pairs: list[tuple[str, str]], stop: asyncio.Event) -> None:
-        connection: Http1 | Http2 | None = None
+        connection: Http1 | Http2 | Http3 | None = None
         pause_s = self._plan.pause_s * (IDLE_EVERY if kind.startswith("idle") else 1)
-        opened_once = False
+        opened_once, opened = False, 0.0
         for host, caller in cycle(pairs):
             if stop.is_set():
                 break
             begun = sent = monotonic()
             status, error, stays = 0, "", False
             try:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(QUIC_PATIENCE_S if place.quic else PATIENCE_S):
                     if connection is None:
+                        opened = begun
                         connection = await place.connect(http2=kind.endswith("2"))
                         sent = monotonic()
                     status, stays = await connection.ask(
@@ -255,8 +386,8 @@ class Callers:
                 self._waiting -= 1
                 if not self._waiting:
                     print(flush=True)  # noqa: T201 - what the parent waits for
-            self.answers.append(Answer(begun, sent, monotonic(), host, caller, kind, status, error))
-            if connection is not None and (not stays or kind == "new"):
+            self.answers.append(Answer(begun, sent, monotonic(), host, caller, kind, status, error, opened))
+            if connection is not None and (not stays or kind.startswith("new")):
                 connection.close()
                 connection = None
             await asyncio.sleep(pause_s)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from tests.e2e import callers
-from tests.e2e.callers import Answer, Plan
+from tests.e2e.callers import QUIC_KINDS, Answer, Plan
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -71,6 +71,26 @@ class Watch:
         """Requests that passed although no configuration that may have been in force lets them."""
         return [a for a, may, _ in self._judged() if a.status == 200 and not may]
 
+    def stayed(self) -> list[Answer]:
+        """The same where callers are checked when they connect, and connections drain.
+
+        A connection that was open before a change may have one more answer, by which it is to end. Envoy says
+        no such thing over HTTP/3, so there it may have more, until Envoy closes it.
+        """
+        strangers: list[Answer] = []
+        before: set[tuple[str, str, str, float]] = set()
+        for answer in self.strangers():
+            connection = answer.kind, answer.caller, answer.host, answer.opened
+            may = any(
+                answer.caller in phase.passing[answer.host]
+                for phase in self._phases
+                if phase.begun <= answer.received and phase.ended >= answer.opened
+            )
+            if not may or (connection in before and answer.kind not in QUIC_KINDS):
+                strangers.append(answer)
+            before.add(connection)
+        return strangers
+
     def shut_out(self) -> Counter[tuple[str, int, str]]:
         """Requests that did not pass although each configuration lets them: by kind, status and error."""
         return Counter(
@@ -106,11 +126,12 @@ async def watching(
     credentials: Mapping[str, Mapping[str, str]],
     *,
     pause_s: float = 0.004,
+    certificates: Mapping[str, str] | None = None,
 ) -> AsyncGenerator[Watch]:
     """Callers in a process of their own, from ``begin`` to ``end``."""
     result = folder / "answers.json"
     headers = {caller: dict(own) for caller, own in credentials.items()}
-    plan = Plan(port, hosts, headers, pause_s, str(result))
+    plan = Plan(port, hosts, headers, pause_s, str(result), dict(certificates or {}))
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, callers.__file__, msgspec.json.encode(plan).decode()),
         stdin=asyncio.subprocess.PIPE,

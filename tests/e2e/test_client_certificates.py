@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from base64 import b64encode
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -645,6 +646,78 @@ async def test_conditions_of_a_policy_hold_for_certificates(site: Site, clients:
         "expired": ["alice", "bob", "late"],
     }
     await site.delete(clients_policy("conditions", NAMED), gateway)
+
+
+def resumed(
+    context: ssl.SSLContext, port: int, session: ssl.SSLSession | None = None
+) -> tuple[int, bool, ssl.SSLSession | None]:
+    """The status of a request on a new connection (0 for none), if it resumed a session, and its session."""
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as plain,
+            context.wrap_socket(plain, server_hostname=HOST, session=session) as secure,
+        ):
+            secure.sendall(f"GET / HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n\r\n".encode())
+            answer = b"".join(iter(lambda: secure.recv(65536), b""))
+            status = int(answer.split(b" ", 2)[1]) if answer else 0
+            return status, bool(secure.session_reused), secure.session
+    except (ssl.SSLError, ConnectionError):
+        return 0, False, None
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+@pytest.mark.parametrize("kind", ["stateless", "stateful", "stateless: {}, stateful"])
+async def test_no_session_of_before_outlives_a_check_of_certificates(
+    site: Site, tmp_path: Path, version: ssl.TLSVersion, kind: str
+) -> None:
+    """With resumption on: neither one of before the check, nor of other CAs, nor of before a revocation."""
+    ours, theirs, port = Authority("ours"), Authority("theirs"), free_port()
+    alice = ours.sign("alice.test")
+    (tmp_path / "alice.pem").write_bytes(alice.pem + alice.key)
+    gateway = guarded("resuming", [port], None)
+    session = f"session: {{resumption: {{{kind}: {{}}}}}}"
+    lists = "crl: {refs: [{name: resuming}]}"
+    contexts = [site.authority.client_context() for _ in range(2)]
+    for context in contexts:
+        context.minimum_version = context.maximum_version = version
+    nobody, known = contexts
+    known.load_cert_chain(tmp_path / "alice.pem")
+
+    def policy(validation: str) -> dict[str, Any]:
+        tls = f"{session}, clientValidation: {{{validation}}}" if validation else session
+        return m.policy("ClientTrafficPolicy", "resuming", f"{{tls: {{{tls}}}}}", "Gateway/resuming")
+
+    async def ask(
+        context: ssl.SSLContext, before: ssl.SSLSession | None = None
+    ) -> tuple[int, bool, ssl.SSLSession | None]:
+        return await asyncio.to_thread(resumed, context, port, before)
+
+    await serve(site, "resuming")
+    await site.apply(
+        m.authorities("ours", ours.pem),
+        m.secret("resuming", ca_crl=ours.revoking().decode()),
+        gateway,
+        policy(""),
+    )
+    _, _, open_ = await ask(nobody)
+    resumes = "stateless" in kind or version == ssl.TLSVersion.TLSv1_2
+    assert (await ask(nobody, open_))[:2] == (200, resumes)
+
+    await site.apply(policy(f"{NAMED}, {lists}"))
+    assert (await ask(nobody, open_))[0] == 0
+    status, _, checked = await ask(known)
+    assert status == 200
+    assert (await ask(known, checked))[:2] == (200, resumes)
+
+    await site.apply(m.secret("resuming", ca_crl=ours.revoking(alice).decode()))
+    assert (await ask(known, checked))[0] == 0
+    await site.apply(m.secret("resuming", ca_crl=ours.revoking().decode()))
+    status, _, checked = await ask(known)
+    assert status == 200
+
+    await site.apply(m.authorities("ours", theirs.pem), policy(NAMED))
+    assert (await ask(known, checked))[0] == 0
+    await site.delete(policy(""), gateway)
 
 
 async def test_a_client_that_is_revoked_has_to_leave(site: Site, clients: Clients) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import httpx
 import msgspec
 import pytest
 from cryptography import x509
@@ -369,3 +370,54 @@ async def _over_tls(port: int, context: ssl.SSLContext, claim: str) -> Request:
         body = await reader.readexactly(int(length.partition(":")[2]))
         writer.close()
     return msgspec.json.decode(body, type=Request)
+
+
+INSIDERS = {
+    "x-envoy-internal": "true",
+    "x-envoy-retry-on": "5xx",
+    "x-envoy-max-retries": "9",
+    "x-envoy-upstream-rq-timeout-ms": "7",
+    "x-envoy-upstream-rq-per-try-timeout-ms": "7",
+    "x-envoy-expected-rq-timeout-ms": "7",
+    "x-envoy-hedge-on-per-try-timeout": "true",
+    "x-envoy-upstream-alt-stat-name": "mine",
+    "x-envoy-force-trace": "1",
+    "x-envoy-ip-tags": "vip",
+    "x-envoy-original-url": "http://other.test/",
+    "x-forwarded-client-cert": "Hash=0;Subject=boss",
+}
+"""What tells Envoy, or a backend, something that no client may say."""
+PASSED_ON = {"x-forwarded-proto": "https", "x-envoy-external-address": "203.0.113.9", "x-request-id": "mine"}
+"""What is the word of the proxies in front, where the address of a client is."""
+
+
+@pytest.mark.parametrize(
+    ("way", "trusts"),
+    [
+        ("directSourceIP: {}", False),
+        ("xForwardedFor: {numTrustedHops: 0}", False),
+        ("xForwardedFor: {numTrustedHops: 1}", True),
+        ("xForwardedFor: {trustedCIDRs: [10.0.0.0/8]}", True),
+        ("customHeader: {name: x-client}", True),
+    ],
+)
+async def test_no_client_says_what_only_envoy_may_wherever_its_address_is_read(
+    site: Site, way: str, trusts: bool
+) -> None:
+    """Also an address of a private network in a header makes nobody an insider."""
+    policy = m.policy(
+        "ClientTrafficPolicy", "insiders", f"{{clientIPDetection: {{{way}}}}}", "Gateway/gateway"
+    )
+    await site.apply(m.route("insiders", f"[{{{m.to('one')}}}]"), policy)
+    claims = {"x-client": "10.0.0.1", "x-forwarded-for": "10.0.0.1"}
+
+    async with httpx.AsyncClient(trust_env=False) as client:
+        said = {**INSIDERS, **PASSED_ON, **claims}
+        request = await site.reached("insiders.test", headers=said, client=client)
+
+    received = dict(request.headers)
+    assert received.keys().isdisjoint(INSIDERS)
+    assert {name for name, value in PASSED_ON.items() if received.get(name) == value} == (
+        set(PASSED_ON) if trusts else set()
+    )
+    await site.delete(policy)

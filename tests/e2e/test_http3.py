@@ -5,14 +5,24 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
+from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
+from google.protobuf.wrappers_pb2 import StringValue
+from msgspec import structs
 
+from moongate.xds import listeners, quic
+from moongate.xds.wire import encode, message_field, packed
 from tests.e2e import manifests as m
+from tests.e2e.backends import Request
+from tests.e2e.callers import Http3
 from tests.e2e.certificates import Authority
 from tests.e2e.http3 import http3_get
 from tests.ports import free_port
 
 if TYPE_CHECKING:
+    from moongate.xds.filter_chains import ChainSettings
+    from moongate.xds.filters import ChainFilter
     from tests.e2e.conftest import Site
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
@@ -129,3 +139,70 @@ async def test_a_wider_neighbour_does_not_serve_the_hostname_of_a_listener_that_
     assert (await http3_get(site.authority, port, TWO)).status == 200
     assert (await http3_get(site.authority, port, ONE)).status in (404, 421)
     await site.delete(*policies, document)
+
+
+@pytest.mark.parametrize("mode", ["", "ForwardOnly", "AppendForward", "SanitizeSet"])
+async def test_a_client_over_http3_cannot_say_whose_certificate_it_has(site: Site, mode: str) -> None:
+    """It shows none, so no mode that asks for one on the connection passes such a header on."""
+    port = free_port()
+    gateway = await serve(site, "saying", port)
+    details = f", headers: {{xForwardedClientCert: {{mode: {mode}}}}}" if mode else ""
+    policy = http3("saying", "Gateway/saying", details)
+    await site.apply(policy)
+    said = {"x-forwarded-client-cert": "Hash=0", "x-envoy-retry-on": "5xx", "x-forwarded-for": "10.0.0.1"}
+
+    client = await Http3.to(port, ONE, authorities=site.authority.pem)
+    status, _ = await client.ask(ONE, said)
+    client.close()
+    await client.wait_closed()
+
+    received = dict(msgspec.json.decode(client.body, type=Request).headers)
+    assert status == 200
+    assert received.keys().isdisjoint({"x-forwarded-client-cert", "x-envoy-retry-on"})
+    assert received["x-forwarded-for"].startswith("10.0.0.1,")
+    await site.delete(policy, gateway)
+
+
+async def test_nobody_passes_where_envoy_refuses_a_chain_over_quic_alone_and_https_goes_on(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its former chain lacks the filter that asks who calls."""
+    build = quic.quic_settings
+
+    def broken(settings: ChainSettings, filters: tuple[ChainFilter, ...]) -> ChainSettings | None:
+        """The settings with a network filter that Envoy does not know, where the chain asks who calls."""
+        built = build(settings, filters)
+        if built is None or not any(b"x-user" in one.body for one in filters):
+            return built
+        unknown = Filter(name="no.such.filter", typed_config=packed(StringValue(value="x")))
+        chain = built.chain + message_field(FilterChain.FILTERS_FIELD_NUMBER, encode(unknown))
+        return structs.replace(built, chain=chain)
+
+    for module in (quic, listeners):
+        monkeypatch.setattr(module, "quic_settings", broken)
+    port = free_port()
+    gateway = await serve(site, "broken", port)
+    policy = http3("broken", "Gateway/broken")
+    await site.apply(m.secret("users", _htpasswd="ann:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=\n"), policy)
+    old = await Http3.to(port, ONE, authorities=site.authority.pem)
+    assert (await old.ask(ONE, {}))[0] == 200
+    asking = "{basicAuth: {users: {name: users}, forwardUsernameHeader: x-user}}"
+    auth = m.policy("SecurityPolicy", "broken", asking, "HTTPRoute/broken-1")
+
+    await site.apply(auth)
+
+    assert await site.status(ONE, port=port, tls=True) == 401
+    assert (await http3_get(site.authority, port, TWO)).status == 200
+    # The last good settings stand in there, with the filter.
+    assert (await http3_get(site.authority, port, ONE)).status == 401
+    assert (await old.ask(ONE, {}))[0] == 500
+    [refusal] = site.laptop.fleets.refusals()
+    assert refusal.what == "filter chain default/broken/one of listener default/broken/one-quic"
+    assert [listener.name for listener in refusal.listeners] == ["one"]
+    old.close()
+    await old.wait_closed()
+
+    await site.delete(auth)
+    assert (await http3_get(site.authority, port, ONE)).status == 200
+    assert site.laptop.fleets.refusals() == ()
+    await site.delete(policy, gateway)

@@ -15,6 +15,8 @@ import pytest
 from msgspec import Struct
 
 from tests.e2e import manifests as m
+from tests.e2e.callers import KINDS, QUIC_KINDS
+from tests.e2e.certificates import Authority
 from tests.e2e.conftest import Site, admitted, reference
 from tests.e2e.guarded import Passing, Watch, watching
 from tests.ports import free_port
@@ -72,6 +74,15 @@ CREDENTIALS = {
         user: {k: v for each in PROTECTIONS.values() for k, v in each.headers(user).items()} for user in USERS
     },
 }
+
+
+CHECKS: dict[str, Callable[[frozenset[str]], frozenset[str]]] = {
+    "RequireAndVerify": lambda users: users,
+    "VerifyIfGiven": lambda users: users | {"nobody"},
+    "RequireAny": lambda _: frozenset(USERS),
+    "Request": lambda _: EVERYBODY,
+}
+"""Mode of ``tls.clientValidation`` of a ClientTrafficPolicy → who may connect, if these users' CAs count."""
 
 
 class Policy(Struct, frozen=True):
@@ -258,6 +269,117 @@ async def test_nobody_passes_at_a_port_that_is_guarded_whenever_it_is_open(
 
     assert {a.status for a in watch.answers} >= {0, 200, 401}
     assert watch.strangers() == []
+
+
+class Checking(Struct, frozen=True):
+    """A ClientTrafficPolicy of the model of connections.
+
+    Args:
+        mode: by which it checks who connects; "" for not at all.
+        users: those who may connect by their CAs: a key of ``Connections.users``.
+        http3: whether it asks for HTTP/3.
+    """
+
+    mode: str
+    users: str
+    http3: bool
+
+    def document(self, target: str) -> m.Document:
+        body: dict[str, Any] = {"http3": {}} if self.http3 else {"scheme": "Preserve"}
+        if self.mode:
+            refs = [{"kind": "ConfigMap", "name": f"cas-{self.users}"}]
+            body["tls"] = {"clientValidation": {"mode": self.mode, "caCertificateRefs": refs}}
+        document = m.policy("ClientTrafficPolicy", target.replace("/", "-").lower(), "{}", target)
+        document["spec"] |= body
+        return document
+
+
+class Connections(Struct):
+    """Policies by target, and the users whose CAs are in each ConfigMap."""
+
+    policies: dict[str, Checking]
+    users: dict[str, frozenset[str]]
+
+    def passing(self, port: int) -> Passing:
+        of = {
+            host: self.policies.get(f"Gateway/checked/{host.removesuffix('.test')}")
+            or self.policies.get("Gateway/checked")
+            for host in HOSTS
+        }
+        # A listener that asks for certificates has no HTTP/3; the others have it if one of them asks for it.
+        open_ = [host for host, policy in of.items() if policy is None or not policy.mode]
+        http3 = any(policy.http3 for host in open_ if (policy := of[host]) is not None)
+        passing: Passing = {}
+        for host, policy in of.items():
+            may = EVERYBODY
+            if policy is not None and policy.mode:
+                may = CHECKS[policy.mode](self.users[policy.users])
+            passing[f"https://{host}:{port}"] = may
+            passing[f"quic://{host}:{port}"] = EVERYBODY if http3 and host in open_ else frozenset()
+        return passing
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("SEEDS", "1"))))
+async def test_nobody_connects_whose_certificate_old_and_new_refuse(
+    site: Site, tmp_path: Path, seed: int
+) -> None:
+    """CAs are exchanged, checks come and go and change their mode, and with them HTTP/3, which has none."""
+    chance, port, changes = Random(seed), free_port(), min(CHANGES, 150)
+    cas = {user: Authority(user) for user in USERS}
+    certificates: dict[str, str] = {}
+    for user, ca in cas.items():
+        shown = ca.sign(user)
+        at = tmp_path / f"{user}.pem"
+        at.write_bytes(shown.pem + shown.key)
+        certificates[user] = str(at)
+    model = Connections({}, {name: frozenset({user}) for name, user in zip(SECRETS, USERS, strict=True)})
+
+    def authorities(name: str) -> m.Document:
+        return m.authorities(f"cas-{name}", *(cas[user].pem for user in sorted(model.users[name])))
+
+    listeners = ", ".join(
+        f"{{name: {host.removesuffix('.test')}, port: {port}, protocol: HTTPS, hostname: {host}, "
+        "tls: {certificateRefs: [{name: checked}]}}"
+        for host in HOSTS
+    )
+    gateway = m.gateway("checked", f"[{listeners}]")
+    await site.apply(
+        site.authority.sign(*HOSTS).secret("checked"),
+        *map(authorities, SECRETS),
+        m.route("checked", f"[{{{m.to('one')}}}]", hostnames=tuple(HOSTS), parents="[{name: checked}]"),
+        gateway,
+    )
+    origins = list(model.passing(port))
+    async with watching(
+        tmp_path, port, origins, {user: {} for user in EVERYBODY}, pause_s=0.02, certificates=certificates
+    ) as watch:
+        await watch.begin(model.passing(port))
+        for _ in range(changes):
+            target = chance.choice(["Gateway/checked", "Gateway/checked/left", "Gateway/checked/right"])
+            put: list[m.Document] = []
+            gone: list[m.Document] = []
+            match chance.randrange(4):
+                case 0:
+                    name = chance.choice(SECRETS)
+                    model.users[name] = frozenset(chance.sample(USERS, chance.randint(1, 2)))
+                    put = [authorities(name)]
+                case 1 if target in model.policies:
+                    gone = [model.policies.pop(target).document(target)]
+                case _:
+                    mode = chance.choice(["", *CHECKS])
+                    model.policies[target] = Checking(mode, chance.choice(SECRETS), chance.random() < 0.6)
+                    put = [model.policies[target].document(target)]
+            async with watch.change(model.passing(port)):
+                site.laptop.put(admitted(*put) | dict.fromkeys(map(reference, gone)))
+                await site.laptop.served()
+            await asyncio.sleep(chance.uniform(0, 2 * PACE_S))
+        await watch.end()
+    await site.delete(*(policy.document(target) for target, policy in model.policies.items()), gateway)
+
+    assert len(watch.answers) > 4 * changes, "the load met the changes"
+    assert {answer.kind for answer in watch.answers if answer.status == 200} > {*KINDS, "new3"}
+    assert watch.stayed() == []
+    assert [one for one in watch.shut_out() if one[0] not in QUIC_KINDS] == []
 
 
 @pytest.mark.parametrize("inserted", [False, True], ids=["changes places", "another is inserted"])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
 from google.protobuf.duration_pb2 import Duration
 
+from moongate.features.base import Effective
 from moongate.features.client_timeout import FEATURE, ClientTimeout, HTTPClientTimeout, TCPClientTimeout
-from tests.features.listeners import chain_with, listener_with, manager_with, plain
+from tests.features.listeners import OWNER, chain_with, listener_with, manager_with, plain
 
 
 def test_each_time_limit_of_http_lands_where_envoy_looks_for_it() -> None:
@@ -30,6 +32,19 @@ def test_each_time_limit_of_connections_lands_where_envoy_looks_for_it() -> None
     chain = chain_with(FEATURE, timeout).message
     assert chain.transport_socket_connect_timeout == Duration(seconds=5)
     assert listener_with(FEATURE, timeout).listener_filters_timeout == Duration(seconds=6)
+
+
+def test_connections_that_carry_no_http_have_a_limit_of_silence_of_their_own() -> None:
+    def limited(timeout: ClientTimeout) -> TcpProxy:
+        proxy = TcpProxy()
+        assert FEATURE.tcp_proxy is not None
+        FEATURE.tcp_proxy(proxy, Effective(timeout, OWNER))
+        return proxy
+
+    assert limited(ClientTimeout(tcp=TCPClientTimeout(idle_timeout="7s"))).idle_timeout.seconds == 7
+    assert limited(ClientTimeout(tcp=TCPClientTimeout(idle_timeout="0s"))).HasField("idle_timeout")
+    for other in (ClientTimeout(), ClientTimeout(tcp=TCPClientTimeout(tls_handshake_timeout="1s"))):
+        assert limited(other) == TcpProxy()
 
 
 def test_a_limit_of_zero_goes_to_envoy_which_takes_it_for_none() -> None:

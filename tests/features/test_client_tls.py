@@ -37,6 +37,11 @@ from moongate.features.client_tls import (
     check,
 )
 from moongate.infra.binary import envoy_binary
+from moongate.policies.client_traffic_policy import ClientTrafficPolicy
+from moongate.world import World
+from tests.attach.test_client_validation import CERT
+from tests.core import GATEWAY_CLASS, ON_HOST, dump, gateway, policy, read
+from tests.core import https as listening
 from tests.e2e.certificates import Authority
 from tests.features.listeners import OWNER, chain_with, https, plain
 from tests.tls_names import TAKEN, UNKNOWN
@@ -257,6 +262,29 @@ def test_what_envoy_could_not_check_is_refused(validation: dict[str, Any], path:
     assert (problem.path, problem.reason) == (f"clientValidation.{path}", "Invalid")
 
 
+def test_what_envoy_can_check_is_no_fault() -> None:
+    pairs = ":".join(HASH[n : n + 2] for n in range(0, len(HASH), 2))
+    validation = {
+        "mode": "RequireAny",
+        "spkiHashes": [SPKI],
+        "certificateHashes": [HASH, HASH.upper(), pairs],
+    }
+    spec = convert({"clientValidation": validation}, ClientTLSSettings)
+
+    assert list(check(Db(), Effective(spec, OWNER))) == []
+
+
+def test_names_that_envoy_does_not_know_are_faults_beside_what_is_asked_of_clients() -> None:
+    spec = convert(
+        {"clientValidation": {"mode": "RequireAny", "spkiHashes": ["x"]}, "ciphers": ["NO-SUCH-CIPHER"]},
+        ClientTLSSettings,
+    )
+
+    paths = [problem.path for problem in check(Db(), Effective(spec, OWNER))]
+
+    assert paths == ["clientValidation.spkiHashes[0]", "ciphers[0]"]
+
+
 def test_matchers_of_names_are_looked_at_before_envoy_gets_them() -> None:
     matches = {
         "uris": [{"type": "RegularExpression", "value": "("}],
@@ -305,3 +333,23 @@ def test_authorities_are_of_a_kind_whatever_group_is_written(kind: str) -> None:
 
     assert plain.authorities is not None
     assert other == plain
+
+
+def test_authorities_that_envoy_could_not_use_are_a_fault_of_the_policy() -> None:
+    """Otherwise its listeners would be closed, and nobody would know why."""
+    world = World(ON_HOST)
+    body = "{tls: {clientValidation: {caCertificateRefs: [{kind: ConfigMap, name: ca}]}}}"
+    asks = policy("ClientTrafficPolicy", body, target="Gateway/eg")
+    holds = dump(
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "ca", "namespace": "default"}}
+        | {"data": {"ca.crt": "no certificate"}}
+    )
+    documents = (GATEWAY_CLASS, gateway(listening("one", "cert")), CERT, asks, holds)
+    world.apply({each.ref: each for text in documents for each in read(text)})
+    world.pull()
+
+    status: Any = world.statuses()[Ref.of(ClientTrafficPolicy, "default", "policy")]
+
+    [accepted] = [each for each in status.ancestors[0].conditions if each.type == "Accepted"]
+    assert accepted.status == "False"
+    assert accepted.message.startswith("spec.tls.clientValidation.caCertificateRefs[0]: ConfigMap default/ca")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from envoy.config.core.v3.protocol_pb2 import HttpProtocolOptions
 from envoy.extensions.filters.http.header_mutation.v3.header_mutation_pb2 import HeaderMutation
@@ -122,6 +123,38 @@ def test_a_pattern_that_is_none_is_a_problem() -> None:
 
     assert faults(HTTPHeaderFilter(remove_on_match=(match,))) == [
         "earlyRequestHeaders.removeOnMatch[0].value"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("type_", "value", "of_requests", "of_responses"),
+    [
+        ("RegularExpression", ".*", True, True),
+        ("RegularExpression", "[^:].*", False, False),
+        ("RegularExpression", "path", False, False),
+        ("Prefix", ":", True, True),
+        ("Prefix", ":s", True, True),
+        ("Prefix", ":p", True, False),
+        ("Suffix", "path", True, False),
+        ("Suffix", "-path", False, False),
+        ("Suffix", "status", False, True),
+        ("Exact", ":status", False, True),
+        ("Exact", ":method", True, False),
+        (None, ":path", True, False),
+    ],
+)
+def test_what_a_message_is_made_of_is_not_removed_with_its_headers(
+    type_: str | None, value: str, of_requests: bool, of_responses: bool
+) -> None:
+    """Without its path no request is served, and without its status no response."""
+    written = {"value": value} if type_ is None else {"type": type_, "value": value}
+    match = msgspec.convert(written, StringMatch)
+    changes = HTTPHeaderFilter(remove_on_match=(match,))
+    early, late = HeaderSettings(early_request_headers=changes), HeaderSettings(late_response_headers=changes)
+
+    assert [bool(list(check(Db(), Effective(each, OWNER)))) for each in (early, late)] == [
+        of_requests,
+        of_responses,
     ]
 
 

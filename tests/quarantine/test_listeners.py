@@ -65,6 +65,11 @@ def manifests(*names: str) -> tuple[str, ...]:
     )
 
 
+def is_quic(listener: Listener) -> bool:
+    """Whether a listener is one for HTTP/3."""
+    return listener.udp_listener_config.HasField("quic_options")
+
+
 def takes(_: Listener) -> bool:
     """No listener is refused."""
     return False
@@ -78,14 +83,16 @@ class Envoy:
         self.held: dict[tuple[str, str], XdsResource] = {}
         self.answered: dict[tuple[str, str], str] = {}
 
-    def chains(self) -> dict[str, FilterChain]:
-        """The filter chains of all listeners in force, by name."""
+    def chains(self, *, quic: bool = False) -> dict[str, FilterChain]:
+        """The filter chains of all listeners in force, by name; those of TCP, or those for QUIC."""
         listeners = (Listener.FromString(r.body) for (t, _), r in self.held.items() if t == LISTENER)
-        return {chain.name: chain for each in listeners for chain in each.filter_chains}
+        return {
+            chain.name: chain for each in listeners if is_quic(each) == quic for chain in each.filter_chains
+        }
 
-    def answers(self, name: str) -> str:
+    def answers(self, name: str, *, quic: bool = False) -> str:
         """What requests to a host are answered with: ``open``, ``guarded`` or ``500``; "" without a chain."""
-        chain = self.chains().get(f"default/eg/{name}")
+        chain = self.chains(quic=quic).get(f"default/eg/{name}")
         if chain is None or chain.filters[-1].name == DIRECT_RESPONSE:
             return ""
         filters = {one.name: one for one in manager(chain).http_filters}
@@ -143,7 +150,9 @@ class Fleet:
                 self.transitions.start(EG_FLEET)
                 for node in self.envoys:
                     self.transitions.connected(EG_FLEET, node)
-            self.transitions.handed_out(EG_FLEET, changes.put.get("default/eg", ()))
+            gone = changes.gone.get("default/eg", ())
+            self.transitions.handed_out(EG_FLEET, changes.put.get("default/eg", ()), gone)
+            self.quarantine.left(EG_FLEET, gone)
             again = finished(self.quarantine.review()) | self.transitions.review() or self._answer()
 
     def _answer(self) -> bool:
@@ -169,6 +178,8 @@ class Fleet:
         envoy = self.envoys[node]
         resource = self.world.resource(EG_FLEET, *key)
         if resource is None:
+            envoy.answered.pop(key, None)
+            self.transitions.removed(EG_FLEET, node, *key)
             return envoy.held.pop(key, None) is not None
         if envoy.answered.get(key) == resource.version:
             return False
@@ -185,10 +196,11 @@ class Fleet:
             self.transitions.acknowledged(*about)
         return True
 
-    def serving(self, node: str = "e0") -> dict[str, str]:
+    def serving(self, node: str = "e0", *, quic: bool = False) -> dict[str, str]:
         """What each host is answered with."""
         eg: Any = self.world.store.held()[EG]
-        return {listener.name: self.envoys[node].answers(listener.name) for listener in eg.spec.listeners}
+        names = [listener.name for listener in eg.spec.listeners]
+        return {name: self.envoys[node].answers(name, quic=quic) for name in names}
 
     def refusals(self) -> dict[str, Refusal]:
         """What is out of force, by the first words about it."""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from typing import Any
 
+import msgspec
 import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.listener.v3.listener_pb2 import Listener
@@ -14,9 +15,20 @@ from msgspec import structs
 
 from moongate.api.base import Ref
 from moongate.api.envoygateway import RuntimeFlags
-from moongate.api.envoypatchpolicy import EnvoyPatchPolicy
+from moongate.api.envoypatchpolicy import EnvoyPatchPolicy, JSONPatchOperation
 from moongate.world import World
-from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, SCOPE, SECRET
+from moongate.xds.json_patches import apply
+from moongate.xds.patches import Patch
+from moongate.xds.wire import (
+    CLUSTER,
+    LISTENER,
+    ROUTE,
+    SCOPE,
+    SECRET,
+    XdsResource,
+    encode,
+    message_field,
+)
 from tests import worlds
 from tests.core import ON_HOST
 from tests.strategies import resource
@@ -462,3 +474,19 @@ def test_a_changed_route_does_not_apply_patches_of_other_resources_again() -> No
 
     assert "result" not in ran.counts()
     assert "patch_policy_status" not in ran.counts()
+
+
+def test_a_patch_of_a_table_leaves_matches_by_cookies_alone() -> None:
+    """Our messages know no cookies: through JSON they were lost, and the route matched every request."""
+    route = RouteConfiguration(name="table")
+    match = route.virtual_hosts.add(name="host").routes.add().match
+    match.MergeFromString(message_field(17, message_field(1, b"session")))
+    before = XdsResource.of(ROUTE, "table", encode(route))
+    operation = JSONPatchOperation(op="add", path="/max_direct_response_body_size_bytes", value=9)
+    patch = Patch(Ref.of(EnvoyPatchPolicy, "default", "p"), "spec", msgspec.json.encode(operation))
+
+    after = RouteConfiguration.FromString(apply(before, ROUTE, "table", patch).body)
+
+    assert after.max_direct_response_body_size_bytes.value == 9
+    assert after.virtual_hosts == route.virtual_hosts
+    assert encode(after.virtual_hosts[0]) == encode(route.virtual_hosts[0])

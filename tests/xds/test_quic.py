@@ -14,9 +14,22 @@ from msgspec import structs
 from moongate import names
 from moongate.api.base import ListenerId
 from moongate.policies.http_listeners import http3_conflict, http3_dropped, http3_port
+from moongate.world import World
 from moongate.xds.listeners import listener, listener_names
 from tests.attach.test_client_validation import CERT
-from tests.core import EG, EG_FLEET, IN_CLUSTER, ON_HOST, Core, gateway, http, https, policy
+from tests.core import (
+    EG,
+    EG_FLEET,
+    GATEWAY_CLASS,
+    IN_CLUSTER,
+    ON_HOST,
+    Core,
+    gateway,
+    http,
+    https,
+    policy,
+    read,
+)
 from tests.listeners import sent
 
 ONE = https("one", "cert", hostname="one.io")
@@ -123,3 +136,22 @@ def test_a_listener_of_udp_keeps_its_port() -> None:
     assert problem is not None
     assert problem.path == "spec.http3"
     assert http3_conflict(Core(gateway(ONE), CERT, http3()).db, at("one")) is None
+
+
+def test_a_policy_of_one_listener_builds_one_chain_for_quic() -> None:
+    """A port may have hundreds of chains."""
+    world = World(ON_HOST)
+    hosts = [f"h{n}" for n in range(5)]
+    gateways = gateway(*(https(host, "cert", hostname=f"{host}.io") for host in hosts))
+    documents = (GATEWAY_CLASS, gateways, CERT, http3(name="all"))
+    world.apply({each.ref: each for text in documents for each in read(text)})
+    world.pull()
+
+    with world.ran() as ran:
+        own = http3(", path: {disableMergeSlashes: true}", name="own", target="Gateway/eg/h3")
+        world.apply({each.ref: each for each in read(own)})
+        world.pull()
+
+    counts = ran.counts()
+    assert (counts["chain_part"], counts["_quic_part"], counts["listener"]) == (1, 1, 2)
+    assert "listener_head" not in counts

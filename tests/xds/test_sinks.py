@@ -282,6 +282,28 @@ def test_names_and_addresses_do_not_share_a_cluster() -> None:
     assert addresses(core) == ["10.2.2.2"]
 
 
+def test_a_service_without_endpoints_does_not_make_names_addresses() -> None:
+    """Its cluster looked for endpoints that nobody sent, so that the sink by its name got nothing either."""
+    named = """
+    apiVersion: gateway.envoyproxy.io/v1alpha1
+    kind: Backend
+    metadata: {name: named, namespace: default}
+    spec: {endpoints: [{fqdn: {hostname: collector.test, port: 4317}}]}
+    """
+    service = COLLECTOR.replace("monitoring", "default")
+    refs = "{group: gateway.envoyproxy.io, kind: Backend, name: named}, {name: collector, port: 4317}"
+    traced = f"{{tracing: {{provider: {{type: OpenTelemetry, backendRefs: [{refs}]}}}}}}"
+
+    core = of_gateway(traced, named, service, config=ON_HOST)
+
+    built = cluster_of(core)
+    assert built.cluster_type.name == "envoy.cluster.dns"
+    [entry] = [each for at in built.load_assignment.endpoints for each in at.lb_endpoints]
+    assert entry.endpoint.address.socket_address.address == "collector.test"
+    assert load_assignment(core.db, SinkCluster("tracing", EG_FLEET)) is None
+    assert not any("cannot have both" in message for _, message in faults(core))
+
+
 def test_a_cluster_has_the_settings_of_its_sink() -> None:
     settings = "backendSettings: {circuitBreaker: {maxConnections: 7}, timeout: {tcp: {connectTimeout: 3s}}}"
     core = of_class(f"{{tracing: {{provider: {{type: OpenTelemetry, {settings}, {TO_COLLECTOR}}}}}}}")

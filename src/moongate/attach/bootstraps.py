@@ -41,11 +41,11 @@ from envoy.extensions.resource_monitors.downstream_connections.v3.downstream_con
 )
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct as ProtoStruct
 from google.protobuf.wrappers_pb2 import BoolValue
 
 from moongate.json_patch import PatchError, patched, read
+from moongate.message_documents import as_document
 from moongate.names import STATISTICS_CLUSTER
 from moongate.problem import Problem
 from moongate.xds.wire import packed
@@ -227,7 +227,7 @@ def amended(base: Bootstrap, changes: ProxyBootstrap) -> Bootstrap:
             result.CopyFrom(base)
             result.MergeFrom(_written(changes.value or ""))
         case "JSONPatch":
-            document: Any = MessageToDict(base, preserving_proto_field_name=True)
+            document: Any = as_document(base, snake_case=True)
             for n, operation in enumerate(changes.json_patches):
                 try:
                     document = patched(document, operation)

@@ -62,9 +62,8 @@ def _xds(world: World) -> list[tuple[str, Mapping[str, Mapping[str, XdsResource]
 
 
 def _fleet(types: Mapping[str, Mapping[str, XdsResource]]) -> dict[str, list[Any]]:
-    from google.protobuf.json_format import MessageToDict
-
     from moongate.cli.redaction import redacted
+    from moongate.message_documents import as_document
     from moongate.xds.messages import message
     from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, SECRET
 
@@ -77,7 +76,7 @@ def _fleet(types: Mapping[str, Mapping[str, XdsResource]]) -> dict[str, list[Any
         "secrets": SECRET,
     }
     return {
-        part: [MessageToDict(redacted(message(one))) for _, one in sorted(types.get(url, {}).items())]
+        part: [as_document(redacted(message(one))) for _, one in sorted(types.get(url, {}).items())]
         for part, url in urls.items()
         if part != "scopedRoutes" or url in types
     }

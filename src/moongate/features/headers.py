@@ -51,7 +51,7 @@ from moongate.features.base import (
     string_matcher,
 )
 from moongate.problem import Problem
-from moongate.regex import regex_fault
+from moongate.regex import matches_whole, regex_fault
 from moongate.xds.wire import packed
 
 if TYPE_CHECKING:
@@ -59,6 +59,9 @@ if TYPE_CHECKING:
 
 MAX_HEADERS_KIB: Final = 8192
 """The most that Envoy takes."""
+
+_OF_REQUESTS: Final = (":method", ":scheme", ":authority", ":path")
+_OF_RESPONSES: Final = (":status",)
 
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE: Final = re.compile(r"[!-~]+([\t ][!-~]+)*")
@@ -159,15 +162,21 @@ def check(db: Db, headers: Effective[HeaderSettings]) -> Iterator[Problem]:
         if not 1024 <= size <= MAX_HEADERS_KIB * 1024:
             message = f"maxRequestHeaderLimit is {limit}; it must be from 1Ki to {MAX_HEADERS_KIB}Ki."
             yield Problem("maxRequestHeaderLimit", message)
-    for name, changes in (
-        ("earlyRequestHeaders", spec.early_request_headers),
-        ("lateResponseHeaders", spec.late_response_headers),
+    for name, changes, kept in (
+        ("earlyRequestHeaders", spec.early_request_headers, _OF_REQUESTS),
+        ("lateResponseHeaders", spec.late_response_headers, _OF_RESPONSES),
     ):
         if changes is not None:
-            yield from (fault.under(name) for fault in _faults(changes))
+            yield from (fault.under(name) for fault in _faults(changes, kept))
 
 
-def _faults(changes: HTTPHeaderFilter) -> Iterator[Problem]:
+def _faults(changes: HTTPHeaderFilter, kept: tuple[str, ...]) -> Iterator[Problem]:
+    """What is wrong with changes of headers.
+
+    Args:
+        changes: the changes.
+        kept: the names of what every message must have, which Envoy takes for headers.
+    """
     if changes == HTTPHeaderFilter():
         yield Problem("", "No header is changed; set one of set, add, addIfAbsent, remove and removeOnMatch.")
     for kind, headers in (("add", changes.add), ("set", changes.set), ("addIfAbsent", changes.add_if_absent)):
@@ -180,8 +189,26 @@ def _faults(changes: HTTPHeaderFilter) -> Iterator[Problem]:
             yield Problem(f"remove[{n}]", message)
     for n, match in enumerate(changes.remove_on_match or ()):
         fault = regex_fault(match.value) if match.type == "RegularExpression" else None
+        lost = next((name for name in kept if fault is None and _matches(match, name)), None)
+        if lost is not None:
+            fault = (
+                f"{match.value!r} matches {lost!r} as well, without which Envoy serves nothing; names of "
+                "headers begin with no colon, so '[^:].*' are all of them."
+            )
         if fault is not None:
             yield Problem(f"removeOnMatch[{n}].value", fault)
+
+
+def _matches(match: StringMatch, name: str) -> bool:
+    match match.type:
+        case "Prefix":
+            return name.startswith(match.value)
+        case "Suffix":
+            return name.endswith(match.value)
+        case "RegularExpression":
+            return matches_whole(match.value, name)
+        case _:
+            return name == match.value
 
 
 def _header_fault(header: AddedHeader) -> str | None:

@@ -9,6 +9,8 @@ Facts
 -----
 * a policy of one listener switches it on for all listeners of HTTPS at its port, as in the reference
 * Envoy checks no certificates of clients over QUIC, so a listener that asks for some has no HTTP/3
+* Envoy does not ask open connections of QUIC to end when their chain is drained; it closes them afterwards
+* QUIC is always TLS 1.3; nothing of PROXY protocol comes by it
 """
 
 from __future__ import annotations

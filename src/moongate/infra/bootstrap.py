@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
-from google.protobuf.json_format import MessageToJson
 from msgspec import Struct
 
 from moongate.attach.bootstraps import default_bootstrap
+from moongate.message_documents import as_document
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,7 +45,7 @@ def bootstrap(fleet: str, node_id: str, *, xds_socket: Path, admin_socket: Path)
 
 def as_json(message: Bootstrap) -> bytes:
     """The bootstrap as the content of the file that Envoy reads: equal ones have equal content."""
-    return MessageToJson(message, indent=2, sort_keys=True).encode() + b"\n"
+    return json.dumps(as_document(message), indent=2, sort_keys=True).encode() + b"\n"
 
 
 def arguments(bootstrap_file: Path, options: EnvoyOptions, *, cpus: int, log_format: str) -> tuple[str, ...]:

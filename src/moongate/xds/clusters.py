@@ -218,7 +218,7 @@ def _sink_cluster(db: Db, key: SinkCluster) -> XdsResource | None:
     if sink.host and not is_ip(sink.host):
         _resolve(message, lookup)
         message.load_assignment.CopyFrom(_assignment_of_host(key.name, sink.host, sink.port))
-    elif usable and all(b.dns for b in usable):
+    elif _are_names(usable):
         _resolve(message, lookup)
         message.load_assignment.CopyFrom(_assignment(db, key, members, key.name, of_names=True))
     else:

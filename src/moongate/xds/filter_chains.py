@@ -74,6 +74,7 @@ class ChainSettings(Encoded, frozen=True):
         closed: whether it takes its connections only to end them.
         scoped: whether its routes are looked up in the parts of a table.
         is_http: whether requests are looked at.
+        filters: the version of its HTTP filters, where they are judged with it and not each by itself.
     """
 
     name: str
@@ -85,11 +86,12 @@ class ChainSettings(Encoded, frozen=True):
     closed: bool = False
     scoped: bool = False
     is_http: bool = True
+    filters: str = ""
 
     @property
     def version(self) -> str:
         """The content version of all of it."""
-        return version(b"".join((self.chain, self.manager, self.router)))
+        return version(b"".join((self.chain, self.manager, self.router, self.filters.encode())))
 
 
 class ChainEntry(Encoded, frozen=True):
@@ -138,12 +140,19 @@ def in_force(settings: ChainSettings, out: Mapping[str, Fallback]) -> ChainSetti
     fallback = out.get(settings.version) if out else None
     if fallback is None:
         return settings
-    former: ChainSettings | None = fallback.last_good
+    former = stand_in(fallback, settings)
     if fallback.strict and former is not None and _is_looser(former, settings):
         former = None
     silent = unreported(settings) if fallback.strict else None
     others = (silent, former, closed(settings))
     return next((other for other in others if other is not None and other.version not in out), None)
+
+
+def stand_in(fallback: Fallback, settings: ChainSettings) -> ChainSettings | None:
+    """The last good form of the settings of a chain; ``None`` if there is none."""
+    former: ChainSettings | None = fallback.last_good
+    # Its filters are as they should be, also where they are judged with it.
+    return structs.replace(former, filters=settings.filters) if former is not None else None
 
 
 def _is_looser(former: ChainSettings, settings: ChainSettings) -> bool:

@@ -29,7 +29,6 @@ from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
-from google.protobuf import json_format
 
 from moongate import names
 from moongate.api.envoypatchpolicy import EnvoyPatchPolicy, JSONPatchOperation, text_at
@@ -37,6 +36,7 @@ from moongate.attach.envoy_listeners import usual_names
 from moongate.attach.patch_policies import patch_policies
 from moongate.engine import Failed, query
 from moongate.json_patch import PatchError, compiled, import_type, patched, read
+from moongate.message_documents import as_document
 from moongate.store import get
 from moongate.xds.patches import Patch, Patches
 from moongate.xds.walk import packed_types
@@ -167,13 +167,13 @@ def apply(resource: XdsResource | None, type_url: str, name: str, patch: Patch) 
 def _written(message: Message) -> dict[str, Any]:
     """A message as a JSON document, with field names in snake case."""
     try:
-        return json_format.MessageToDict(message, preserving_proto_field_name=True)
+        return as_document(message, snake_case=True)
     except (
         TypeError
     ):  # It holds a message that was written without its type, so that nothing has imported it.
         for name in packed_types(message):
             import_type(name)
-        return json_format.MessageToDict(message, preserving_proto_field_name=True)
+        return as_document(message, snake_case=True)
 
 
 def _without_secrets(error: PatchError, type_url: str) -> PatchError:

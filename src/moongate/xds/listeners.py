@@ -60,10 +60,11 @@ from moongate.xds.filter_chains import (
     in_force,
     joined,
     silenced,
+    stand_in,
 )
 from moongate.xds.filters import ChainFilter, chains_with, http_filters
 from moongate.xds.http_chains import chain_match, http_settings, https_settings, router
-from moongate.xds.quic import quic_chain
+from moongate.xds.quic import quic_chain, quic_settings
 from moongate.xds.statistics import compressor, prometheus
 from moongate.xds.wire import LISTENER, XdsResource, encode, message_field, packed, version
 
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from moongate.attach.listeners import ChainKind
     from moongate.attach.listeners import Listener as JudgedListener
     from moongate.engine import Db, Query
+    from moongate.xds.fallbacks import Fallback
 
 CHAINS: Final[Mapping[ChainKind, Query[[ChainGroup], ChainSettings]]] = {
     "HTTP": http_settings,
@@ -116,8 +118,6 @@ def listener(db: Db, fleet: FleetId, name: str) -> XdsResource | None:
         asked = prometheus(db, fleet)
         body = encode(_statistics(db, fleet, name, asked)) if asked is not None else None
         return XdsResource.of(LISTENER, name, body) if body is not None else None
-    if (beside := _quic_names(db, fleet).get(name)) is not None:
-        return _quic_listener(db, fleet, name, beside)
     head = _head_in_force(db, fleet, name)
     if head is None:
         return None
@@ -141,38 +141,32 @@ def _quic_names(db: Db, fleet: FleetId) -> Mapping[str, str]:
     }
 
 
-def _quic_listener(db: Db, fleet: FleetId, name: str, beside: str) -> XdsResource | None:
-    """The listener for HTTP/3 beside another one; ``None`` if it would serve nobody."""
-    envoy = envoy_listener(db, fleet, beside)
-    groups = http3_groups(db, fleet, beside)
-    if envoy is None:
-        return None
-    shares_port = _is_shared(envoy)
-    parts = [_part_in_force(db, fleet, beside, group, shares_port=shares_port) for group in groups]
-    chains = [quic_chain(entry) for part in parts for entry in part.entries]
-    body = b"".join(chain.body for chain in chains if chain is not None)
-    first, *others = (
-        _address(db, fleet, host, envoy.container_port, is_udp=True) for host in bind_addresses(db, fleet)
-    )
-    head = Listener(
-        name=name,
-        address=first,
-        additional_addresses=[AdditionalAddress(address=other) for other in others],
-        access_log=[AccessLog.FromString(each) for each in access_logs(db, fleet, "Listener")],
-        drain_type=Listener.MODIFY_ONLY,
-    )
-    head.udp_listener_config.downstream_socket_config.SetInParent()
-    head.udp_listener_config.quic_options.SetInParent()
-    return XdsResource.of(LISTENER, name, encode(head) + body) if body else None
+@query
+def _beside(db: Db, fleet: FleetId, name: str) -> str:
+    """The Envoy listener beside one for HTTP/3; any other one itself."""
+    return _quic_names(db, fleet).get(name, name)
 
 
 def listener_parts(db: Db, fleet: FleetId, name: str) -> tuple[ChainPart, ...]:
     """The filter chains of a listener."""
+    if (beside := _beside(db, fleet, name)) != name:
+        groups = http3_groups(db, fleet, beside)
+        return tuple(_quic_part(db, fleet, name, beside, group) for group in groups)
     envoy = envoy_listener(db, fleet, name)
     if envoy is None or envoy.is_udp:
         return ()
     served = (_part_in_force(db, fleet, name, group, shares_port=_is_shared(envoy)) for group in envoy.groups)
     return (*served, *(_shut_part(db, fleet, name, each) for each in envoy.shut))
+
+
+@query
+def _quic_part(db: Db, fleet: FleetId, name: str, beside: str, group: ChainGroup) -> ChainPart:
+    """The filter chains of some listeners for HTTP/3: those beside them, as far as QUIC has such."""
+    shares_port = _is_shared(envoy_listener(db, fleet, beside))
+    part = _part_in_force(db, fleet, beside, group, shares_port=shares_port)
+    out = kept_out(db, fleet, LISTENER, name, ALL)
+    chains = (quic_chain(entry, out) for entry in part.entries)
+    return ChainPart.of(*(chain for chain in chains if chain is not None))
 
 
 @query
@@ -259,14 +253,20 @@ def _head_in_force(db: Db, fleet: FleetId, name: str) -> bytes | None:
 @query
 def listener_head(db: Db, fleet: FleetId, name: str) -> bytes | None:
     """An Envoy listener without its filter chains, encoded: what all of them share."""
-    envoy = envoy_listener(db, fleet, name)
+    beside = _beside(db, fleet, name)
+    envoy = envoy_listener(db, fleet, beside)
     if envoy is None:
         return None
+    has_connections = beside == name and not envoy.is_udp
     first, *others = (
-        _address(db, fleet, host, envoy.container_port, is_udp=envoy.is_udp)
+        _address(db, fleet, host, envoy.container_port, is_udp=not has_connections)
         for host in bind_addresses(db, fleet)
     )
-    if envoy.is_udp:
+    if beside != name:
+        message = Listener(drain_type=Listener.MODIFY_ONLY)
+        message.udp_listener_config.downstream_socket_config.SetInParent()
+        message.udp_listener_config.quic_options.SetInParent()
+    elif envoy.is_udp:
         # It has no connections, so it has no filter chains either, nor settings for them.
         filters = (udp_filter(db, group) for group in envoy.groups)
         message = Listener(listener_filters=map(ListenerFilter.FromString, filters))
@@ -280,7 +280,7 @@ def listener_head(db: Db, fleet: FleetId, name: str) -> bytes | None:
             access_log=[AccessLog.FromString(body) for body in access_logs(db, fleet, "Listener")],
         )
     )
-    if on_host(db) and not envoy.is_udp:
+    if on_host(db) and has_connections:
         # With reuse_port, a second process could bind the port too, and silently get part of the connections.
         message.enable_reuse_port.value = False
         # Envoy needs it for UDP, where each worker has a socket of its own.
@@ -388,9 +388,9 @@ def filters_by_chain(parts: tuple[Any, ...]) -> dict[str, frozenset[ChainFilter]
 
 def parts_of(db: Db, fleet: FleetId, name: str) -> tuple[Any, ...]:
     """The parts of a listener that was just built: its head, and the parts with its chains."""
-    head = listener_head.attempt(db, fleet, name)
-    envoy = envoy_listener(db, fleet, name) if isinstance(head, bytes) else None
-    return (_head_in_force(db, fleet, name), *listener_parts(db, fleet, name)) if envoy is not None else ()
+    if not isinstance(listener_head.attempt(db, fleet, name), bytes):
+        return ()
+    return (_head_in_force(db, fleet, name), *listener_parts(db, fleet, name))
 
 
 def differing(good: tuple[Any, ...], now: tuple[Any, ...]) -> Iterator[list[Suspect]]:
@@ -405,11 +405,11 @@ def differing(good: tuple[Any, ...], now: tuple[Any, ...]) -> Iterator[list[Susp
     former = {entry.settings.name: entry for entry in _entries(good)}
     known: set[ChainFilter] = set()
     for some in in_steps(list(former.values())):
-        known.update(one for entry in some for one in entry.filters)
+        known.update(one for entry in some for one in _suspected(entry))
         yield []
     filters: dict[ChainFilter, None] = {}
     for some in in_steps(_entries(now)):
-        filters.update((one, None) for entry in some for one in entry.filters if one not in known)
+        filters.update((one, None) for entry in some for one in _suspected(entry) if one not in known)
         yield list(_other_settings(some, former))
     for one in filters:
         yield [Suspect(ALL, version(one.body), _forms(former, one.name) or None)]
@@ -417,6 +417,11 @@ def differing(good: tuple[Any, ...], now: tuple[Any, ...]) -> Iterator[list[Susp
 
 def _entries(parts: tuple[Any, ...]) -> list[ChainEntry]:
     return [entry for part in parts[1:] for entry in part.entries]
+
+
+def _suspected(entry: ChainEntry) -> tuple[ChainFilter, ...]:
+    """The filters of a chain that are suspects of their own."""
+    return entry.filters if not entry.settings.filters else ()
 
 
 def _other_settings(entries: Iterable[ChainEntry], former: Mapping[str, ChainEntry]) -> Iterator[Suspect]:
@@ -444,36 +449,52 @@ def concern(db: Db, fleet: FleetId, name: str, group: str, form: str) -> Concern
         form: the version of the entry, or of what stands in for it.
     """
     assert group == ALL, "the entries of a listener are no groups"
-    envoy = envoy_listener(db, fleet, name)
+    beside = _beside(db, fleet, name)
+    envoy = envoy_listener(db, fleet, beside)
     if envoy is None:
         return None
+    groups, shut, members = envoy.groups, envoy.shut, envoy.members
+    if beside != name:
+        groups, shut = http3_groups(db, fleet, beside), ()
+        members = tuple(each for chain in groups for each in chain.members)
     out = kept_out(db, fleet, LISTENER, name, ALL)
     forms = {form, *(of for of, fallback in out.items() if form in _versions(fallback.last_good))}
     head = listener_head(db, fleet, name)
     if head is not None:
         silent = silenced(Listener, head)
         if not forms.isdisjoint(version(each) for each in (head, silent) if each is not None):
-            return Concern(f"listener {name}", (), envoy.members)
-    for chain in envoy.groups if not envoy.is_udp else ():
+            return Concern(f"listener {name}", (), members)
+    for chain in groups if not envoy.is_udp else ():
         if not chain.has_table:
             found = chain_in_form(db, chain, forms, shares_port=_is_shared(envoy))
             if found is not None:
                 what, routes = found
                 return Concern(f"filter chain {what} of listener {name}", routes, chain.members)
             continue
-        asked = CHAINS[chain.kind](db, chain)
-        if not forms.isdisjoint(forms_of(asked)):
+        asked: ChainSettings | None = CHAINS[chain.kind](db, chain)
+        if beside != name:
+            asked = quic_settings(asked, http_filters(db, chain.name, chain.members))
+        if asked is not None and not forms.isdisjoint(_forms_in_force(asked, out)):
             return Concern(f"filter chain {chain.name} of listener {name}", (), chain.members)
-    for each in envoy.shut:
+    for each in shut:
         if _shut(db, each).version in forms:
             return Concern(f"filter chain {names.listener(each)} of listener {name}", (), (each,))
     concerned = next(
-        (chains for each in sorted(forms) if (chains := chains_with(db, fleet, name, each))), None
+        (chains for each in sorted(forms) if (chains := chains_with(db, fleet, beside, each))), None
     )
     if concerned is None:
         return None
     one, members = concerned
     return Concern(f"filter {one} of listener {name}", (), members)
+
+
+def _forms_in_force(asked: ChainSettings, out: Mapping[str, Fallback]) -> Iterator[str]:
+    """The versions of a chain, and of all that may stand in for it."""
+    for each in forms_of(asked):
+        yield each
+        former = stand_in(out[each], asked) if each in out else None
+        if former is not None:
+            yield former.version
 
 
 def _versions(last_good: Any) -> set[str]:

@@ -240,7 +240,7 @@ def _backend_problems(db: Db, fleet: FleetId, of: Sink) -> Iterator[Problem]:
             yield Problem(f"backendRefs[{n}]", message)
         elif judged.problem is not None:
             yield Problem(f"backendRefs[{n}]", fault_of_backend(at.ref, judged.problem).message)
-        else:
+        elif not judged.empty:
             of_names, of_addresses = of_names or judged.dns, of_addresses or not judged.dns
     if of_names and of_addresses:
         message = (
