@@ -6,7 +6,7 @@ import pytest
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 
 from moongate.ads.events import Acknowledged, Nacked
-from moongate.ads.session import MOST_SECRETS
+from moongate.ads.session import MOST, MOST_SECRETS
 from moongate.ads.snapshot import Snapshot
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
 from tests.ads.conversation import COLD_START, Conversation, edit, resource, versions
@@ -1638,7 +1638,8 @@ def test_it_counts_what_was_sent_and_answered(served: Conversation) -> None:
 def test_one_change_among_thousands_looks_only_itself_up(served: Conversation) -> None:
     """The cost of a change is the change: nothing but the touched name is sent, and nothing else is dirty."""
     served.play("== " + " ".join(f"C+c{i}=1" for i in range(5000)))
-    served.play(">> C ack")
+    for _ in range(5000 // MOST[CLUSTER]):
+        served.play(">> C ack")
 
     served.says("""
         == C+c7=2
@@ -1746,7 +1747,7 @@ def test_what_is_under_way_to_nobody_is_not_kept(end: str) -> None:
     assert len(snapshot.responses) == 0
 
 
-def test_what_comes_by_the_hundred_in_one_edit_is_sent_whole() -> None:
+def test_of_what_comes_by_the_hundred_in_one_edit_nothing_is_lost() -> None:
     """A folder of manifests is one edit. What an Envoy has is kept as what differs, and all of this does."""
     envoy = Conversation()
     envoy.play("""
@@ -1755,7 +1756,8 @@ def test_what_comes_by_the_hundred_in_one_edit_is_sent_whole() -> None:
     """)
 
     envoy.play("== " + " ".join(f"C+c{n}=1" for n in range(300)))
-    envoy.play(">> C ack")
+    for _ in range(300 // MOST[CLUSTER]):
+        envoy.play(">> C ack")
 
     assert [n for n in range(300) if envoy.session.held(CLUSTER, f"c{n}") is None] == []
     assert envoy.counters[CLUSTER].resources == 300
