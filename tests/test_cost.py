@@ -51,6 +51,7 @@ from tests.worlds import (
     listener_set,
     namespace,
     of_set,
+    retries,
     route,
     routes_with_services,
     service,
@@ -87,13 +88,6 @@ SCOPED = structs.replace(
 def tls_certificate(n: int) -> Resource:
     data = {"tls.crt": certificate(KEYS[n], "example.com"), "tls.key": key_bytes(KEYS[n])}
     return resource("Secret", "default", "cert", {"type": "kubernetes.io/tls", "data": data})
-
-
-def retries(times: int) -> Resource:
-    """A policy on the Gateway: it holds for each of its routes."""
-    target = {"group": GATEWAY_GROUP, "kind": EG.kind, "name": EG.name}
-    spec = {"targetRefs": [target], "retry": {"numRetries": times}}
-    return resource("BackendTrafficPolicy", "default", "retries", {"spec": spec})
 
 
 def built(routes: int) -> World:
