@@ -40,18 +40,26 @@ class _Turns:
         turns, run = self, self._run
 
         def timed(handle: Handle) -> None:
+            named = _name(handle)
             cpu, began = thread_time(), perf_counter()
             run(handle)
             took = thread_time() - cpu, perf_counter() - began
             if took > turns._longest[:2]:
-                turns._longest = (*took, repr(handle))
+                turns._longest = (*took, named)
 
-        Handle._run = timed  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        Handle._run = timed  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 
     def longest(self) -> dict[str, Any]:
         """The longest since ``watch``: milliseconds of CPU and of time, and what it was."""
         cpu, took, what = self._longest
         return {"cpu_ms": 1000 * cpu, "ms": 1000 * took, "what": what}
+
+
+def _name(handle: Handle) -> str:
+    """Whose callback it is: the name of a task, or a function."""
+    callback: object = getattr(handle, "_callback", None)
+    task = getattr(callback, "__self__", None)
+    return task.get_name() if isinstance(task, asyncio.Task) else repr(callback)
 
 
 async def _run(paths: tuple[str, ...]) -> None:

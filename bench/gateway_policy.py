@@ -1,9 +1,9 @@
 """What a policy on a Gateway costs: ``python -m bench.gateway_policy``, with 1,000 and 5,000 routes under it.
 
-A policy is edited again and again while, meanwhile, endpoints change, and while another client asks for one
-route after the other. An edit is *served* when the last route answers accordingly. Whatever is in the middle of
-it must wait for none of that: each change of an endpoint is measured as ``bench`` does it, and no request of
-the other client may fail.
+A policy is edited again and again. An edit is *served* when the last route answers accordingly. Until all of
+it is acknowledged, endpoints change one after another, each measured as ``bench`` does it: they must not wait
+for the edit. Another client asks for one route after the other all the while, and none of its requests may
+fail.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from bench.upstream import CONNECTION, ENDPOINT, TIMEOUT
 from tests.ports import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from bench.prober import Answer
 
@@ -109,7 +109,8 @@ def _is_late(number: int, answer: Answer, _before: Answer) -> bool:
     return answer.headers.get(LATE) == str(number)
 
 
-_CLIENTS = "headers: {{enableEnvoyHeaders: true, lateResponseHeaders: {{set: [{{name: x-bench-late, value: '{0}'}}]}}}}"
+_LATE = "lateResponseHeaders: {{set: [{{name: x-bench-late, value: '{0}'}}]}}"
+_CLIENTS = f"headers: {{{{enableEnvoyHeaders: true, {_LATE}}}}}"
 
 KINDS: Final = (
     Kind("in each route: `timeout`", _TIMEOUT, _has_timeout),
@@ -262,13 +263,19 @@ class _Bench:
     async def settled(self) -> None:
         """Return when all is handed out and acknowledged."""
         async with asyncio.timeout(DEADLINE_S):
-            while not await self._is_settled():
+            while not await self._is_settled():  # noqa: ASYNC110 - only an answer tells
                 await asyncio.sleep(0.05)
 
+    async def _settles(self) -> bool:
+        """Whether something that was read is not handed out yet."""
+        return (await self._gateway.ask("turns"))["settling"]
+
     async def _is_settled(self) -> bool:
-        turns, figures = await self._gateway.ask("turns"), await self._gateway.ask("figures")
+        figures = await self._gateway.ask("figures")
         tallies = figures["sent"].values()
-        return not turns["settling"] and all(t["responses"] == t["acks"] + t["nacks"] for t in tallies)
+        if any(tally["responses"] != tally["acks"] + tally["nacks"] for tally in tallies):
+            return False
+        return not await self._settles()
 
     async def _prepare(self, kind: Kind, spec: str) -> None:
         self._write(kind, spec)
@@ -285,9 +292,7 @@ class _Bench:
             return
         self._number += 1
         of = "bench" if target == "Gateway" else self._scene.name(self._last)
-        text = _POLICY.format(
-            kind=resource, name=name, target=target, of=of, spec=spec.format(self._number)
-        )
+        text = _POLICY.format(kind=resource, name=name, target=target, of=of, spec=spec.format(self._number))
         Edit(path, text).write()
 
     @property
@@ -304,18 +309,19 @@ class _Bench:
         began = perf_counter()
         self._write(kind, kind.spec)
         claim = partial(kind.served, self._number)
-        served = asyncio.create_task(
-            self._prober.until(host, lambda answer: claim(answer, before), anew=kind.anew)
-        )
         edited = _Edited(endpoints_ms=[])
-        # An endpoint that is read together with the policy may wait for it.
-        while not (await self._gateway.ask("turns"))["settling"] and not served.done():
-            await asyncio.sleep(0.001)
-        while True:
-            edited.endpoints_ms.append(await self._move_endpoint())
-            if served.done() and await self._is_settled():
-                break
-        edited.served_ms = 1000 * (await served - began)
+        async with asyncio.TaskGroup() as tasks:
+            served = tasks.create_task(
+                self._prober.until(host, lambda answer: claim(answer, before), anew=kind.anew)
+            )
+            # An endpoint that is read together with the policy may wait for it.
+            while not await self._settles() and not served.done():  # noqa: ASYNC110 - only an answer tells
+                await asyncio.sleep(0.001)
+            while True:
+                edited.endpoints_ms.append(await self._move_endpoint())
+                if served.done() and await self._is_settled():
+                    break
+        edited.served_ms = 1000 * (served.result() - began)
         edited.settled_ms = 1000 * (perf_counter() - began)
         edited.cpu_ms = 1000 * (cpu_s(self._gateway.pid) - cpus[0])
         edited.envoy_cpu_ms = 1000 * (cpu_s(self._envoy) - cpus[1])
@@ -365,10 +371,9 @@ async def measure(routes: int, edits: int, tables: Tables, kinds: tuple[Kind, ..
         bench = _Bench(scene, gateway, (probers[0], probers[1], probers[2]))
         await bench.settled()
         at_rest = await bench.at_rest(_AT_REST)
-        others = asyncio.create_task(bench.others.run())
-        try:
+        async with asyncio.TaskGroup() as tasks:
+            others = tasks.create_task(bench.others.run())
             series = [await bench.series(kind, edits) for kind in kinds]
-        finally:
             others.cancel()
         return Size(routes=routes, at_rest_ms=at_rest, edits=series)
 
