@@ -473,9 +473,31 @@ def test_a_changed_route_costs_its_part_of_the_limits_that_the_service_is_told(
     )
 
 
+def test_another_rate_limit_joins_no_table(many: World) -> None:
+    """Its number is for the rate limit service alone."""
+
+    def limited(requests: int) -> Resource:
+        rules = [{"limit": {"requests": requests, "unit": "Hour"}}]
+        return gateway_policy(rateLimit={"global": {"rules": rules}})
+
+    cost(many, limited(7))
+    change = cost(many, limited(8))
+    cost(many, retries(1))
+
+    assert change.put == {}
+    assert {"virtual_host", "host_part", "scope"}.isdisjoint(change.runs)
+
+
 def with_rule(edited: HTTPRoute) -> HTTPRouteSpec:
     """The spec of a route with its first rule once more."""
     return structs.replace(edited.spec, rules=(*edited.spec.rules, edited.spec.rules[0]))
+
+
+def test_a_first_policy_that_says_nothing_of_clusters_builds_none(many: World) -> None:
+    """Nor does its end: thousands of clusters share what the policies of their Gateway say."""
+    for change in (cost(many, retries(1).ref), cost(many, retries(1))):
+        assert change.runs["route_entries_of"] == 501
+        assert {"cluster", "load_assignment", "endpoints"}.isdisjoint(change.runs)
 
 
 def test_to_log_that_a_policy_is_gone_costs_no_look_at_routes(many: World, some: World) -> None:

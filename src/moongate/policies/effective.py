@@ -413,6 +413,22 @@ def endpoint_settings(db: Db, policies: tuple[Applied, ...]) -> Settings:
 
 
 @query
+def shared_cluster_settings(db: Db, gateway: Ref) -> Settings:
+    """The settings of a Gateway's policies for the clusters that its routes share.
+
+    In one value, as thousands of clusters read it: a first policy that says nothing of clusters touches none.
+    """
+    return cluster_settings(db, gateway_policies(db, gateway))
+
+
+@query
+def shared_endpoint_settings(db: Db, gateway: Ref) -> tuple[Settings, Zones | None]:
+    """The part of ``shared_cluster_settings`` that endpoints are made of, and how they stand by zones."""
+    policies = gateway_policies(db, gateway)
+    return endpoint_settings(db, policies), zones(db, policies)
+
+
+@query
 def extra_resources(db: Db, policies: tuple[Applied, ...]) -> tuple[ExtraCluster | ExtraSecret, ...]:
     """The clusters and secrets that some policies need besides those of routes and listeners, each once."""
     extra: dict[ExtraCluster | ExtraSecret, None] = {}
