@@ -1647,6 +1647,43 @@ def test_one_change_among_thousands_looks_only_itself_up(served: Conversation) -
     """)
 
 
+def test_an_endpoint_that_changes_amid_thousands_of_others_is_in_the_next_response(
+    served: Conversation,
+) -> None:
+    """Envoy takes a response in one go: of thousands, it takes some after another, and this one with them."""
+    names = [f"e{n:04}" for n in range(1000)]
+    served.play("== " + " ".join(f"E+{name}=1" for name in names))
+    served.play(">> E " + " ".join(f"+{name}" for name in names))
+    while served.session.next(0) is not None or not served.session.settled(served.snapshot.seq):
+        served.play(">> E ack")
+
+    first = served.play("== " + " ".join(f"E+{name}=2" for name in names)).splitlines()[-1]
+    assert first.count("=2") == MOST[ENDPOINT]
+    served.play("== E+e0500=3 E-e0501 E+e0999=4")
+    second = served.play(">> E ack").splitlines()[-1].split()
+
+    assert "e0500=3" in second
+    assert "e0999=4" in second or "e0999=2" in first
+    sent = [first, *second]
+    while len(said := served.play(">> E ack").splitlines()) > 1:
+        sent += said[1].split()
+    assert "e0501=2" not in sent, "it is gone"
+    assert "e0500=2" not in sent, "it is sent in its last version alone"
+    assert served.session.settled(served.snapshot.seq)
+
+
+def test_listeners_wait_for_the_last_of_many_clusters(served: Conversation) -> None:
+    """What is one edit counts as sent when all of its parts are."""
+    served.play("== " + " ".join(f"C+c{n:03}=1" for n in range(MOST[CLUSTER] + 1)) + " L+l=7")
+
+    served.says(f"""
+        >> C ack
+        << C c{MOST[CLUSTER]:03}=1
+        >> C ack
+        << L l=7
+    """)
+
+
 # Many Envoys of one fleet
 
 
