@@ -214,8 +214,11 @@ class _Others:
 class _Bench:
     """One number of routes, with the Envoy up."""
 
-    def __init__(self, scene: Scene, gateway: Child, probers: tuple[Prober, Prober, Prober]) -> None:
+    def __init__(
+        self, scene: Scene, gateway: Child, probers: tuple[Prober, Prober, Prober], until: float
+    ) -> None:
         self._scene = scene
+        self._until = until
         self._gateway = gateway
         self._prober, self._endpoints, others = probers
         (self._envoy,) = (
@@ -231,6 +234,8 @@ class _Bench:
         seen: list[_Edited] = []
         requests, failed = self.others.requests, self.others.failed
         for _ in range(edits):
+            if seen and monotonic() > self._until:
+                break
             if kind.before is not None:
                 await self._prepare(kind, kind.before)
             elif not seen and kind.spec is not None:
@@ -352,8 +357,8 @@ def _sent(figures: dict[str, Any]) -> int:
     return sum(tally["bytes"] for tally in figures["sent"].values())
 
 
-async def measure(routes: int, edits: int, tables: Tables, kinds: tuple[Kind, ...]) -> Size:
-    """The figures of one number of routes."""
+async def measure(routes: int, edits: int, tables: Tables, kinds: tuple[Kind, ...], until: float) -> Size:
+    """The figures of one number of routes; no further edit begins after ``until``, and kinds are left out."""
     async with AsyncExitStack() as stack:
         top = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="moongate-bench-")))
         upstream = await stack.enter_async_context(Child("bench.upstream", "2", log=top / "upstream.log"))
@@ -368,12 +373,12 @@ async def measure(routes: int, edits: int, tables: Tables, kinds: tuple[Kind, ..
         probers = [await stack.enter_async_context(Prober(port)) for _ in range(3)]
         await probers[0].until(scene.host(routes - 1), lambda answer: answer.status == 200)
         await gateway.line()
-        bench = _Bench(scene, gateway, (probers[0], probers[1], probers[2]))
+        bench = _Bench(scene, gateway, (probers[0], probers[1], probers[2]), until)
         await bench.settled()
         at_rest = await bench.at_rest(_AT_REST)
         async with asyncio.TaskGroup() as tasks:
             others = tasks.create_task(bench.others.run())
-            series = [await bench.series(kind, edits) for kind in kinds]
+            series = [await bench.series(kind, edits) for kind in kinds if monotonic() < until]
             others.cancel()
         return Size(routes=routes, at_rest_ms=at_rest, edits=series)
 
@@ -415,7 +420,7 @@ def shown(size: Size) -> str:
 def verdicts(sizes: list[Size]) -> str:
     """What is wanted, and whether it was so."""
     rows: list[tuple[str, ...]] = [("in the middle of all edits", "", "wanted")]
-    for size in sizes:
+    for size in filter(lambda size: size.edits, sizes):
         endpoints = [ms for each in size.edits for ms in each.endpoints_ms]
         late = sum(ms > WANTED_ENDPOINT_MS for ms in endpoints)
         longest = max(ms for each in size.edits for ms in each.longest_ms)
@@ -448,6 +453,9 @@ def main() -> int:
     parser.add_argument("--routes", default="1000,5000", help="numbers of routes [%(default)s]")
     parser.add_argument("--edits", type=int, default=3, help="edits of each kind [%(default)s]")
     parser.add_argument(
+        "--within", type=float, default=290, help="seconds after which no further edit begins [%(default)s]"
+    )
+    parser.add_argument(
         "--tables", choices=get_args(Tables), default="shipped", help="the form of route tables [%(default)s]"
     )
     parser.add_argument("--only", default="", metavar="WORDS", help="edits whose name has these words alone")
@@ -458,7 +466,10 @@ def main() -> int:
     print(f"{os.cpu_count()} cores; load average before the start {os.getloadavg()[0]:.1f}\n")
     for routes in map(int, options.routes.split(",")):
         _say(f"{routes:,} routes: starting")
-        sizes.append(asyncio.run(measure(routes, options.edits, options.tables, kinds)))
+        until = _BEGAN + options.within
+        sizes.append(asyncio.run(measure(routes, options.edits, options.tables, kinds, until)))
+        if left := len(kinds) - len(sizes[-1].edits):
+            _say(f"the time is over: {left} kinds of edits are left out")
         print(shown(sizes[-1]), end="\n\n", flush=True)
     print(verdicts(sizes))
     if options.json is not None:
