@@ -71,6 +71,12 @@ RULE_POLICIES: Final = tuple(kind.KIND for kind in POLICY_KINDS if not kind.OF_L
 """The kinds of policies that may hold for a rule of a route."""
 
 
+_READ: Final = tuple(
+    (f, f.native.read) for f in FEATURES if f.native is not None and f.native.read is not None
+)
+"""The features that a rule may set itself, each with what reads the value; each rule is read by them."""
+
+
 class EffectivePolicy(Struct, frozen=True):
     """A policy spec after merging, and what is wrong with it.
 
@@ -245,9 +251,7 @@ def laid_over(settings: RuleSettings, route: Ref, rule: RouteRule) -> RuleSettin
 
 def natives(rule: RouteRule) -> list[tuple[Feature[Any], Any]]:
     """The features that a rule sets itself, each with the value."""
-    own = ((feature, feature.native.read) for feature in FEATURES if feature.native is not None)
-    values = ((feature, read(rule)) for feature, read in own if read is not None)
-    return [(feature, value) for feature, value in values if value is not None]
+    return [(feature, value) for feature, read in _READ if (value := read(rule)) is not None]
 
 
 def extended(db: Db, refs: tuple[LocalObjectReference, ...], namespace: str) -> Settings:
