@@ -59,6 +59,7 @@ long: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.gateway_policy
 
 clean:
 	rm -rf $(VENV) typings build dist .pytest_cache .ruff_cache .hypothesis

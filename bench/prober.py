@@ -57,8 +57,14 @@ class Prober:
             return None
         return Answer(int(first.split(" ")[1]), headers)
 
-    async def until(self, host: str, claim: Callable[[Answer], bool]) -> float:
+    async def until(self, host: str, claim: Callable[[Answer], bool], *, anew: bool = False) -> float:
         """When the answer was first as claimed: seconds of ``perf_counter``.
+
+        Args:
+            host: who is asked for.
+            claim: what the answer shall be.
+            anew: whether each request has a connection of its own, as one that is open stays with the
+                listener that took it.
 
         Raises:
             TimeoutError: it never was, within five minutes.
@@ -67,6 +73,8 @@ class Prober:
         try:
             async with asyncio.timeout(DEADLINE_S):
                 while True:
+                    if anew:
+                        self._drop()
                     answer = await self.ask(host)
                     if answer is not None and claim(answer):
                         return perf_counter()

@@ -173,9 +173,13 @@ class Scene:
         path.write_text(GATEWAY.format(port=port) + _CONFIGURATION[tables])
         return path
 
+    def name(self, n: int) -> str:
+        """The name of an app, and of its resources."""
+        return f"app-{n:05d}"
+
     def host(self, n: int) -> str:
         """The hostname of an app."""
-        return f"app-{n:05d}.bench.test"
+        return f"{self.name(n)}.bench.test"
 
     def added(self, n: int, revision: str = "0") -> tuple[Edit, ...]:
         """All files of an app, the one with its route last."""
@@ -189,7 +193,7 @@ class Scene:
 
     def route(self, n: int, revision: str) -> Edit:
         """An app's route, its answers marked with ``revision``."""
-        name = f"app-{n:05d}"
+        name = self.name(n)
         if n % 2:
             backend, behind = f"{{name: {name}, port: 80}}", _SERVICE.format(name=name)
         else:
@@ -203,7 +207,7 @@ class Scene:
     def endpoint(self, n: int, port: int) -> Edit:
         """The EndpointSlice of an app with an odd number, which leads to ``port``."""
         assert n % 2, f"app {n} has no Service"
-        name = f"app-{n:05d}"
+        name = self.name(n)
         self._leads_to[n] = port
         return Edit(self.apps / f"{name}-endpoints.yaml", _SLICE.format(name=name, port=port))
 

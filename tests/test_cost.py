@@ -7,6 +7,7 @@ Who changes a count here should be able to say why.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from itertools import chain, count, islice
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,9 @@ from moongate.attach import tls_overlaps
 from moongate.attach.routes import HOSTNAMES, ROUTES, route_shards
 from moongate.engine.db import STEP
 from moongate.large_tables import LargeTables
+from moongate.run.laptop import Laptop
+from moongate.run.log import RunLog
+from moongate.sources.files import Files
 from moongate.store import parts, shard
 from moongate.world import Changes, World
 from moongate.xds.wire import ROUTE
@@ -51,6 +55,7 @@ from tests.worlds import (
     listener_set,
     namespace,
     of_set,
+    retries,
     route,
     routes_with_services,
     service,
@@ -62,6 +67,8 @@ from tests.worlds import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
     from types import FrameType
 
 VISITOR = 2_000
@@ -87,13 +94,6 @@ SCOPED = structs.replace(
 def tls_certificate(n: int) -> Resource:
     data = {"tls.crt": certificate(KEYS[n], "example.com"), "tls.key": key_bytes(KEYS[n])}
     return resource("Secret", "default", "cert", {"type": "kubernetes.io/tls", "data": data})
-
-
-def retries(times: int) -> Resource:
-    """A policy on the Gateway: it holds for each of its routes."""
-    target = {"group": GATEWAY_GROUP, "kind": EG.kind, "name": EG.name}
-    spec = {"targetRefs": [target], "retry": {"numRetries": times}}
-    return resource("BackendTrafficPolicy", "default", "retries", {"spec": spec})
 
 
 def built(routes: int) -> World:
@@ -140,6 +140,11 @@ def cost(world: World, *edits: Resource | Ref) -> Cost:
 
 def work(world: World, *edits: Resource | Ref) -> int:
     """How many lines of Python some edits run. Runs do not tell over how much a function walks."""
+    return lines_of(lambda: cost(world, *edits))
+
+
+def lines_of(run: Callable[[], object]) -> int:
+    """How many lines of Python a call runs."""
     lines = 0
 
     def trace(_frame: FrameType, event: str, _argument: object) -> Any:
@@ -150,7 +155,7 @@ def work(world: World, *edits: Resource | Ref) -> int:
     before = sys.gettrace()
     sys.settrace(trace)
     try:
-        cost(world, *edits)
+        run()
     finally:
         sys.settrace(before)
     return lines
@@ -468,9 +473,62 @@ def test_a_changed_route_costs_its_part_of_the_limits_that_the_service_is_told(
     )
 
 
+def test_another_rate_limit_joins_no_table(many: World) -> None:
+    """Its number is for the rate limit service alone."""
+
+    def limited(requests: int) -> Resource:
+        rules = [{"limit": {"requests": requests, "unit": "Hour"}}]
+        return gateway_policy(rateLimit={"global": {"rules": rules}})
+
+    cost(many, limited(7))
+    change = cost(many, limited(8))
+    cost(many, retries(1))
+
+    assert change.put == {}
+    assert {"virtual_host", "host_part", "scope"}.isdisjoint(change.runs)
+
+
 def with_rule(edited: HTTPRoute) -> HTTPRouteSpec:
     """The spec of a route with its first rule once more."""
     return structs.replace(edited.spec, rules=(*edited.spec.rules, edited.spec.rules[0]))
+
+
+def test_a_first_policy_that_says_nothing_of_clusters_builds_none(many: World) -> None:
+    """Nor does its end: thousands of clusters share what the policies of their Gateway say."""
+    for change in (cost(many, retries(1).ref), cost(many, retries(1))):
+        assert change.runs["route_entries_of"] == 501
+        assert {"cluster", "load_assignment", "endpoints"}.isdisjoint(change.runs)
+
+
+def test_to_log_that_a_policy_is_gone_costs_no_look_at_routes(many: World, some: World) -> None:
+    """Nothing refers to a policy. Else the event loop would stand still for a look at each of them."""
+    gone: dict[Ref, Resource | None] = {retries(1).ref: None}
+    logs = [RunLog(world.store.held()) for world in (many, some)]
+
+    for log in logs:
+        log.loaded((), {}, files=1, resources=1)  # the first time, it looks at all
+    lines = [lines_of(lambda log=log: log.loaded((), gone, files=1, resources=1)) for log in logs]
+
+    assert lines[0] == lines[1]
+
+
+async def test_to_log_what_was_loaded_leaves_what_it_puts_in_doubt_to_the_pump(tmp_path: Path) -> None:
+    """The pump marks that in slices, and endpoints go between them."""
+    gateway = Laptop()
+    gateway.put({each.ref: each for each in (*routes_with_services(20), retries(1))})
+    gateway.world.pull()
+    target = f"{{group: {GATEWAY_GROUP}, kind: Gateway, name: {EG.name}}}"
+    (tmp_path / "policy.yaml").write_text(
+        "{apiVersion: gateway.envoyproxy.io/v1alpha1, kind: BackendTrafficPolicy, metadata: {name: retries}, "
+        f"spec: {{targetRefs: [{target}], retry: {{numRetries: 2}}}}}}"
+    )
+
+    async with asyncio.TaskGroup() as tasks:
+        following = tasks.create_task(gateway.follow(Files([tmp_path])))
+        await gateway.loaded.wait()
+        following.cancel()
+
+    assert not gateway.world.db.propagated
 
 
 def test_a_setting_of_clusters_disturbs_no_route(many: World) -> None:

@@ -46,10 +46,13 @@ from moongate.api.httproute import (
     HTTPRouteSpec,
 )
 from moongate.api.listenerset import ListenerSet, ListenerSetSpec, ParentGatewayReference
+from moongate.api.policy import PolicyTargetReference
 from moongate.api.route import ConnectionRule, ManyRules, RouteBackendRef
 from moongate.api.shared import LabelSelector, ParentReference
 from moongate.api.tcproute import TCPRoute
 from moongate.api.tlsroute import TLSRoute, TLSRouteSpec
+from moongate.features.retry import Retry
+from moongate.policies.backend_traffic_policy import BackendTrafficPolicy, BackendTrafficPolicySpec
 
 CONTROLLER = "gateway.envoyproxy.io/gatewayclass-controller"
 EG = Ref.of(Gateway, "default", "eg")
@@ -180,6 +183,15 @@ def endpoint_slice(n: int, last_octet: int = 1, namespace: str = "default") -> E
 def backend(n: int, last_octet: int = 1, namespace: str = "default") -> Backend:
     at = IPEndpoint(address=f"10.{n >> 8 & 255}.{n & 255}.{last_octet}", port=8080)
     return Backend(metadata=meta(f"s{n}", namespace), spec=BackendSpec(endpoints=(BackendEndpoint(ip=at),)))
+
+
+def retries(times: int) -> BackendTrafficPolicy:
+    """A policy on the Gateway: it holds for each of its routes."""
+    target = PolicyTargetReference(group=EG.group, kind=EG.kind, name=EG.name)
+    return BackendTrafficPolicy(
+        metadata=meta("retries"),
+        spec=BackendTrafficPolicySpec(target_refs=(target,), retry=Retry(num_retries=times)),
+    )
 
 
 def routes_with_services(count: int, namespace: str = "default") -> Iterator[Resource]:

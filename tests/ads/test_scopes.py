@@ -5,6 +5,7 @@ from __future__ import annotations
 from envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
 
 from moongate.ads.scopes import respelled
+from moongate.ads.session import MOST
 from moongate.ads.snapshot import Snapshot
 from moongate.xds.wire import LISTENER, ROUTE, SCOPE, XdsResource
 from tests.ads.conversation import Conversation, full_name, resource
@@ -825,3 +826,19 @@ def test_each_version_of_a_listener_is_read_once() -> None:
     assert snapshot.needs(listener, SCOPE)
     assert not snapshot.needs(listener, ROUTE)
     assert snapshot.needs(unreadable, SCOPE), "its version was read already"
+
+
+def test_of_many_scopes_the_one_that_others_share_comes_last_and_removals_after_it() -> None:
+    """It answers for hostnames without a scope, so it must not know of an edit before their scopes do."""
+    conversation = started()
+    many = [f"m{n:03}" for n in range(MOST[SCOPE])]
+
+    first = conversation.play("== X+t/_=2 X-t/a " + " ".join(f"X+t/{name}=2" for name in many))
+
+    assert first.splitlines()[1] == "<< X " + " ".join(f"t/{name}=2" for name in many)
+    conversation.says("""
+        >> X ack
+        << X t/_=2
+        >> X ack
+        << X -t/a
+    """)

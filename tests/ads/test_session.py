@@ -6,7 +6,7 @@ import pytest
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 
 from moongate.ads.events import Acknowledged, Nacked
-from moongate.ads.session import MOST_SECRETS
+from moongate.ads.session import MOST, MOST_SECRETS
 from moongate.ads.snapshot import Snapshot
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
 from tests.ads.conversation import COLD_START, Conversation, edit, resource, versions
@@ -1638,11 +1638,49 @@ def test_it_counts_what_was_sent_and_answered(served: Conversation) -> None:
 def test_one_change_among_thousands_looks_only_itself_up(served: Conversation) -> None:
     """The cost of a change is the change: nothing but the touched name is sent, and nothing else is dirty."""
     served.play("== " + " ".join(f"C+c{i}=1" for i in range(5000)))
-    served.play(">> C ack")
+    for _ in range(5000 // MOST[CLUSTER]):
+        served.play(">> C ack")
 
     served.says("""
         == C+c7=2
         << C c7=2
+    """)
+
+
+def test_an_endpoint_that_changes_amid_thousands_of_others_is_in_the_next_response(
+    served: Conversation,
+) -> None:
+    """Envoy takes a response in one go: of thousands, it takes some after another, and this one with them."""
+    names = [f"e{n:04}" for n in range(1000)]
+    served.play("== " + " ".join(f"E+{name}=1" for name in names))
+    served.play(">> E " + " ".join(f"+{name}" for name in names))
+    while served.session.next(0) is not None or not served.session.settled(served.snapshot.seq):
+        served.play(">> E ack")
+
+    first = served.play("== " + " ".join(f"E+{name}=2" for name in names)).splitlines()[-1]
+    assert first.count("=2") == MOST[ENDPOINT]
+    served.play("== E+e0500=3 E-e0501 E+e0999=4")
+    second = served.play(">> E ack").splitlines()[-1].split()
+
+    assert "e0500=3" in second
+    assert "e0999=4" in second or "e0999=2" in first
+    sent = [first, *second]
+    while len(said := served.play(">> E ack").splitlines()) > 1:
+        sent += said[1].split()
+    assert "e0501=2" not in sent, "it is gone"
+    assert "e0500=2" not in sent, "it is sent in its last version alone"
+    assert served.session.settled(served.snapshot.seq)
+
+
+def test_listeners_wait_for_the_last_of_many_clusters(served: Conversation) -> None:
+    """What is one edit counts as sent when all of its parts are."""
+    served.play("== " + " ".join(f"C+c{n:03}=1" for n in range(MOST[CLUSTER] + 1)) + " L+l=7")
+
+    served.says(f"""
+        >> C ack
+        << C c{MOST[CLUSTER]:03}=1
+        >> C ack
+        << L l=7
     """)
 
 
@@ -1746,7 +1784,7 @@ def test_what_is_under_way_to_nobody_is_not_kept(end: str) -> None:
     assert len(snapshot.responses) == 0
 
 
-def test_what_comes_by_the_hundred_in_one_edit_is_sent_whole() -> None:
+def test_of_what_comes_by_the_hundred_in_one_edit_nothing_is_lost() -> None:
     """A folder of manifests is one edit. What an Envoy has is kept as what differs, and all of this does."""
     envoy = Conversation()
     envoy.play("""
@@ -1755,7 +1793,8 @@ def test_what_comes_by_the_hundred_in_one_edit_is_sent_whole() -> None:
     """)
 
     envoy.play("== " + " ".join(f"C+c{n}=1" for n in range(300)))
-    envoy.play(">> C ack")
+    for _ in range(300 // MOST[CLUSTER]):
+        envoy.play(">> C ack")
 
     assert [n for n in range(300) if envoy.session.held(CLUSTER, f"c{n}") is None] == []
     assert envoy.counters[CLUSTER].resources == 300

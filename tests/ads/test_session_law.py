@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from moongate.ads.ledger import collection_of
 from moongate.ads.scopes import shared
-from moongate.ads.session import Session
+from moongate.ads.session import MOST, Session
 from moongate.ads.snapshot import Snapshot
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, XdsResource, encode, packed
 
@@ -41,6 +41,9 @@ LISTENERS = ("k", "l")
 REFUSED = "6"
 """The client refuses clusters, listeners and routes whose content ends so."""
 MEND_SECONDS = 5
+ONE = dict.fromkeys(MOST, 1)
+TWO = dict.fromkeys(MOST, 2)
+"""How much a response may have, instead of dozens."""
 
 
 @dataclass(frozen=True)
@@ -450,30 +453,37 @@ class History:
 
 @pytest.mark.slow
 @settings(max_examples=300, deadline=None)
-@given(steps("reconnect"))
+@given(steps("reconnect"), st.sampled_from((MOST, ONE, TWO)))
 def test_no_route_is_ever_without_its_warm_cluster_and_in_the_end_all_is_there(
-    history: list[World | Edit | str],
+    history: list[World | Edit | str], most: Mapping[str, int]
 ) -> None:
-    converse(history)
+    """Nor if it takes many responses to send what is one edit."""
+    converse(history, most)
 
 
 @pytest.mark.slow
 @settings(max_examples=300, deadline=None)
-@given(steps("warm slowly", "warm at once"))
+@given(steps("warm slowly", "warm at once"), st.sampled_from((MOST, ONE, TWO)))
 def test_in_the_end_all_is_there_also_where_clusters_warmed_for_too_long(
-    history: list[World | Edit | str],
+    history: list[World | Edit | str], most: Mapping[str, int]
 ) -> None:
     """What is not waited for any more may be refused later than what came after it."""
-    converse(history, hurried=True)
+    converse(history, most, hurried=True)
 
 
-def converse(history: list[World | Edit | str], *, hurried: bool = False) -> None:
+def converse(history: list[World | Edit | str], most: Mapping[str, int], *, hurried: bool = False) -> None:
     snapshot = Snapshot()
     patience = 5 if hurried else inf
 
     def session() -> Session:
         return Session(
-            "eg", "one", snapshot, linger_seconds=5, patience_seconds=patience, mend_seconds=MEND_SECONDS
+            "eg",
+            "one",
+            snapshot,
+            linger_seconds=5,
+            patience_seconds=patience,
+            mend_seconds=MEND_SECONDS,
+            most=most,
         )
 
     client = Client(session(), History(), hurried=hurried)

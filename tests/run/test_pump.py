@@ -149,6 +149,33 @@ async def test_garbage_is_collected_after_a_small_change(monkeypatch: pytest.Mon
         assert alive() is None
 
 
+async def test_a_long_turn_leaves_no_pile_to_search_for_garbage() -> None:
+    """What it makes takes the place of what it frees, so Python sees no growth until it has to search all."""
+    searched: list[int] = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            ages = range(info["generation"] + 1)
+            searched.append(sum(len(gc.get_objects(generation=age)) for age in ages))
+
+    async with running() as run:
+        run.put(*worlds.routes_with_services(300), worlds.retries(1))
+        await run.settled()
+        gc.collect()
+        gc.freeze()
+        gc.callbacks.append(note)
+        try:
+            for times in (2, 3):
+                run.put(worlds.retries(times))
+                await run.settled()
+        finally:
+            gc.callbacks.remove(note)
+            gc.unfreeze()
+
+    assert searched
+    assert max(searched) < 6_000
+
+
 async def test_what_made_the_process_grow_is_not_searched_for_garbage(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -15,7 +15,7 @@ scope that they had, and never to a shared one that does not know yet of their h
 
 The *shared* scope of a table (``names.OTHERS``) answers for all hostnames without a scope. So it may let
 requests pass that the scope of their hostname would not. In one response with the others it comes into force
-together with them. When a refused response is sent again in halves, it comes last.
+together with them. When they are sent in several, as they are many or as one was refused, it comes last.
 
 Even then another scope may be refused, and Envoy may have none for that hostname. As long as Envoy does not
 use the shared scope either, that scope *waits* for the mend: the quarantine soon hands out the refused scope
@@ -71,9 +71,14 @@ def shared(collection: str) -> str:
     return f"{collection.removesuffix('*')}{OTHERS}"
 
 
+def is_shared(name: str) -> bool:
+    """Whether a scope answers for all hostnames without one."""
+    return name == shared(collection_of(name))
+
+
 def halves(batch: Batch) -> list[Batch]:
     """A refused batch as several, with shared scopes last."""
-    last = batch.part([name for name in batch.news if _is_shared(name)])
+    last = batch.part([name for name in batch.news if is_shared(name)])
     if not batch.news:
         last.gone |= batch.gone
         return [*last.halves()]
@@ -90,24 +95,24 @@ def waiting(scopes: Channel, batch: Batch, now: float, seconds: float) -> list[s
         now: the time.
         seconds: how long a shared scope waits at most.
     """
-    if not scopes.rejected or not (batch.gone or any(map(_is_shared, batch.news))):
+    if not scopes.rejected or not (batch.gone or any(map(is_shared, batch.news))):
         return []
     missing: set[str] = set()
     refused: set[str] = set()
     for name in scopes.rejected:
-        if _is_shared(name):
+        if is_shared(name):
             if name not in batch.gone:  # else all of the table leaves with it
                 refused.add(collection_of(name))
         elif name not in batch.news and _is_missing(scopes, name):
             missing.add(collection_of(name))
     for name in batch.news:
         unused = name in scopes.returning or _is_missing(scopes, name)
-        if _is_shared(name) and unused and collection_of(name) in missing:
+        if is_shared(name) and unused and collection_of(name) in missing:
             scopes.waiting.setdefault(name, now + seconds)
     for collection in {collection_of(name) for name in batch.gone} & refused:
         scopes.waiting.setdefault(shared(collection), now + seconds)
     until = {collection: scopes.waiting.get(shared(collection), -inf) for collection in missing | refused}
-    names = [name for name in batch.news if _is_shared(name) and collection_of(name) in missing]
+    names = [name for name in batch.news if is_shared(name) and collection_of(name) in missing]
     names += [name for name in batch.gone if not is_collection(name)]
     return [name for name in names if now < until.get(collection_of(name), -inf)]
 
@@ -123,10 +128,6 @@ def respelled(resource: XdsResource, spelling: str) -> XdsResource:
     mark = ScopedRouteConfiguration()
     mark.route_configuration.metadata.filter_metadata["moongate.sent"]["again"] = spelling
     return XdsResource.of(resource.type_url, resource.name, resource.body + encode(mark))
-
-
-def _is_shared(name: str) -> bool:
-    return name == shared(collection_of(name))
 
 
 def _is_missing(scopes: Channel, name: str) -> bool:

@@ -71,6 +71,12 @@ RULE_POLICIES: Final = tuple(kind.KIND for kind in POLICY_KINDS if not kind.OF_L
 """The kinds of policies that may hold for a rule of a route."""
 
 
+_READ: Final = tuple(
+    (f, f.native.read) for f in FEATURES if f.native is not None and f.native.read is not None
+)
+"""The features that a rule may set itself, each with what reads the value; each rule is read by them."""
+
+
 class EffectivePolicy(Struct, frozen=True):
     """A policy spec after merging, and what is wrong with it.
 
@@ -235,9 +241,7 @@ def laid_over(settings: RuleSettings, route: Ref, rule: RouteRule) -> RuleSettin
 
 def natives(rule: RouteRule) -> list[tuple[Feature[Any], Any]]:
     """The features that a rule sets itself, each with the value."""
-    own = ((feature, feature.native.read) for feature in FEATURES if feature.native is not None)
-    values = ((feature, read(rule)) for feature, read in own if read is not None)
-    return [(feature, value) for feature, value in values if value is not None]
+    return [(feature, value) for feature, read in _READ if (value := read(rule)) is not None]
 
 
 def extended(db: Db, refs: tuple[LocalObjectReference, ...], namespace: str) -> Settings:
@@ -400,6 +404,22 @@ def zones_of(settings: Settings) -> Zones | None:
 def endpoint_settings(db: Db, policies: tuple[Applied, ...]) -> Settings:
     """The part of ``cluster_settings`` that endpoints are made of."""
     return tuple(each for each in cluster_settings(db, policies) if each[0].endpoint is not None)
+
+
+@query
+def shared_cluster_settings(db: Db, gateway: Ref) -> Settings:
+    """The settings of a Gateway's policies for the clusters that its routes share.
+
+    In one value, as thousands of clusters read it: a first policy that says nothing of clusters touches none.
+    """
+    return cluster_settings(db, gateway_policies(db, gateway))
+
+
+@query
+def shared_endpoint_settings(db: Db, gateway: Ref) -> tuple[Settings, Zones | None]:
+    """The part of ``shared_cluster_settings`` that endpoints are made of, and how they stand by zones."""
+    policies = gateway_policies(db, gateway)
+    return endpoint_settings(db, policies), zones(db, policies)
 
 
 @query

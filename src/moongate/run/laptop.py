@@ -25,7 +25,6 @@ from moongate.attach.gateways import (
     CLOSED,
     LOCALHOST,
     RATE_LIMIT_SERVICE,
-    controller_name,
     laptop_class,
 )
 from moongate.attach.host_ports import listening
@@ -151,7 +150,7 @@ class Laptop:
             self.world.store.held(),
             partial(has_slices, self.world.db),
             partial(listening, self.world.db),
-            partial(controller_name, self.world.db),
+            self._controller_name,
             self._causes,
         )
         self.statuses = Statuses(self.world.store.held(), logged=self._log.has_unbuilt)
@@ -476,6 +475,10 @@ class Laptop:
     def slices(self) -> int:
         """How often settling paused for the event loop since the start."""
         return self._pump.slices
+
+    def _controller_name(self) -> str:
+        # Not of a query: to ask one in the middle of an edit marks at once all that the edit puts in doubt.
+        return self._in_force.gateway.controller_name
 
     def _causes(self, ref: Ref) -> Mapping[tuple[str, str], tuple[Problem, ...]]:
         """The faults behind the conditions of a resource; none if it is not in force any more."""

@@ -11,6 +11,7 @@ from moongate.api.envoygateway import CONTROLLER_NAME
 from moongate.api.gateway import GatewayClass
 from moongate.attach.policies import Policy
 from moongate.dangling import EMPTY, MISSING, ROUTABLE, dangling_references, selecting_nothing, selects_only
+from moongate.policies import POLICY_KINDS
 from moongate.sources.diagnostics import NOWHERE, Diagnostic
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ MOST_FAULTS_LOGGED: Final = 1000
 
 MOST_LOGGED: Final = 20
 """Conditions that are logged after one change; of the others only their number is."""
+
+_POLICIES = frozenset(kind.KIND for kind in POLICY_KINDS)
 
 _DANGLING = "dangling"
 _ALONE = "alone"
@@ -166,9 +169,10 @@ class RunLog:
                 self._selecting.pop(ref, None)
         logged = (f.resource for f in self._diagnostics.get(_DANGLING, ()) if f.resource)
         known = (*logged, *self._hints)
-        # What is gone may have been the target of any resource, and a class decides on all its Gateways.
+        # What is gone may have been the target of any resource, and a class decides on all its Gateways. But
+        # nothing refers to a policy, and to look through thousands of routes takes long.
         anywhere = (
-            None in batch.values()
+            any(resource is None and ref.kind not in _POLICIES for ref, resource in batch.items())
             or self._logged_as != self._controller()
             or any(ref.is_a(GatewayClass) for ref in batch)
         )

@@ -13,8 +13,8 @@ Facts
 * a write during a turn belongs to that turn if the turn still settles it; writes are counted, and ``settled``
   returns when all writes before its call are handed out
 * what is excluded from garbage collection is never freed if it ends as a circle of garbage, as Envoys and
-  their streams do. So objects are excluded only when the process has grown: a small change leaves its own to
-  Python
+  their streams do. So objects are excluded only when the process has grown, and in long turns: a small change
+  leaves its own to Python
 * an Envoy's answer can cause further writes (a quarantine). They are counted separately: a caller that waits
   for its own write also waits for them, but not for writes of others
 """
@@ -47,6 +47,13 @@ _NEW_BLOCKS: Final = 5_000
 
 To look through as many objects takes about as long as a slice.
 """
+_NEW_STEPS: Final = 300
+"""After how many steps of a turn objects are excluded even if the process has not grown; as many are made.
+
+Python starts a collection by what was made less what was freed. So an edit that replaces what thousands of
+queries have answered starts none, until one has to look through all of it at once.
+"""
+
 _GONE_BLOCKS: Final = 50_000
 """How many fewer there must be before new ones are counted from there. The change of one file takes 20,000,
 and gives them back."""
@@ -77,6 +84,8 @@ class Pump:
         self._turning = False
         self._blocks = 0
         """The size of the process when objects were last excluded from garbage collection."""
+        self._steps = 0
+        """How many steps there were since then, in this turn."""
         self.slices = 0
 
     @property
@@ -104,6 +113,7 @@ class Pump:
             await self._wake.wait()
             self._wake.clear()
             self._turning = True
+            self._steps = 0
             await self._take(self._world.settle(), outlet)
             written = self._written  # All of it is settled, except for endpoints if very many come.
             outlet.publish(self._world.take())
@@ -123,22 +133,24 @@ class Pump:
             # Endpoints have a slice of their own: they do not wait for the rest, nor can they starve it.
             _run_slice(self._world.settle(urgent=True))
             outlet.publish_endpoints(self._world.take(urgent=True))
-            if _run_slice(steps):
+            taken, done = _run_slice(steps)
+            if done:
                 return
+            self._steps += taken
             self.slices += 1
             self._exclude_new()
             await asyncio.sleep(0)
 
     def _exclude_new(self) -> None:
-        """Exclude objects from garbage collection if the process has grown.
+        """Exclude objects from garbage collection if the process has grown, or after many steps.
 
         The results of thousands of queries live long, and a full collection over them takes 0.1 s or more.
         """
         blocks = sys.getallocatedblocks()
-        if blocks > self._blocks + _NEW_BLOCKS:
+        if blocks > self._blocks + _NEW_BLOCKS or self._steps >= _NEW_STEPS:
             gc.collect()
             gc.freeze()
-            self._blocks = sys.getallocatedblocks()
+            self._blocks, self._steps = sys.getallocatedblocks(), 0
         elif blocks < self._blocks - _GONE_BLOCKS:
             self._blocks = blocks
 
@@ -171,7 +183,11 @@ class Pump:
         return self._turns >= turns
 
 
-def _run_slice(steps: Iterator[None]) -> bool:
-    """Run steps for the length of a slice. True if no step is left."""
+def _run_slice(steps: Iterator[None]) -> tuple[int, bool]:
+    """Run steps for the length of a slice. How many were run, and whether none is left."""
     end = perf_counter() + SLICE_S
-    return not any(perf_counter() > end for _ in steps)
+    taken = 0
+    for taken, _ in enumerate(steps, 1):
+        if perf_counter() > end:
+            return taken, False
+    return taken, True

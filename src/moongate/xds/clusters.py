@@ -69,9 +69,10 @@ from moongate.policies.effective import (
     connection_policies,
     endpoint_settings,
     extended,
-    gateway_policies,
     lookup_of,
     rule_policies,
+    shared_cluster_settings,
+    shared_endpoint_settings,
     zones,
     zones_of,
 )
@@ -274,6 +275,8 @@ def _settings(db: Db, key: ClusterKey) -> Settings:
     if isinstance(key, RuleCluster) and _is_of_connections(key):
         transport = "UDP" if route_kind(key.route.kind).upstream == "UDP" else "TCP"
         return connection_cluster_settings(db, _policies(db, key), transport)
+    if isinstance(key, BackendCluster):
+        return shared_cluster_settings(db, key.fleet.owner)
     return cluster_settings(db, _policies(db, key))
 
 
@@ -460,10 +463,8 @@ def _weighted(db: Db, key: RuleCluster) -> list[tuple[int, Target, int]]:
     return [(n, at, weight) for (n, at), weight in zip(members, shares, strict=False)]
 
 
-def _policies(db: Db, key: ClusterKey) -> tuple[Applied, ...]:
-    """The policies of a cluster: the Gateway's for a shared cluster, the rule's for its own, or none."""
-    if isinstance(key, BackendCluster):
-        return gateway_policies(db, key.fleet.owner)
+def _policies(db: Db, key: RuleCluster | MirrorCluster | PolicyCluster | SinkCluster) -> tuple[Applied, ...]:
+    """The policies of a cluster that is not shared: those of its rule, or none."""
     if isinstance(key, PolicyCluster | SinkCluster):
         return ()
     listener = _listener_of(db, key)
@@ -742,6 +743,8 @@ def _assignment(
         of_route = _settings(db, key)
         settings = tuple(each for each in of_route if each[0].endpoint is not None)
         zoned = zones_of(of_route)
+    elif isinstance(key, BackendCluster):
+        settings, zoned = shared_endpoint_settings(db, key.fleet.owner)
     else:
         settings, zoned = endpoint_settings(db, _policies(db, key)), zones(db, _policies(db, key))
     described = "endpoint" in holders(db, key.fleet)

@@ -107,7 +107,10 @@ def host_entries(db: Db, listener: ListenerId, host: str, part: int, scoped: boo
         if isinstance(served, Failed):
             # Not even what it matches on is known. A rule that Envoy could not match on is left out as well.
             continue
-        of_host = tuple(each for each in served if each.host == host)
+        # Without what only the rate limit service must know: another limit changes no table.
+        of_host = tuple(
+            each._replace(limits=()) if each.limits else each for each in served if each.host == host
+        )
         entries += in_force(db, listener, route, of_host, scoped=scoped)
     return tuple(sorted(entries, key=_RANK))
 
