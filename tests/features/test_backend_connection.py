@@ -19,6 +19,12 @@ def test_a_buffer_that_is_too_large_is_a_fault() -> None:
     assert faults(FEATURE, {"bufferLimit": 2**32 - 1}) == []
 
 
+def test_more_connections_in_advance_than_envoy_opens_are_a_fault() -> None:
+    """The CRD has no limit for them."""
+    assert faults(FEATURE, {"preconnect": {"predictivePercent": 301}}) == ["preconnect.predictivePercent"]
+    assert faults(FEATURE, {"preconnect": {"predictivePercent": 300}}) == []
+
+
 def test_what_the_crd_refuses() -> None:
     for spec in ({"bufferLimit": "1.5"}, {"preconnect": {"perEndpointPercent": 301}}):
         assert refused(FEATURE, spec)

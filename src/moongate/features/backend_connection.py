@@ -21,12 +21,18 @@ if TYPE_CHECKING:
     from moongate.engine import Db
 
 _MAX_BUFFER: Final = 2**32 - 1
+_MOST_PERCENT: Final = 300
 
 
 def check(_db: Db, connection: Effective[BackendConnection]) -> Iterator[Problem]:
-    size = connection.value.buffer_limit
+    size, preconnect = connection.value.buffer_limit, connection.value.preconnect
     if size is not None and not 0 <= quantity(size) <= _MAX_BUFFER:
         yield Problem("bufferLimit", f"bufferLimit is {size}; it must be between 0 and {_MAX_BUFFER} bytes.")
+    # The CRD has no limit, but Envoy has.
+    predictive = preconnect.predictive_percent if preconnect is not None else None
+    if predictive is not None and predictive > _MOST_PERCENT:
+        message = f"predictivePercent is {predictive}; it must be between 100 and {_MOST_PERCENT}."
+        yield Problem("preconnect.predictivePercent", message)
 
 
 def hints(connection: BackendConnection) -> Iterator[Problem]:

@@ -17,6 +17,7 @@ Rules
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
@@ -38,8 +39,9 @@ from moongate.api.base import DurationStr, Ref, milliseconds
 from moongate.api.connections import HTTP2Settings
 from moongate.api.core import ClusterTrustBundle, ConfigMap, Secret, Service
 from moongate.api.serviceimport import ServiceImport
-from moongate.api.shared import quantity
+from moongate.api.shared import FRAMING_HEADERS, quantity
 from moongate.attach.backends import Target
+from moongate.attach.replacements import unfinished_command
 from moongate.problem import Problem
 from moongate.xds.wire import packed, sized
 
@@ -607,6 +609,31 @@ def string_matcher(match: StringMatch) -> StringMatcher:
             return StringMatcher(safe_regex=RegexMatcher(regex=match.value))
         case _:
             return StringMatcher(exact=match.value)
+
+
+HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE: Final = re.compile(r"[!-~]+([\t ][!-~]+)*")
+
+
+def header_fault(name: str, value: str) -> str | None:
+    """Why a header cannot be set to a value, in which Envoy's commands work; ``None`` if it can."""
+    if HEADER_NAME.fullmatch(name) is None:
+        return f"{name!r} is not the name of a header."
+    if name.lower() in FRAMING_HEADERS:
+        return f"The header {name!r} says where a message ends, and cannot be changed."
+    if name.lower() == "host":
+        return f"The header {name!r} cannot be changed here; urlRewrite in a route changes the Host."
+    if _HEADER_VALUE.fullmatch(value) is None:
+        return (
+            f"The header {name!r} has the value {value!r}; it must be printable ASCII characters, with "
+            "single blanks between them and none at the ends."
+        )
+    if (command := unfinished_command(value)) is not None:
+        return (
+            f"The header {name!r} has the value {value!r}, where the command {command!r} does not end with "
+            "')%'; a percent sign that begins no command is '%%'."
+        )
+    return None
 
 
 def take_proxy_protocol(listener: Listener, *, optional: bool) -> None:
