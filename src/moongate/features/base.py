@@ -41,7 +41,7 @@ from moongate.api.core import ClusterTrustBundle, ConfigMap, Secret, Service
 from moongate.api.serviceimport import ServiceImport
 from moongate.api.shared import FRAMING_HEADERS, quantity
 from moongate.attach.backends import Target
-from moongate.attach.replacements import unfinished_command
+from moongate.attach.replacements import as_format, unfinished_command
 from moongate.problem import Problem
 from moongate.xds.wire import packed, sized
 
@@ -733,7 +733,7 @@ def tls_parameters(spec: TLSSettings) -> TlsParameters:
     )
 
 
-NO_NAME: Final = "a tag needs a name"
+_NO_NAME: Final = "a tag needs a name"
 
 
 def fractional(share: Fraction) -> FractionalPercent:
@@ -747,10 +747,53 @@ def fractional(share: Fraction) -> FractionalPercent:
 def span_tags(asked: SpanSettings) -> Iterator[CustomTag]:
     """The tags of spans, sorted by name; of two with a name, that of ``tags`` counts."""
     tags = {
-        name: _tag(name, tag) for name, tag in (asked.custom_tags or {}).items() if not tag_fault(name, tag)
+        name: _tag(name, tag)
+        for name, tag in (asked.custom_tags or {}).items()
+        if not _custom_tag_fault(name, tag)
     }
-    tags |= {name: CustomTag(tag=name, value=value) for name, value in (asked.tags or {}).items() if name}
+    for name, value in (asked.tags or {}).items():
+        if not _text_tag_fault(name, value):
+            tags[name] = CustomTag(tag=name, value=_as_format(value))
     yield from (tag for _, tag in sorted(tags.items()))
+
+
+def span_names(asked: SpanSettings) -> tuple[str, str]:
+    """The names of the spans of a request, from the client and to the backend; "" for Envoy's own."""
+    if asked.span_name is None:
+        return "", ""
+    return _span_name(asked.span_name.client), _span_name(asked.span_name.server)
+
+
+def span_faults(asked: SpanSettings) -> list[tuple[str, str]]:
+    """What Envoy would refuse of spans, which no rule of the CRD says: paths, each with the reason."""
+    faults = [
+        (f"customTags[{name!r}]", _custom_tag_fault(name, tag))
+        for name, tag in (asked.custom_tags or {}).items()
+    ]
+    faults += [(f"tags[{name!r}]", _text_tag_fault(name, text)) for name, text in (asked.tags or {}).items()]
+    if asked.span_name is not None:
+        faults += [
+            ("spanName.client", _text_fault(asked.span_name.client)),
+            ("spanName.server", _text_fault(asked.span_name.server)),
+        ]
+    return sorted((path, fault) for path, fault in faults if fault)
+
+
+def _span_name(text: str) -> str:
+    return "" if _text_fault(text) else _as_format(text)
+
+
+def _as_format(text: str) -> str:
+    return as_format(text.encode()).decode()
+
+
+def _text_fault(text: str) -> str:
+    command = unfinished_command(text)
+    return "" if command is None else f"the command {command!r} does not end with ')%'"
+
+
+def _text_tag_fault(name: str, text: str) -> str:
+    return _text_fault(text) if name else _NO_NAME
 
 
 def _tag(name: str, tag: SpanTag) -> CustomTag:
@@ -766,12 +809,11 @@ def _tag(name: str, tag: SpanTag) -> CustomTag:
     return built
 
 
-def tag_fault(name: str, tag: SpanTag) -> str:
-    """Why Envoy would refuse a tag, which no rule of the CRD says; "" if it would not."""
+def _custom_tag_fault(name: str, tag: SpanTag) -> str:
     field = f"{tag.type[:1].lower()}{tag.type[1:]}"
     named = {"Environment": tag.environment, "RequestHeader": tag.request_header}.get(tag.type)
     if not name:
-        return NO_NAME
+        return _NO_NAME
     if tag.type == "Literal":
         return "" if tag.literal is not None and tag.literal.value else "literal.value is missing or empty"
     return "" if named is not None and named.name else f"{field}.name is missing or empty"
