@@ -434,7 +434,7 @@ def _policy(
     )
 
 
-_TRAFFIC: list[Doc] = [
+TRAFFIC: list[Doc] = [
     {},
     {"timeout": {"tcp": {"connectTimeout": "3s"}}},
     {"timeout": {"http": {"requestTimeout": "7s"}}, "retry": {"numRetries": 2}},
@@ -461,7 +461,7 @@ _TRAFFIC: list[Doc] = [
     },
 ]
 _BODY: Doc = {"type": "ValueRef", "valueRef": {"group": "", "kind": "ConfigMap", "name": "ca"}}
-_TRAFFIC += [
+TRAFFIC += [
     {"healthCheck": {"active": {"type": "HTTP", "http": {"path": "/"}, "overrides": {"port": 9}}}},
     {"healthCheck": {"active": {"type": "GRPC"}, "passive": {}, "panicThreshold": 0}},
     {"loadBalancer": {"type": "RoundRobin", "zoneAware": {"weightedZones": [{"zone": "z", "weight": 3}]}}},
@@ -756,8 +756,8 @@ PLACES: tuple[tuple[str, tuple[str, ...], st.SearchStrategy[Doc]], ...] = (
     ("Service", ("s0", "s1"), _services),
     ("EndpointSlice", ("e0", "e1"), _slices),
     ("EndpointSlice", ("e0", "e1"), _slices),
-    ("BackendTrafficPolicy", ("p0", "p1"), _policy(_TRAFFIC, _targets)),
-    ("BackendTrafficPolicy", ("p0", "p1"), _policy(_TRAFFIC, _route_targets, _merging)),
+    ("BackendTrafficPolicy", ("p0", "p1"), _policy(TRAFFIC, _targets)),
+    ("BackendTrafficPolicy", ("p0", "p1"), _policy(TRAFFIC, _route_targets, _merging)),
     ("SecurityPolicy", ("p0", "p1"), _policy(_SECURITY, _targets)),
     ("SecurityPolicy", ("p0", "p1"), _policy(_SECURITY, _route_targets, _merging)),
     ("ClientTrafficPolicy", ("p0", "p1"), _policy(_CLIENTS, _targets, _merging)),
