@@ -56,6 +56,14 @@ def test_a_consistent_hash_is_maglev() -> None:
     assert policy(spec) == ("maglev", {"table_size": "5000011"})
 
 
+def test_a_consistent_hash_heeds_the_weights_of_zones() -> None:
+    zones = {"zoneAware": {"weightedZones": [{"zone": "a", "weight": 2}]}}
+    spec = {"type": "ConsistentHash", "consistentHash": {"type": "SourceIP"}}
+
+    assert policy(spec | zones) == ("maglev", {"locality_weighted_lb_config": {}})
+    assert policy(spec) == ("maglev", {})
+
+
 @pytest.mark.parametrize(("size", "fault"), [(2, False), (1024, True), (65537, False), (65537 * 3, True)])
 def test_a_table_size_must_be_prime(size: int, fault: bool) -> None:
     spec = {"type": "ConsistentHash", "consistentHash": {"type": "SourceIP", "tableSize": size}}
