@@ -20,8 +20,8 @@ def test_a_buffer_that_is_too_large_is_a_fault() -> None:
     assert faults(FEATURE, {"bufferLimit": 0}) == []
 
 
-def test_more_connections_in_advance_than_envoy_opens_are_a_fault() -> None:
-    """The CRD has no limit for them."""
+def test_more_connections_in_advance_than_envoy_takes_are_a_fault() -> None:
+    """Envoy would refuse the cluster."""
     assert faults(FEATURE, {"preconnect": {"predictivePercent": 301}}) == ["preconnect.predictivePercent"]
     assert faults(FEATURE, {"preconnect": {"predictivePercent": 300}}) == []
 

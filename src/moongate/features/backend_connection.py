@@ -21,17 +21,19 @@ if TYPE_CHECKING:
     from moongate.engine import Db
 
 _MAX_BUFFER: Final = 2**32 - 1
-_MOST_PERCENT: Final = 300
+_MAX_PREDICTIVE: Final = 300
+"""Source: envoy/config/cluster/v3/cluster.proto, PreconnectPolicy."""
 
 
 def check(_db: Db, connection: Effective[BackendConnection]) -> Iterator[Problem]:
-    size, preconnect = connection.value.buffer_limit, connection.value.preconnect
+    size = connection.value.buffer_limit
     if size is not None and not 0 <= quantity(size) <= _MAX_BUFFER:
         yield Problem("bufferLimit", f"bufferLimit is {size}; it must be between 0 and {_MAX_BUFFER} bytes.")
-    # The CRD has no limit, but Envoy has.
+    preconnect = connection.value.preconnect
     predictive = preconnect.predictive_percent if preconnect is not None else None
-    if predictive is not None and predictive > _MOST_PERCENT:
-        message = f"predictivePercent is {predictive}; it must be between 100 and {_MOST_PERCENT}."
+    # The CRD allows more, Envoy does not.
+    if predictive is not None and predictive > _MAX_PREDICTIVE:
+        message = f"predictivePercent is {predictive}; it must be from 100 to {_MAX_PREDICTIVE}."
         yield Problem("preconnect.predictivePercent", message)
 
 
