@@ -10,7 +10,7 @@ from envoy.config.route.v3.route_components_pb2 import Route
 
 from moongate.engine import Db
 from moongate.features.base import Effective, RouteEdit
-from moongate.features.http_upgrade import FEATURE, ProtocolUpgradeConfig, check, hints
+from moongate.features.http_upgrade import FEATURE, ProtocolUpgradeConfig
 from tests.features.backends import OWNER, plain
 
 
@@ -58,11 +58,14 @@ def test_of_a_protocol_that_comes_twice_the_first_entry_counts() -> None:
         {"upgrade_type": "a"},
     ]
     upgrades = tuple(msgspec.convert(entry, ProtocolUpgradeConfig) for entry in entries)
-    assert [hint.path for hint in hints(upgrades)] == ["[2].type"]
+    assert FEATURE.hints is not None
+    assert [hint.path for hint in FEATURE.hints(upgrades)] == ["[2].type"]
 
 
 @pytest.mark.parametrize("type_", ["", "a b", "a\n", "ü"])
 def test_a_protocol_that_no_header_can_name_is_a_fault(type_: str) -> None:
     upgrades = (ProtocolUpgradeConfig(type="spdy/3.1"), ProtocolUpgradeConfig(type=type_))
 
-    assert [problem.path for problem in check(Db(), Effective(upgrades, OWNER))] == ["[1].type"]
+    assert FEATURE.check is not None
+    problems = FEATURE.check(Db(), Effective(upgrades, OWNER))
+    assert [problem.path for problem in problems] == ["[1].type"]
