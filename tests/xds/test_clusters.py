@@ -230,6 +230,23 @@ def test_only_who_speaks_http2_is_asked_by_a_call(port: str, kind: str) -> None:
     assert check.WhichOneof("health_checker") == kind
 
 
+def test_who_negotiates_may_be_asked_by_a_call() -> None:
+    secure = """
+        apiVersion: gateway.envoyproxy.io/v1alpha1
+        kind: Backend
+        metadata: {name: up, namespace: default}
+        spec:
+          endpoints: [{fqdn: {hostname: up.example.com, port: 443}}]
+          tls: {insecureSkipVerify: true}
+    """
+    ref = "{group: gateway.envoyproxy.io, kind: Backend, name: up}"
+    asking = policy("BackendTrafficPolicy", "{healthCheck: {active: {type: GRPC}}}", target="HTTPRoute/shop")
+    core = Core(gateway(http("web")), secure, http_route(rule("", ref)), asking)
+
+    assert "auto_config" in http_options(sent(core))
+    assert sent(core).health_checks[0].HasField("grpc_health_check")
+
+
 def test_who_speaks_what_the_client_speaks_may_be_asked_by_a_call() -> None:
     body = "{useClientProtocol: true, healthCheck: {active: {type: GRPC}}}"
     asking = policy("BackendTrafficPolicy", body, target="HTTPRoute/shop")
