@@ -241,10 +241,11 @@ def test_who_negotiates_may_be_asked_by_a_call() -> None:
     """
     ref = "{group: gateway.envoyproxy.io, kind: Backend, name: up}"
     asking = policy("BackendTrafficPolicy", "{healthCheck: {active: {type: GRPC}}}", target="HTTPRoute/shop")
-    core = Core(gateway(http("web")), secure, http_route(rule("", ref)), asking)
+    core = Core(gateway(http("web")), secure, http_route(rule("", ref)), asking, config=ON_HOST)
 
-    assert "auto_config" in http_options(sent(core))
-    assert sent(core).health_checks[0].HasField("grpc_health_check")
+    [name] = keys(core)
+    assert "auto_config" in http_options(sent(core, name))
+    assert sent(core, name).health_checks[0].HasField("grpc_health_check")
 
 
 def test_who_speaks_what_the_client_speaks_may_be_asked_by_a_call() -> None:
