@@ -434,7 +434,7 @@ def _policy(
     )
 
 
-_TRAFFIC: list[Doc] = [
+TRAFFIC: list[Doc] = [
     {},
     {"timeout": {"tcp": {"connectTimeout": "3s"}}},
     {"timeout": {"http": {"requestTimeout": "7s"}}, "retry": {"numRetries": 2}},
@@ -459,6 +459,46 @@ _TRAFFIC: list[Doc] = [
             }
         }
     },
+]
+_BODY: Doc = {"type": "ValueRef", "valueRef": {"group": "", "kind": "ConfigMap", "name": "ca"}}
+TRAFFIC += [
+    {"healthCheck": {"active": {"type": "HTTP", "http": {"path": "/"}, "overrides": {"port": 9}}}},
+    {"healthCheck": {"active": {"type": "GRPC"}, "passive": {}, "panicThreshold": 0}},
+    {"loadBalancer": {"type": "RoundRobin", "zoneAware": {"weightedZones": [{"zone": "z", "weight": 3}]}}},
+    {"loadBalancer": {"type": "LeastRequest", "zoneAware": {"preferLocal": {}}}},
+    {
+        "loadBalancer": {
+            "type": "BackendUtilization",
+            "backendUtilization": {},
+            "endpointOverride": {"extractFrom": [{"header": "x"}]},
+        }
+    },
+    {
+        "connection": {"preconnect": {"predictivePercent": 150}},
+        "loadBalancer": {"type": "Random"},
+        "tcpKeepalive": {"probes": 3},
+    },
+    {"proxyProtocol": {"version": "V2"}, "dns": {"lookupFamily": "IPv6", "respectDnsTtl": False}},
+    {"http2": {"maxConcurrentStreams": 7}, "useClientProtocol": True},
+    {"http2": {"initialStreamWindowSize": 1}},
+    {"bandwidthLimit": {"request": {"limit": {"value": "1Mi", "unit": "Second"}}}},
+    {"bandwidthLimit": {"response": {"limit": {"value": "9Mi", "unit": "Minute"}, "responseTrailers": {}}}},
+    {"admissionControl": {"samplingWindow": "5s"}},
+    {"compressor": [{"type": "Gzip", "gzip": {}}, {"type": "Zstd", "zstd": {}, "minContentLength": 9}]},
+    {"compression": [{"type": "Brotli"}]},
+    {"responseOverride": [{"match": {"statusCodes": [{"value": 404}]}, "response": {"body": _BODY}}]},
+    {
+        "responseOverride": [
+            {"match": {"statusCodes": [{"value": 503}]}, "redirect": {"hostname": "a.x.com"}},
+            {"match": {"statusCodes": [{"value": 500}]}, "response": {"statusCode": 599}, "source": "Local"},
+        ]
+    },
+    {"httpUpgrade": [{"type": "websocket"}, {"type": "CONNECT", "connect": {"terminate": True}}]},
+    {"httpUpgrade": []},
+    {"requestBuffer": {"limit": "1k"}},
+    {"telemetry": {"metrics": {"routeStatName": "%ROUTE_NAME%"}, "tracing": {"tags": {"a": "b"}}}},
+    {"telemetry": {"metrics": {"routeStatName": "%NONE%"}}},
+    {"timeout": {"http": {"maxStreamDuration": "9s"}}, "retry": {"perRetry": {"timeout": "1s"}}},
 ]
 _SECURITY: list[Doc] = [
     {},
@@ -716,8 +756,8 @@ PLACES: tuple[tuple[str, tuple[str, ...], st.SearchStrategy[Doc]], ...] = (
     ("Service", ("s0", "s1"), _services),
     ("EndpointSlice", ("e0", "e1"), _slices),
     ("EndpointSlice", ("e0", "e1"), _slices),
-    ("BackendTrafficPolicy", ("p0", "p1"), _policy(_TRAFFIC, _targets)),
-    ("BackendTrafficPolicy", ("p0", "p1"), _policy(_TRAFFIC, _route_targets, _merging)),
+    ("BackendTrafficPolicy", ("p0", "p1"), _policy(TRAFFIC, _targets)),
+    ("BackendTrafficPolicy", ("p0", "p1"), _policy(TRAFFIC, _route_targets, _merging)),
     ("SecurityPolicy", ("p0", "p1"), _policy(_SECURITY, _targets)),
     ("SecurityPolicy", ("p0", "p1"), _policy(_SECURITY, _route_targets, _merging)),
     ("ClientTrafficPolicy", ("p0", "p1"), _policy(_CLIENTS, _targets, _merging)),

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 
 from moongate import translate
+from moongate.infra.binary import envoy_binary
+from moongate.infra.dry_run import refusals
+from moongate.xds.wire import XdsResource, encode
 from tests.cases import PAGES, Case, Expected, dump, read, rewrite, select, walk
 from tests.conftest import Accept
 
@@ -19,6 +22,20 @@ def test_page(case: Case, accept: Accept) -> None:
 
     for expected in case.expected:
         accept(expected, select(result, expected.what, expected.path))
+
+
+@pytest.mark.envoy
+@pytest.mark.long
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_real_envoy_takes_what_pages_show(page: Path) -> None:
+    binary = envoy_binary()
+    for case in read(page):
+        for fleet, types in translate(case.documents()).xds.items():
+            resources = {
+                url: {name: XdsResource.of(url, name, encode(message)) for name, message in named.items()}
+                for url, named in types.items()
+            }
+            assert refusals(binary, fleet, resources) == (), case.title
 
 
 PAGE = """# Page

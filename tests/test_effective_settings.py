@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from moongate.api.base import Ref
+import re
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Any, cast
+
+import msgspec
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from moongate.api.admission import checked
+from moongate.api.base import GATEWAY_GROUP, Model, Ref, fields_of
+from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.gateway import Gateway
 from moongate.api.httproute import HTTPRoute
+from moongate.api.policy import PolicyTargetReferences
 from moongate.effective_settings import effective_settings
+from moongate.policies.backend_traffic_policy import BackendTrafficPolicy, BackendTrafficPolicySpec
+from moongate.world import World
 from tests.core import Core, gateway, http
+from tests.strategies import BASE, TRAFFIC, resource
+from tests.test_law import Xds, flat, law
 
 NOWHERE = """
     apiVersion: gateway.networking.k8s.io/v1
@@ -40,3 +57,181 @@ def test_a_field_that_is_no_feature_is_shown_too() -> None:
 def test_what_does_not_exist_is_not_empty() -> None:
     assert effective_settings(CORE.db, Ref.of(Gateway, "default", "none")) is None
     assert effective_settings(CORE.db, Ref.of(Gateway, "default", "eg"), "none") == ()
+
+
+WIDE, NARROW = (Ref.of(BackendTrafficPolicy, "default", name) for name in ("wide", "narrow"))
+ROUTE = Ref.of(HTTPRoute, "default", "r0")
+OF_ONE_NAME = frozenset({"rateLimit", "responseOverride"})
+"""Fields whose filters and counters have the name of their policy."""
+
+
+def test_entries_of_a_list_have_owners_of_their_own() -> None:
+    """Lists that merge by a type have entries of both policies."""
+    wide: dict[str, Any] = {"compressor": [{"type": "Brotli", "brotli": {}}]}
+    narrow: dict[str, Any] = {"compressor": [{"type": "Gzip", "gzip": {}}]}
+    scopes = effective_settings(world_of(wide, {**narrow, "mergeType": "StrategicMerge"}).db, ROUTE)
+    assert scopes
+
+    assert [
+        (each.field, each.value, each.owner) for each in scopes[0].settings if each.kind == WIDE.kind
+    ] == [
+        ("compressor[0].type", "Gzip", NARROW),
+        ("compressor[0].gzip", {}, NARROW),
+        ("compressor[1].type", "Brotli", WIDE),
+        ("compressor[1].brotli", {}, WIDE),
+    ]
+
+
+COMPRESSED: dict[str, Any] = {"compressor": [{"type": "Zstd", "zstd": {}}]}
+RESPONSES: dict[str, Any] = {"bandwidthLimit": {"response": {"limit": {"value": 9999, "unit": "Second"}}}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "leaf"),
+    [
+        (COMPRESSED, "compressor[0].type"),
+        ({"compressor": [{"type": "Zstd"}]}, "compressor[0].type"),
+        (RESPONSES, "bandwidthLimit.response.limit.value"),
+    ],
+)
+def test_a_field_of_several_features_is_shown_whichever_it_concerns(
+    fields: dict[str, Any], leaf: str
+) -> None:
+    scopes = effective_settings(world_of({}, fields).db, ROUTE)
+    assert scopes
+
+    assert leaf in {each.field for each in scopes[0].settings}
+
+
+def document(name: str, target: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    kind, target_name = target.split("/")
+    return {
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"targetRefs": [{"group": GATEWAY_GROUP, "kind": kind, "name": target_name}], **fields},
+    }
+
+
+def world_of(wide: Mapping[str, Any], narrow: Mapping[str, Any]) -> World:
+    """``BASE`` with one policy of the Gateway and one of a route."""
+    policies = [
+        resource(WIDE.kind, "default", "wide", document("wide", "Gateway/eg", wide)),
+        resource(NARROW.kind, "default", "narrow", document("narrow", "HTTPRoute/r0", narrow)),
+    ]
+    batch = {ref: each for ref, each in BASE.items() if ref.kind != WIDE.kind}
+    return World.of([*(each for each in batch.values() if each is not None), *policies], EnvoyGateway())
+
+
+def of_policy(world: World, policy: Ref) -> dict[str, Any]:
+    """What a policy itself says: leaf → value."""
+    resource = world.store.held()[policy]
+    assert isinstance(resource, BackendTrafficPolicy)
+    spec = resource.spec
+    said = {f.encode_name: getattr(spec, f.name) for f in fields_of(type(spec)) if f.encode_name in FIELDS}
+    return dict(leaf for name, value in said.items() if value is not None for leaf in leaves(value, name))
+
+
+def leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    match value:
+        case Model():
+            below = [(f"{path}.{f.encode_name}", getattr(value, f.name)) for f in fields_of(type(value))]
+            below = [(at, each) for at, each in below if each not in (None, (), {})]
+        case dict():
+            below = [(f"{path}.{key}", each) for key, each in cast("dict[str, Any]", value).items()]
+        case tuple():
+            below = [(f"{path}[{n}]", each) for n, each in enumerate(cast("tuple[Any, ...]", value))]
+            below = below if any(isinstance(each, Model) for _, each in below) else []
+        case _:
+            below = []
+    if not below:
+        yield path, msgspec.to_builtins(value)
+    for at, each in below:
+        yield from leaves(each, at)
+
+
+FIELDS = {f.encode_name for f in fields_of(BackendTrafficPolicySpec)} - {
+    *(f.encode_name for f in fields_of(PolicyTargetReferences)),
+    "mergeType",
+}
+fields = st.lists(st.sampled_from(TRAFFIC), max_size=5).map(
+    lambda some: {name: value for fields in some for name, value in fields.items()}
+)
+"""What a policy may say: fields of several small policies together."""
+
+
+@law
+@given(fields, fields, st.sampled_from(["StrategicMerge", "JSONMerge"]))
+def test_each_leaf_is_of_the_policy_that_has_it_and_wins(
+    wide: dict[str, Any], narrow: dict[str, Any], merge_type: str
+) -> None:
+    warm = world_of(wide, {**narrow, "mergeType": merge_type})
+    below, above = of_policy(warm, WIDE), of_policy(warm, NARROW)
+    scopes = effective_settings(warm.db, ROUTE)
+    assert scopes
+
+    for scope in scopes:
+        of_policies = [each for each in scope.settings if each.kind == WIDE.kind]
+        assert {each.owner for each in of_policies} <= {WIDE, NARROW}
+        for each in of_policies:
+            if each.owner == NARROW:
+                assert above[each.field] == each.value
+            else:
+                # Entries of a list that both have stand behind those of the route's.
+                assert each.field not in above
+                assert each.value in [value for path, value in below.items() if alike(path, each.field)]
+        # What is at its default in an object is not shown.
+        fields_shown = {re.split(r"[.[]", each.field)[0] for each in of_policies}
+        assert fields_shown == {re.split(r"[.[]", path)[0] for path in above.keys() | below.keys()}
+
+
+def alike(path: str, other: str) -> bool:
+    """Whether two paths are the same but for places in lists."""
+    return re.sub(r"\[\d+\]", "[]", path) == re.sub(r"\[\d+\]", "[]", other)
+
+
+@law
+@given(fields, fields, st.sampled_from(["StrategicMerge", "JSONMerge"]))
+def test_what_is_shown_is_what_envoy_gets(
+    wide: dict[str, Any], narrow: dict[str, Any], merge_type: str
+) -> None:
+    """Whoever writes what is shown into one policy gets the same routes, clusters and endpoints."""
+    wide = {name: value for name, value in wide.items() if name not in OF_ONE_NAME}
+    narrow = {name: value for name, value in narrow.items() if name not in OF_ONE_NAME}
+    merged = world_of(wide, {**narrow, "mergeType": merge_type})
+    shown: dict[str, Any] = {}
+    for scope in effective_settings(merged.db, ROUTE) or ():
+        for each in scope.settings:
+            if each.kind == WIDE.kind:
+                put(shown, each.field, each.value)
+
+    # A merge may leave settings of another type, which a policy alone cannot have.
+    spec = msgspec.json.encode(document("narrow", "HTTPRoute/r0", shown)["spec"])
+    assume(not checked(BackendTrafficPolicySpec, msgspec.json.decode(spec))[1])
+
+    assert changed(flat(merged), flat(world_of(wide, shown))) == []
+
+
+def changed(one: Xds, other: Xds) -> list[str]:
+    """The names of what differs."""
+    return [
+        f"{fleet} {key}"
+        for fleet in one
+        for key in one[fleet].keys() | other[fleet].keys()
+        if one[fleet].get(key) != other[fleet].get(key)
+    ]
+
+
+def put(into: Any, path: str, value: Any) -> None:
+    """Put a leaf where it belongs; entries of lists come in their order."""
+    *parts, last = re.findall(r"[^.\[\]]+|(?<=\[)\d+(?=\])", path)
+    for part, following in pairwise([*parts, last]):
+        empty: Any = [] if following.isdigit() else {}
+        if isinstance(into, list):
+            entries = cast("list[Any]", into)
+            entries += [empty] if int(part) == len(entries) else []
+            into = entries[int(part)]
+        else:
+            into = into.setdefault(part, empty)
+    if isinstance(into, list):
+        cast("list[Any]", into).append(value)
+    else:
+        into[last] = value

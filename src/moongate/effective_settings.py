@@ -168,7 +168,7 @@ def _fields(kind: str) -> tuple[FieldInfo, ...]:
 def _of_policy(policy: EffectivePolicy, name: str, wire: str) -> Effective[Any] | None:
     feature = next((each for each in FEATURES if (each.kind, each.field) == (policy.owner.kind, name)), None)
     if feature is not None:
-        return policy.effective(feature)
+        return policy.field_of(feature)
     value = getattr(policy.spec, name)
     owner = policy.parent if policy.parent is not None and policy.inherits(wire) else policy.owner
     return None if value is None else Effective(value, owner)
@@ -187,8 +187,8 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     below: Iterable[tuple[str, Any]] = ()
     if isinstance(value, dict):
         below = ((f"{path}.{key}", each) for key, each in cast("dict[str, Any]", value).items())
-    elif isinstance(value, list) and any(isinstance(each, dict | list) for each in cast("list[Any]", value)):
-        below = ((f"{path}[{n}]", each) for n, each in enumerate(cast("list[Any]", value)))
+    elif isinstance(value, tuple) and any(isinstance(each, dict) for each in cast("tuple[Any, ...]", value)):
+        below = ((f"{path}[{n}]", each) for n, each in enumerate(cast("tuple[Any, ...]", value)))
     leaves = [leaf for at, each in below if each is not None for leaf in _leaves(each, at)]
     yield from leaves or [(path, value)]
 

@@ -14,6 +14,7 @@ from moongate.api.shared import LabelSelector, LabelSelectorRequirement, quantit
     [
         *[("32Ki", 32768), ("500m", 1), ("1.5", 2), ("2k", 2000), ("1e3", 1000), ("0", 0), ("-1500m", -1)],
         *[(7, 7), ("1e99999999999999999999", 2**63 - 1), ("-" + "9" * 99, 1 - 2**63), ("1e-999999999", 1)],
+        *[(10**30, 2**63 - 1), (-(10**30), 1 - 2**63)],
     ],
 )
 def test_a_quantity_is_read_in_whole_units_rounded_up(text: str | int, units: int) -> None:

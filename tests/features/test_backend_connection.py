@@ -17,6 +17,13 @@ def test_only_what_is_written_is_said() -> None:
 def test_a_buffer_that_is_too_large_is_a_fault() -> None:
     assert faults(FEATURE, {"bufferLimit": "5Gi"}) == ["bufferLimit"]
     assert faults(FEATURE, {"bufferLimit": 2**32 - 1}) == []
+    assert faults(FEATURE, {"bufferLimit": 0}) == []
+
+
+def test_more_connections_in_advance_than_envoy_takes_are_a_fault() -> None:
+    """Envoy would refuse the cluster."""
+    assert faults(FEATURE, {"preconnect": {"predictivePercent": 301}}) == ["preconnect.predictivePercent"]
+    assert faults(FEATURE, {"preconnect": {"predictivePercent": 300}}) == []
 
 
 def test_more_connections_in_advance_than_envoy_takes_are_a_fault() -> None:

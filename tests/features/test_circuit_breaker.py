@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from moongate.features.circuit_breaker import FEATURE
-from tests.features.backends import faults, on_cluster, refused
+from tests.features.backends import effective, faults, on_cluster, refused
 
 
 def test_only_limits_that_are_given_are_said() -> None:
@@ -58,3 +62,25 @@ def test_a_negative_minimum_of_retries_is_a_fault() -> None:
     spec = {"retryBudget": {"percent": {"numerator": 1}, "minRetryConcurrency": -1}}
 
     assert faults(FEATURE, spec) == ["retryBudget.minRetryConcurrency"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "path", "reason"),
+    [
+        ({"maxPendingRequests": 0}, "maxPendingRequests", "Closed"),
+        ({"maxParallelRequests": 0}, "maxParallelRequests", "Closed"),
+        ({"maxParallelRetries": 0}, "maxParallelRetries", "Unused"),
+        ({"maxConnections": 0}, "maxConnections", "Unused"),
+        ({"perEndpoint": {"maxConnections": 0}}, "perEndpoint.maxConnections", "Unused"),
+    ],
+)
+def test_a_limit_of_zero_is_pointed_out_and_one_of_one_is_not(
+    limits: dict[str, Any], path: str, reason: str
+) -> None:
+    assert FEATURE.hints is not None
+    [hint] = FEATURE.hints(effective(FEATURE, limits).value)
+    assert (hint.path, hint.reason) == (path, reason)
+
+    name = path.rpartition(".")[2]
+    one = {name: 1} if name == path else {"perEndpoint": {name: 1}}
+    assert list(FEATURE.hints(effective(FEATURE, one).value)) == []

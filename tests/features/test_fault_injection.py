@@ -66,3 +66,9 @@ def test_a_fault_that_says_nothing_or_too_much_is_refused(spec: dict[str, Any]) 
 )
 def test_what_envoy_would_refuse_is_a_fault(spec: dict[str, Any], path: str) -> None:
     assert faults(FEATURE, spec) == [path]
+
+
+def test_a_share_of_nothing_is_no_fault() -> None:
+    spec = {"abort": {"httpStatus": 503, "percentage": 0}, "delay": {"fixedDelay": "1ms", "percentage": 0}}
+
+    assert faults(FEATURE, spec) == []

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from envoy.config.route.v3.route_components_pb2 import Route
 
+from moongate.engine import Db
 from moongate.features.base import Effective, RouteEdit
 from moongate.features.http_upgrade import FEATURE, ProtocolUpgradeConfig
 from tests.features.backends import OWNER, plain
@@ -46,3 +47,25 @@ def test_calls_of_grpc_change_to_nothing() -> None:
 )
 def test_a_tunnel_is_matched_without_a_path(entry: dict[str, Any], config: dict[str, Any]) -> None:
     assert upgraded(entry) == {"match": {"connect_matcher": {}}, "route": {"upgrade_configs": [config]}}
+
+
+def test_of_a_protocol_that_comes_twice_the_first_entry_counts() -> None:
+    """Envoy refuses the second, in upper case too. A merge may bring them together."""
+    entries = ({"type": "CONNECT", "connect": {"terminate": True}}, {"type": "a"}, {"type": "connect"})
+
+    assert upgraded(*entries)["route"]["upgrade_configs"] == [
+        {"upgrade_type": "CONNECT", "connect_config": {}},
+        {"upgrade_type": "a"},
+    ]
+    upgrades = tuple(msgspec.convert(entry, ProtocolUpgradeConfig) for entry in entries)
+    assert FEATURE.hints is not None
+    assert [hint.path for hint in FEATURE.hints(upgrades)] == ["[2].type"]
+
+
+@pytest.mark.parametrize("type_", ["", "a b", "a\n", "ü"])
+def test_a_protocol_that_no_header_can_name_is_a_fault(type_: str) -> None:
+    upgrades = (ProtocolUpgradeConfig(type="spdy/3.1"), ProtocolUpgradeConfig(type=type_))
+
+    assert FEATURE.check is not None
+    problems = FEATURE.check(Db(), Effective(upgrades, OWNER))
+    assert [problem.path for problem in problems] == ["[1].type"]

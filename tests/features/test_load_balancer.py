@@ -56,6 +56,14 @@ def test_a_consistent_hash_is_maglev() -> None:
     assert policy(spec) == ("maglev", {"table_size": "5000011"})
 
 
+def test_a_consistent_hash_heeds_the_weights_of_zones() -> None:
+    zones = {"zoneAware": {"weightedZones": [{"zone": "a", "weight": 2}]}}
+    spec = {"type": "ConsistentHash", "consistentHash": {"type": "SourceIP"}}
+
+    assert policy(spec | zones) == ("maglev", {"locality_weighted_lb_config": {}})
+    assert policy(spec) == ("maglev", {})
+
+
 @pytest.mark.parametrize(("size", "fault"), [(2, False), (1024, True), (65537, False), (65537 * 3, True)])
 def test_a_table_size_must_be_prime(size: int, fault: bool) -> None:
     spec = {"type": "ConsistentHash", "consistentHash": {"type": "SourceIP", "tableSize": size}}
@@ -112,6 +120,8 @@ def test_a_client_stays_with_one_of_several_backends() -> None:
         ({"type": "Headers", "headers": [{"name": "a"}, {"name": ""}]}, "headers[1]"),
         ({"type": "Cookie", "cookie": {"name": ""}}, "cookie"),
         ({"type": "QueryParams", "queryParams": [{"name": ""}]}, "queryParams[0]"),
+        ({"type": "Headers", "headers": [{"name": "a\nb"}]}, "headers[0]"),
+        ({"type": "Cookie", "cookie": {"name": "a\r"}}, "cookie"),
     ],
 )
 def test_a_hash_of_nothing_is_a_fault(hashed: dict[str, Any], path: str) -> None:
@@ -119,6 +129,14 @@ def test_a_hash_of_nothing_is_a_fault(hashed: dict[str, Any], path: str) -> None
     spec = {"type": "ConsistentHash", "consistentHash": hashed}
 
     assert faults(FEATURE, spec) == [f"consistentHash.{path}.name"]
+
+
+@pytest.mark.parametrize("attributes", [{"": "a"}, {"a\n": "b"}, {"a": "\x00"}])
+def test_an_attribute_of_a_cookie_that_no_header_can_have_is_a_fault(attributes: dict[str, str]) -> None:
+    hashed = {"type": "Cookie", "cookie": {"name": "a", "attributes": attributes}}
+    spec = {"type": "ConsistentHash", "consistentHash": hashed}
+
+    assert faults(FEATURE, spec) == ["consistentHash.cookie.attributes"]
 
 
 def test_backend_utilization_follows_what_backends_report() -> None:
@@ -171,6 +189,12 @@ def test_an_override_without_a_header_is_a_fault() -> None:
     spec = {"type": "Random", "endpointOverride": {"extractFrom": [{"header": "x"}, {}]}}
 
     assert faults(FEATURE, spec) == ["endpointOverride.extractFrom[1]"]
+
+
+def test_an_override_by_what_no_header_is_called_is_a_fault() -> None:
+    spec = {"type": "Random", "endpointOverride": {"extractFrom": [{"header": "a\nb"}]}}
+
+    assert faults(FEATURE, spec) == ["endpointOverride.extractFrom[0].header"]
 
 
 def test_a_dynamic_module_leaves_the_clusters_own_policy() -> None:

@@ -30,6 +30,14 @@ def predicate(match: dict[str, Any], **more: Any) -> dict[str, Any]:
     return config["custom_response_matcher"]["matcher_list"]["matchers"][0]["predicate"]
 
 
+def elsewhere(path: str) -> dict[str, Any]:
+    return {"path": {"type": "ReplaceFullPath", "replaceFullPath": path}}
+
+
+def added(name: str, text: str) -> dict[str, Any]:
+    return {"header": {"add": [{"name": name, "value": text}]}}
+
+
 def shape(predicate: dict[str, Any]) -> Any:
     """How predicates are nested; a single one is what it compares."""
     [(kind, of)] = predicate.items()
@@ -62,8 +70,23 @@ def test_the_source_of_a_response_is_compared_with_a_word() -> None:
 @pytest.mark.parametrize(
     ("override", "path"),
     [
-        ({"match": STATUS, "response": {"statusCode": 99}}, "[0].response.statusCode"),
+        ({"match": STATUS, "response": {"statusCode": 199}}, "[0].response.statusCode"),
+        ({"match": STATUS, "response": {"statusCode": 600}}, "[0].response.statusCode"),
         ({"match": STATUS, "response": {"body": {"inline": "%REQ(a"}}}, "[0].response.body"),
+        ({"match": STATUS, "redirect": {"port": 0}}, "[0].redirect.port"),
+        ({"match": STATUS, "redirect": {"port": -1}}, "[0].redirect.port"),
+        ({"match": STATUS, "redirect": {"port": 65536}}, "[0].redirect.port"),
+        ({"match": STATUS, "redirect": elsewhere("oops")}, "[0].redirect.path.replaceFullPath"),
+        ({"match": STATUS, "redirect": elsewhere("/a\nb")}, "[0].redirect.path.replaceFullPath"),
+        ({"match": STATUS, "response": added("Host", "a")}, "[0].response.header.add[0]"),
+        ({"match": STATUS, "response": added("x", "a\nb")}, "[0].response.header.add[0]"),
+        ({"match": STATUS, "response": added("Content-Length", "1")}, "[0].response.header.add[0]"),
+        ({"match": STATUS, "response": added("x", "%REQ(a")}, "[0].response.header.add[0]"),
+        (
+            {"match": STATUS, "response": {"header": {"set": [{"name": "host", "value": "a"}]}}},
+            "[0].response.header.set[0]",
+        ),
+        ({"match": STATUS, "response": {"contentType": "a\nb"}}, "[0].response.contentType"),
         (
             {
                 "match": {
@@ -77,6 +100,13 @@ def test_the_source_of_a_response_is_compared_with_a_word() -> None:
 )
 def test_what_envoy_cannot_have_is_refused_where_it_stands(override: dict[str, Any], path: str) -> None:
     assert [problem.path for problem in check(Db(), value(override))] == [path]
+
+
+def test_the_ends_of_a_range_may_be_any_numbers() -> None:
+    """Protobuf has no integers of more than 64 bits."""
+    of = {"statusCodes": [{"type": "Range", "range": {"start": -(10**30), "end": 10**30}}]}
+
+    assert shape(predicate(of)) == "attributes-cel"
 
 
 def test_a_large_page_stands_in_the_chain_and_not_in_each_route() -> None:

@@ -25,3 +25,8 @@ def test_what_no_kernel_takes_is_a_fault() -> None:
         {"probes": 128},
     ):
         assert faults(FEATURE, spec) == list(spec)
+
+
+def test_the_least_and_the_most_that_a_kernel_takes_are_no_faults() -> None:
+    assert faults(FEATURE, {"probes": 1, "idleTime": "1s", "interval": "1s"}) == []
+    assert faults(FEATURE, {"probes": 127, "idleTime": "32767s", "interval": "32767s"}) == []

@@ -40,3 +40,21 @@ def test_tags_that_envoy_would_refuse_are_left_out_and_hinted_at() -> None:
 )
 def test_the_name_of_statistics_has_known_operators_alone(name: str, paths: list[str]) -> None:
     assert faults(FEATURE, {"metrics": {"routeStatName": name}}) == paths
+
+
+def test_a_percent_sign_that_begins_no_command_stands_for_itself() -> None:
+    """Envoy refuses it, and with it the route."""
+    spec = {"tracing": {"tags": {"a": "100%"}, "spanName": {"client": "5%", "server": "%REQ(x)%"}}}
+
+    tracing = on_route(FEATURE, spec)["tracing"]
+    assert tracing["custom_tags"] == [{"tag": "a", "value": "100%%"}]
+    assert (tracing["operation"], tracing["upstream_operation"]) == ("5%%", "%REQ(x)%")
+
+
+def test_spans_go_without_what_has_a_command_that_does_not_end() -> None:
+    assert FEATURE.hints is not None
+    spec = {"tracing": {"tags": {"a": "%REQ(x"}, "spanName": {"client": "c", "server": "%REQ(x"}}}
+
+    assert on_route(FEATURE, spec)["tracing"] == {"client_sampling": {}, "operation": "c"}
+    paths = [hint.path for hint in FEATURE.hints(effective(FEATURE, spec).value)]
+    assert paths == ["tracing.spanName.server", "tracing.tags['a']"]

@@ -218,6 +218,44 @@ def test_websockets_keep_to_http1() -> None:
     assert "http_protocol_options" in http_options(sent(core))["explicit_http_config"]
 
 
+@pytest.mark.parametrize(
+    ("port", "kind"), [("{}", "tcp_health_check"), ("{appProtocol: kubernetes.io/h2c}", "grpc_health_check")]
+)
+def test_only_who_speaks_http2_is_asked_by_a_call(port: str, kind: str) -> None:
+    """Envoy refuses any other cluster with such a check."""
+    asking = policy("BackendTrafficPolicy", "{healthCheck: {active: {type: GRPC}}}", target="HTTPRoute/shop")
+    core = Core(gateway(http("web")), service(port=port), http_route(), asking)
+
+    [check] = sent(core).health_checks
+    assert check.WhichOneof("health_checker") == kind
+
+
+def test_who_negotiates_may_be_asked_by_a_call() -> None:
+    secure = """
+        apiVersion: gateway.envoyproxy.io/v1alpha1
+        kind: Backend
+        metadata: {name: up, namespace: default}
+        spec:
+          endpoints: [{fqdn: {hostname: up.example.com, port: 443}}]
+          tls: {insecureSkipVerify: true}
+    """
+    ref = "{group: gateway.envoyproxy.io, kind: Backend, name: up}"
+    asking = policy("BackendTrafficPolicy", "{healthCheck: {active: {type: GRPC}}}", target="HTTPRoute/shop")
+    core = Core(gateway(http("web")), secure, http_route(rule("", ref)), asking, config=ON_HOST)
+
+    [name] = keys(core)
+    assert "auto_config" in http_options(sent(core, name))
+    assert sent(core, name).health_checks[0].HasField("grpc_health_check")
+
+
+def test_who_speaks_what_the_client_speaks_may_be_asked_by_a_call() -> None:
+    body = "{useClientProtocol: true, healthCheck: {active: {type: GRPC}}}"
+    asking = policy("BackendTrafficPolicy", body, target="HTTPRoute/shop")
+    core = Core(gateway(http("web")), service(), http_route(), asking)
+
+    assert sent(core).health_checks[0].HasField("grpc_health_check")
+
+
 def test_ip_families_of_the_service_are_kept_to() -> None:
     core = Core(gateway(http("web")), service(ipFamilies=["IPv6"]), http_route())
 

@@ -171,6 +171,20 @@ def test_a_tag_that_envoy_would_refuse_is_left_out_and_reported() -> None:
     assert "literal.value is missing or empty" in problem.message
 
 
+def test_a_name_that_envoy_would_refuse_is_left_out_and_reported() -> None:
+    """It would refuse all of the listener."""
+    spans = "spanName: {client: '1%', server: '%REQ(a'}"
+    core = of_gateway(f"{{tracing: {{provider: {{type: Zipkin, {HOST}}}, {spans}}}}}")
+    body = tracing(core.db, EG_FLEET)
+    assert body is not None
+
+    message = HttpConnectionManager.Tracing.FromString(body)
+    assert (message.operation, message.upstream_operation) == ("1%%", "")
+    assert [each.path for each in tracing_problems(core.db, EG_FLEET)] == [
+        "spec.telemetry.tracing.spanName.server"
+    ]
+
+
 def test_spans_have_names() -> None:
     message = traced(", spanName: {client: in, server: out}")
 

@@ -170,7 +170,7 @@ def quantity(value: str | int) -> int:
         Kubernetes, "Resource units"; apimachinery ``resource.Quantity.Value``.
     """
     if isinstance(value, int):
-        return value
+        return max(min(value, int(_MOST)), -int(_MOST))
     parts = _QUANTITY.match(value)
     number, power, suffix = parts.groups(default="") if parts is not None else ("", "", "")
     try:

@@ -17,6 +17,7 @@ Rules
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
@@ -38,8 +39,9 @@ from moongate.api.base import DurationStr, Ref, milliseconds
 from moongate.api.connections import HTTP2Settings, TCPKeepalive
 from moongate.api.core import ClusterTrustBundle, ConfigMap, Secret, Service
 from moongate.api.serviceimport import ServiceImport
-from moongate.api.shared import quantity
+from moongate.api.shared import FRAMING_HEADERS, quantity
 from moongate.attach.backends import Target
+from moongate.attach.replacements import as_format, unfinished_command
 from moongate.problem import Problem
 from moongate.xds.wire import packed, sized
 
@@ -608,6 +610,31 @@ def string_matcher(match: StringMatch) -> StringMatcher:
             return StringMatcher(exact=match.value)
 
 
+HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE: Final = re.compile(r"[!-~]+([\t ][!-~]+)*")
+
+
+def header_fault(name: str, value: str) -> str | None:
+    """Why a header cannot be set to a value, in which Envoy's commands work; ``None`` if it can."""
+    if HEADER_NAME.fullmatch(name) is None:
+        return f"{name!r} is not the name of a header."
+    if name.lower() in FRAMING_HEADERS:
+        return f"The header {name!r} says where a message ends, and cannot be changed."
+    if name.lower() == "host":
+        return f"The header {name!r} cannot be changed here; urlRewrite in a route changes the Host."
+    if _HEADER_VALUE.fullmatch(value) is None:
+        return (
+            f"The header {name!r} has the value {value!r}; it must be printable ASCII characters, with "
+            "single blanks between them and none at the ends."
+        )
+    if (command := unfinished_command(value)) is not None:
+        return (
+            f"The header {name!r} has the value {value!r}, where the command {command!r} does not end with "
+            "')%'; a percent sign that begins no command is '%%'."
+        )
+    return None
+
+
 def take_proxy_protocol(listener: Listener, *, optional: bool) -> None:
     """Let a listener read headers of the PROXY protocol first.
 
@@ -738,7 +765,7 @@ def tls_parameters(spec: TLSSettings) -> TlsParameters:
     )
 
 
-NO_NAME: Final = "a tag needs a name"
+_NO_NAME: Final = "a tag needs a name"
 
 
 def fractional(share: Fraction) -> FractionalPercent:
@@ -752,10 +779,53 @@ def fractional(share: Fraction) -> FractionalPercent:
 def span_tags(asked: SpanSettings) -> Iterator[CustomTag]:
     """The tags of spans, sorted by name; of two with a name, that of ``tags`` counts."""
     tags = {
-        name: _tag(name, tag) for name, tag in (asked.custom_tags or {}).items() if not tag_fault(name, tag)
+        name: _tag(name, tag)
+        for name, tag in (asked.custom_tags or {}).items()
+        if not _custom_tag_fault(name, tag)
     }
-    tags |= {name: CustomTag(tag=name, value=value) for name, value in (asked.tags or {}).items() if name}
+    for name, value in (asked.tags or {}).items():
+        if not _text_tag_fault(name, value):
+            tags[name] = CustomTag(tag=name, value=_as_format(value))
     yield from (tag for _, tag in sorted(tags.items()))
+
+
+def span_names(asked: SpanSettings) -> tuple[str, str]:
+    """The names of the spans of a request, from the client and to the backend; "" for Envoy's own."""
+    if asked.span_name is None:
+        return "", ""
+    return _span_name(asked.span_name.client), _span_name(asked.span_name.server)
+
+
+def span_faults(asked: SpanSettings) -> list[tuple[str, str]]:
+    """What Envoy would refuse of spans, which no rule of the CRD says: paths, each with the reason."""
+    faults = [
+        (f"customTags[{name!r}]", _custom_tag_fault(name, tag))
+        for name, tag in (asked.custom_tags or {}).items()
+    ]
+    faults += [(f"tags[{name!r}]", _text_tag_fault(name, text)) for name, text in (asked.tags or {}).items()]
+    if asked.span_name is not None:
+        faults += [
+            ("spanName.client", _text_fault(asked.span_name.client)),
+            ("spanName.server", _text_fault(asked.span_name.server)),
+        ]
+    return sorted((path, fault) for path, fault in faults if fault)
+
+
+def _span_name(text: str) -> str:
+    return "" if _text_fault(text) else _as_format(text)
+
+
+def _as_format(text: str) -> str:
+    return as_format(text.encode()).decode()
+
+
+def _text_fault(text: str) -> str:
+    command = unfinished_command(text)
+    return "" if command is None else f"the command {command!r} does not end with ')%'"
+
+
+def _text_tag_fault(name: str, text: str) -> str:
+    return _text_fault(text) if name else _NO_NAME
 
 
 def _tag(name: str, tag: SpanTag) -> CustomTag:
@@ -771,12 +841,11 @@ def _tag(name: str, tag: SpanTag) -> CustomTag:
     return built
 
 
-def tag_fault(name: str, tag: SpanTag) -> str:
-    """Why Envoy would refuse a tag, which no rule of the CRD says; "" if it would not."""
+def _custom_tag_fault(name: str, tag: SpanTag) -> str:
     field = f"{tag.type[:1].lower()}{tag.type[1:]}"
     named = {"Environment": tag.environment, "RequestHeader": tag.request_header}.get(tag.type)
     if not name:
-        return NO_NAME
+        return _NO_NAME
     if tag.type == "Literal":
         return "" if tag.literal is not None and tag.literal.value else "literal.value is missing or empty"
     return "" if named is not None and named.name else f"{field}.name is missing or empty"

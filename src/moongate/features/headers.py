@@ -17,7 +17,6 @@ Facts
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 
@@ -39,15 +38,17 @@ from msgspec import Meta, field, structs
 
 from moongate.api.base import SET, Model, Rule, deprecated, unique_by
 from moongate.api.connections import Size
-from moongate.api.shared import FRAMING_HEADERS, HeaderName, StringMatch, quantity
-from moongate.attach.replacements import as_format, unfinished_command
+from moongate.api.shared import HeaderName, StringMatch, quantity
+from moongate.attach.replacements import as_format
 from moongate.engine import Db
 from moongate.features.base import (
+    HEADER_NAME,
     Effective,
     Feature,
     ListenerFacts,
     ListenerHttpFilter,
     ManagerEdit,
+    header_fault,
     string_matcher,
 )
 from moongate.problem import Problem
@@ -62,9 +63,6 @@ MAX_HEADERS_KIB: Final = 8192
 
 _OF_REQUESTS: Final = (":method", ":scheme", ":authority", ":path")
 _OF_RESPONSES: Final = (":status",)
-
-_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_VALUE: Final = re.compile(r"[!-~]+([\t ][!-~]+)*")
 
 
 class AddedHeader(Model, frozen=True, kw_only=True):
@@ -181,10 +179,10 @@ def _faults(changes: HTTPHeaderFilter, kept: tuple[str, ...]) -> Iterator[Proble
         yield Problem("", "No header is changed; set one of set, add, addIfAbsent, remove and removeOnMatch.")
     for kind, headers in (("add", changes.add), ("set", changes.set), ("addIfAbsent", changes.add_if_absent)):
         for n, header in enumerate(headers or ()):
-            if (fault := _header_fault(header)) is not None:
+            if (fault := header_fault(header.name, header.value)) is not None:
                 yield Problem(f"{kind}[{n}]", fault)
     for n, name in enumerate(changes.remove or ()):
-        if _NAME.fullmatch(name) is None or name.lower() == "host":
+        if HEADER_NAME.fullmatch(name) is None or name.lower() == "host":
             message = f"{name!r} is not the name of a header that can be removed."
             yield Problem(f"remove[{n}]", message)
     for n, match in enumerate(changes.remove_on_match or ()):
@@ -209,27 +207,6 @@ def _matches(match: StringMatch, name: str) -> bool:
             return matches_whole(match.value, name)
         case _:
             return name == match.value
-
-
-def _header_fault(header: AddedHeader) -> str | None:
-    name, value = header.name, header.value
-    if _NAME.fullmatch(name) is None:
-        return f"{name!r} is not the name of a header."
-    if name.lower() in FRAMING_HEADERS:
-        return f"The header {name!r} says where a message ends, and cannot be changed."
-    if name.lower() == "host":
-        return f"The header {name!r} cannot be changed here; urlRewrite in a route changes the Host."
-    if _VALUE.fullmatch(value) is None:
-        return (
-            f"The header {name!r} has the value {value!r}; it must be printable ASCII characters, with "
-            "single blanks between them and none at the ends."
-        )
-    if (command := unfinished_command(value)) is not None:
-        return (
-            f"The header {name!r} has the value {value!r}, where the command {command!r} does not end with "
-            "')%'; a percent sign that begins no command is '%%'."
-        )
-    return None
 
 
 _UNDERSCORES: Final = {

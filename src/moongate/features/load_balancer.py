@@ -9,6 +9,7 @@ Cases:       load_balancer.md beside this file: its reference page and its golde
 
 from __future__ import annotations
 
+import re
 from math import isqrt
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,8 @@ HashPolicy = RouteAction.HashPolicy
 _ORCA_HEADERS = ("endpoint-load-metrics", "endpoint-load-metrics-bin")
 """Headers in which backends report their load, per the Open Request Cost Aggregation standard."""
 
+_BREAK = re.compile(r"[\x00\r\n]")
+
 
 # Fields that Envoy has since 1.39, and the newest xds-protos has not: ``oob_reporting_config`` of
 # ClientSideWeightedRoundRobin, and of it ``port_value`` and ``authority``.
@@ -75,7 +78,8 @@ def check(_db: Db, balancer: Effective[LoadBalancer]) -> Iterator[Problem]:
                     f"endpointOverride.extractFrom[{index}]",
                     "The entry names no header; an endpoint can be taken from a header only.",
                 )
-
+            elif _BREAK.search(source.header):
+                yield Problem(f"endpointOverride.extractFrom[{index}].header", _broken(source.header))
     if spec.zone_aware is not None:
         for problem in _check_zones(spec.zone_aware):
             yield problem.under("zoneAware")
@@ -160,6 +164,16 @@ def _check_hash(hashed: ConsistentHash) -> Iterator[Problem]:
     for path, entry in named.items():
         if entry is not None and not entry.name:
             yield Problem(f"{path}.name", "The name is empty; it must say what is hashed.")
+        elif entry is not None and not isinstance(entry, QueryParam) and _BREAK.search(entry.name):
+            yield Problem(f"{path}.name", _broken(entry.name))
+    for name, value in hashed.cookie.attributes.items() if hashed.cookie is not None else ():
+        if not name or _BREAK.search(name + value):
+            message = f"The attribute {name!r} is {value!r}; neither may have line breaks, and it has a name."
+            yield Problem("cookie.attributes", message)
+
+
+def _broken(name: str) -> str:
+    return f"The name is {name!r}; it must have no line breaks and no NUL."
 
 
 def _check_zones(aware: ZoneAware) -> Iterator[Problem]:

@@ -35,9 +35,9 @@ from moongate.api.httproutefilter import CustomResponseBody
 from moongate.api.shared import HeaderName, Int32, PreciseHostname, StringMatch
 from moongate.attach.backends import Target
 from moongate.attach.extension_filters import response_body
-from moongate.attach.replacements import as_format, unfinished_command
+from moongate.attach.replacements import as_format, path_fault, unfinished_command
 from moongate.engine import Db
-from moongate.features.base import Effective, Feature, HttpFilter, Reference
+from moongate.features.base import Effective, Feature, HttpFilter, Reference, header_fault
 from moongate.later_messages import HttpResponseLocalReplyMatchInput
 from moongate.problem import Problem
 from moongate.regex import regex_fault
@@ -162,6 +162,8 @@ class ResponseOverride(Model, frozen=True, kw_only=True):
 ResponseOverrides = tuple[ResponseOverride, ...]
 
 _BODY: Final = "[{}].response.body"
+_LAST_PORT: Final = 65535
+_BEYOND: Final = 2**31 - 1
 
 
 def _references(overrides: ResponseOverrides) -> Iterator[Reference]:
@@ -180,11 +182,15 @@ def check(db: Db, overrides: Effective[ResponseOverrides]) -> Iterator[Problem]:
             if regex is not None and (fault := regex_fault(regex)) is not None:
                 path = f"[{n}].match.responseHeaders[{m}].value.value"
                 yield Problem(path, f"value is {regex!r}, and no regular expression of RE2: {fault}.")
+        for problem in _redirect_faults(override.redirect) if override.redirect is not None else ():
+            yield problem.under(f"[{n}].redirect")
         if override.response is None:
             continue
+        for problem in _header_faults(override.response):
+            yield problem.under(f"[{n}].response")
         status = override.response.status_code
-        if status is not None and not 100 <= status <= 599:
-            message = f"statusCode is {status}; it must be between 100 and 599."
+        if status is not None and not 200 <= status <= 599:
+            message = f"statusCode is {status}; it must be between 200 and 599."
             yield Problem(f"[{n}].response.statusCode", message)
         body = _body(db, overrides, n)
         if isinstance(body, str):
@@ -192,6 +198,24 @@ def check(db: Db, overrides: Effective[ResponseOverrides]) -> Iterator[Problem]:
         elif (command := unfinished_command(body.decode(errors="replace"))) is not None:
             message = f"The command {command!r} does not end with ')%'; a percent sign alone is '%%'."
             yield Problem(_BODY.format(n), message)
+
+
+def _redirect_faults(redirect: CustomRedirect) -> Iterator[Problem]:
+    if redirect.port is not None and not 1 <= redirect.port <= _LAST_PORT:
+        yield Problem("port", f"port is {redirect.port}; it must be between 1 and {_LAST_PORT}.")
+    path = redirect.path.replace_full_path if redirect.path is not None else None
+    if path is not None and (fault := path_fault(path)) is not None:
+        yield Problem("path.replaceFullPath", f"replaceFullPath {fault}.")
+
+
+def _header_faults(response: CustomResponse) -> Iterator[Problem]:
+    if response.content_type and (fault := header_fault("Content-Type", response.content_type)) is not None:
+        yield Problem("contentType", fault)
+    changes = response.header or AddedHeaders()
+    for kind, headers in (("add", changes.add), ("set", changes.set)):
+        for n, header in enumerate(headers):
+            if (fault := header_fault(header.name, header.value)) is not None:
+                yield Problem(f"header.{kind}[{n}]", fault)
 
 
 def _body(db: Db, overrides: Effective[ResponseOverrides], n: int) -> bytes | str:
@@ -326,7 +350,9 @@ def _within(codes: StatusCodeRange) -> Expr:
                 operand=Expr(id=first, ident_expr=Expr.Ident(name="response")), field="code"
             ),
         )
-        constant = Expr(id=first + 3, const_expr=Constant(int64_value=bound))
+        # No status lies beyond, and no larger number can be said.
+        within = min(max(bound, -_BEYOND), _BEYOND)
+        constant = Expr(id=first + 3, const_expr=Constant(int64_value=within))
         return Expr(id=first + 2, call_expr=Expr.Call(function=function, args=[code, constant]))
 
     parts = [compared("_>=_", 1, codes.start), compared("_<=_", 5, codes.end)]

@@ -19,7 +19,15 @@ from moongate.api.shared import Fraction
 from moongate.api.telemetry import SpanSettings
 from moongate.attach.gateways import ROUTE_STAT_OPERATORS
 from moongate.engine import Db
-from moongate.features.base import NO_NAME, Effective, Feature, RouteEdit, fractional, span_tags, tag_fault
+from moongate.features.base import (
+    Effective,
+    Feature,
+    RouteEdit,
+    fractional,
+    span_faults,
+    span_names,
+    span_tags,
+)
 from moongate.problem import Problem
 
 _OPERATOR: Final = re.compile(r"%[^%]*%")
@@ -54,17 +62,12 @@ def check(db: Db, telemetry: Effective[BackendTelemetry]) -> Iterator[Problem]:
 
 
 def _hints(telemetry: BackendTelemetry) -> Iterator[Problem]:
-    """Tags that spans go without."""
+    """Tags and names that spans go without."""
     tracing = telemetry.tracing
     if tracing is None:
         return
-    faults = [
-        (f"customTags[{name!r}]", tag_fault(name, tag)) for name, tag in (tracing.custom_tags or {}).items()
-    ]
-    faults += [(f"tags[{name!r}]", "" if name else NO_NAME) for name in tracing.tags or {}]
-    for tag, fault in sorted(faults):
-        if fault:
-            yield Problem(f"tracing.{tag}", f"{tag}: {fault}. Spans go without this tag.", "Unused")
+    for path, fault in span_faults(tracing):
+        yield Problem(f"tracing.{path}", f"{path}: {fault}. Spans go without it.", "Unused")
 
 
 def _route(edit: RouteEdit, telemetry: Effective[BackendTelemetry]) -> None:
@@ -77,8 +80,7 @@ def _route(edit: RouteEdit, telemetry: Effective[BackendTelemetry]) -> None:
     if asked.overall_sampling_fraction is not None:
         tracing.overall_sampling.CopyFrom(fractional(asked.overall_sampling_fraction))
     tracing.custom_tags.extend(span_tags(asked))
-    if asked.span_name is not None:
-        tracing.operation, tracing.upstream_operation = asked.span_name.client, asked.span_name.server
+    tracing.operation, tracing.upstream_operation = span_names(asked)
     edit.message.tracing.CopyFrom(tracing)
 
 

@@ -102,12 +102,13 @@ class EffectivePolicy(Struct, frozen=True):
 
     def effective(self, feature: Feature[M]) -> Effective[M] | None:
         """The feature's field with the policy that it came from; ``None`` when it is not set."""
-        effective = self._of_field(feature)
+        effective = self.field_of(feature)
         if effective is None or (feature.applies is not None and not feature.applies(effective)):
             return None
         return effective
 
-    def _of_field(self, feature: Feature[M]) -> Effective[M] | None:
+    def field_of(self, feature: Feature[M]) -> Effective[M] | None:
+        """As ``effective``, also if the value concerns only other features of the field."""
         value = feature.of(self.spec)
         if value is None:
             return None
@@ -116,7 +117,8 @@ class EffectivePolicy(Struct, frozen=True):
         field = _wire_name(self.spec, feature.field)
         if field in self.inherited:
             return Effective(value, self.parent)
-        below = (path.removeprefix(f"{field}.") for path in self.inherited if path.startswith(f"{field}."))
+        within = (path for path in self.inherited if path.startswith((f"{field}.", f"{field}[")))
+        below = (path.removeprefix(field).removeprefix(".") for path in within)
         return Effective(value, self.owner, tuple((path, self.parent) for path in below))
 
     def path(self, feature: Feature[Any]) -> str:

@@ -714,6 +714,19 @@ def _speak(edit: ClusterEdit, backends: list[Backend]) -> None:
         http.explicit_http_config.http_protocol_options.SetInParent()
     if http.ByteSize():
         edit.message.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(packed(http))
+    if not _may_speak_http2(http):
+        # Envoy refuses checks by calls of gRPC here. What it can find out is whether somebody listens.
+        for check in edit.message.health_checks:
+            if check.HasField("grpc_health_check"):
+                check.tcp_health_check.SetInParent()
+
+
+def _may_speak_http2(http: HttpProtocolOptions) -> bool:
+    return (
+        http.explicit_http_config.HasField("http2_protocol_options")
+        or http.use_downstream_protocol_config.HasField("http2_protocol_options")
+        or http.HasField("auto_config")
+    )
 
 
 def _describe(db: Db, key: ClusterKey, message: Cluster) -> None:

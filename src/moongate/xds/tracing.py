@@ -33,7 +33,7 @@ from moongate.api.gateway import GatewayClass
 from moongate.api.shared import Fraction
 from moongate.attach.gateways import fleet_proxy
 from moongate.engine import query
-from moongate.features.base import NO_NAME, fractional, span_tags, tag_fault
+from moongate.features.base import fractional, span_faults, span_names, span_tags
 from moongate.problem import Problem
 from moongate.xds.sinks import authority, grpc_service, has_cluster
 from moongate.xds.wire import encode, packed
@@ -70,26 +70,20 @@ def tracing(db: Db, fleet: FleetId) -> bytes | None:
         spawn_upstream_span=BoolValue(value=True),
         custom_tags=span_tags(asked),
     )
-    if asked.span_name is not None:
-        config.operation, config.upstream_operation = asked.span_name.client, asked.span_name.server
+    config.operation, config.upstream_operation = span_names(asked)
     return encode(config)
 
 
 @query
 def tracing_problems(db: Db, fleet: FleetId) -> tuple[Problem, ...]:
-    """Why spans have not all the tags that an EnvoyProxy asks for."""
+    """Why spans have not all the tags and names that an EnvoyProxy asks for."""
     asked = _asked(db, fleet)
     if asked is None:
         return ()
-    faults = [
-        (f"customTags[{name!r}]", tag_fault(name, tag)) for name, tag in (asked.custom_tags or {}).items()
-    ]
-    faults += [(f"tags[{name!r}]", "" if name else NO_NAME) for name in asked.tags or {}]
     return tuple(
-        Problem(path, f"{path} of the EnvoyProxy: {fault}. Spans go without this tag.", "InvalidParameters")
-        for tag, fault in sorted(faults)
-        if fault
-        for path in (f"spec.telemetry.tracing.{tag}",)
+        Problem(path, f"{path} of the EnvoyProxy: {fault}. Spans go without it.", "InvalidParameters")
+        for part, fault in span_faults(asked)
+        for path in (f"spec.telemetry.tracing.{part}",)
     )
 
 
