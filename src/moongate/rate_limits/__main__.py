@@ -67,7 +67,7 @@ async def _serve(settings: Settings) -> None:
         def take(limits: Limits) -> None:
             if service.limits is None:
                 _log.info("serving")
-            service.limits = limits
+            service.take(limits)
 
         fresh.unlink(missing_ok=True)
         await stack.enter_async_context(service.listening(f"unix:{fresh}"))

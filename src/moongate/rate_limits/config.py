@@ -107,16 +107,30 @@ class Limits:
         for node in self._domains.values():
             yield from (limit for limit in node.limits() if not limit.unlimited)
 
-    def matching(self, domain: str, descriptors: Sequence[Descriptor]) -> list[Limit | None]:
-        """The limit of each descriptor of a request; ``None`` where there is none, or another replaces it."""
-        top = self._domains.get(domain)
-        if top is None:
-            return [None] * len(descriptors)
-        limits = [top.limit_of(domain, descriptor) for descriptor in descriptors]
+    def matching(
+        self, domain: str, descriptors: Sequence[Descriptor], former: Limits | None = None
+    ) -> list[Limit | None]:
+        """The limit of each descriptor of a request; ``None`` where there is none, or another replaces it.
+
+        Args:
+            domain: of the request.
+            descriptors: of the request.
+            former: has the limits of descriptors that have none here.
+        """
+        limits = [self._limit_of(domain, each) for each in descriptors]
+        if former is not None:
+            limits = [
+                limit or former._limit_of(domain, each)  # noqa: SLF001 - another object of this class
+                for limit, each in zip(limits, descriptors, strict=True)
+            ]
         replaced = {name for limit in limits if limit is not None for name in limit.replaces}
         if replaced:
             return [None if limit is not None and limit.name in replaced else limit for limit in limits]
         return limits
+
+    def _limit_of(self, domain: str, descriptor: Descriptor) -> Limit | None:
+        top = self._domains.get(domain)
+        return top.limit_of(domain, descriptor) if top is not None else None
 
 
 class _Node(Struct, frozen=True):

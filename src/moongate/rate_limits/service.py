@@ -8,6 +8,8 @@ Facts
 * a request is counted in all its buckets, also where one of them is over its limit already
 * what cannot be counted is answered with an error, and Envoy lets the request pass or refuses it by its
   ``failure_mode_deny``. That is also so until the first configuration has come
+* an Envoy has its new routes a little later than we have their limits. So for ``FORMER_S`` seconds a
+  descriptor without a limit has that of the former configuration: nothing passes that both refuse
 * the values of buckets may be secrets, such as API keys, so reports do not have them
 """
 
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
 SERVICE: Final = "envoy.service.ratelimit.v3.RateLimitService"
 REPORT: Final = "moongate.RateLimits"
 """The gRPC service of reports, whose only method is ``Report``."""
+
+FORMER_S: Final = 60.0
+"""Seconds in which the limits of a former configuration count that the newest does not have."""
 
 _Code = RateLimitResponse.Code
 _Status = RateLimitResponse.DescriptorStatus
@@ -90,8 +95,15 @@ class RateLimitService:
 
     def __init__(self, counters: Counters, clock: Callable[[], float] = time) -> None:
         self.limits: Limits | None = None
+        self._former: Limits | None = None
+        self._former_until = 0.0
         self._counters = counters
         self._clock = clock
+
+    def take(self, limits: Limits) -> None:
+        """Let another configuration be in force."""
+        self._former, self.limits = self.limits, limits
+        self._former_until = self._clock() + FORMER_S
 
     async def answer(self, request: RateLimitRequest) -> RateLimitResponse:
         """Count a request, and say whether it is over a limit.
@@ -104,7 +116,9 @@ class RateLimitService:
         if not request.domain or not request.descriptors:
             raise CountersError("A request needs a domain and descriptors.")
         now = self._clock()
-        limits = self.limits.matching(request.domain, request.descriptors)
+        if now >= self._former_until:
+            self._former = None
+        limits = self.limits.matching(request.domain, request.descriptors, self._former)
         hits: list[Hit] = []
         for limit, descriptor in zip(limits, request.descriptors, strict=True):
             if limit is None or limit.unlimited:

@@ -4,6 +4,9 @@ Requests are counted by a service that Envoys ask: a process of ours, which is s
 configured, or a service of the user's. Both get the limits over xDS: ours on a Unix socket, another on a port
 of this machine.
 
+A route that is limited must not be there before its limit, or requests would pass uncounted. So routes wait
+until the service has taken what was published (``enforced``), but no longer than ``ENFORCED_WITHIN_S``.
+
 Facts
 -----
 * our process goes on when the last limit is removed, so that counts are kept while manifests are edited
@@ -42,6 +45,9 @@ _log = structlog.get_logger("moongate")
 CONFIGURATION_PORT: Final = 18001
 """The port at which a service of the user's gets its configuration, unless another one is named."""
 
+ENFORCED_WITHIN_S: Final = 10.0
+"""Seconds that routes wait at most for the service."""
+
 _READY_WITHIN_S: Final = 10.0
 _REPORT_WITHIN_S: Final = 1.0
 
@@ -65,7 +71,7 @@ class RateLimits:
         run: the folder for sockets; the caller has entered it.
         redis: where our service counts; None is in its memory.
         external: a service that Envoys ask instead of ours.
-        on_change: called when the state of the service has changed.
+        on_change: called when the state of the service, or ``enforced``, has changed.
 
     Attributes:
         service: where Envoys ask: the path of a Unix socket, or ``host:port``.
@@ -85,6 +91,8 @@ class RateLimits:
         self._on_change = on_change
         self._configs: dict[str, bytes] = {}
         self._server = SotwServer(RATE_LIMIT_CONFIG, NODE, on_change)
+        self._waiting: asyncio.TimerHandle | None = None
+        """Ends the wait for the service to take what was published; None if nobody waits."""
         self._wanted = asyncio.Event()
         self._renewed = asyncio.Event()
         self._process: RateLimitProcess | None = None
@@ -121,6 +129,8 @@ class RateLimits:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the process, if there is one."""
+        if self._waiting is not None:
+            self._waiting.cancel()
         await self._stack.__aexit__(None, None, None)
 
     def publish(self, changes: Mapping[str, bytes | None]) -> None:
@@ -134,9 +144,29 @@ class RateLimits:
                 self._configs[name] = config
             else:
                 self._configs.pop(name, None)
-        self._server.publish(self._configs)
         if self._configs:
             self._wanted.set()
+        if self._server.publish(self._configs) and self._wanted.is_set():
+            if self._waiting is not None:
+                self._waiting.cancel()
+            self._waiting = asyncio.get_running_loop().call_later(ENFORCED_WITHIN_S, self._give_up)
+
+    def enforced(self) -> bool:
+        """Whether routes may rely on what was published: the service has it, or does not take it in time."""
+        if self._waiting is None:
+            return True
+        # A service of the user's may be started later.
+        absent = self._external is not None and not self._server.has_clients
+        if absent or self._server.is_settled:
+            self._waiting.cancel()
+            self._waiting = None
+        return self._waiting is None
+
+    def _give_up(self) -> None:
+        if not self.enforced():
+            self._waiting = None
+            _log.error("rate_limits.late", after_s=ENFORCED_WITHIN_S)
+        self._on_change()
 
     def count_in(self, redis: Redis | None) -> None:
         """Count in another Redis, or in memory. Does nothing if it is the same."""
