@@ -330,6 +330,7 @@ class Fleets:
             beside=lambda: self._run.standing(files.xds, listening),
             access_log=self._access_log,
             keep=self._keep,
+            lifeline=self._run.lifeline,
             on_change=self._note_state,
             on_unopened=partial(self._take_unopened, name),
             on_adopted=partial(self._ads.departed, name, node),

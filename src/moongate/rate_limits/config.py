@@ -108,19 +108,21 @@ class Limits:
             yield from (limit for limit in node.limits() if not limit.unlimited)
 
     def matching(
-        self, domain: str, descriptors: Sequence[Descriptor], former: Limits | None = None
+        self, domain: str, descriptors: Sequence[Descriptor], former: Iterable[Limits] = ()
     ) -> list[Limit | None]:
         """The limit of each descriptor of a request; ``None`` where there is none, or another replaces it.
 
         Args:
             domain: of the request.
             descriptors: of the request.
-            former: has the limits of descriptors that have none here.
+            former: have the limits of descriptors that have none here, the first of them that has.
         """
         limits = [self._limit_of(domain, each) for each in descriptors]
-        if former is not None:
+        for other in former:
+            if None not in limits:
+                break
             limits = [
-                limit or former._limit_of(domain, each)  # noqa: SLF001 - another object of this class
+                limit or other._limit_of(domain, each)  # noqa: SLF001 - another object of this class
                 for limit, each in zip(limits, descriptors, strict=True)
             ]
         replaced = {name for limit in limits if limit is not None for name in limit.replaces}
