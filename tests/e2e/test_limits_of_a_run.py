@@ -108,3 +108,18 @@ async def test_another_redis_lets_no_request_pass_uncounted(tmp_path: Path) -> N
     assert after["limits"][0]["used"] > 0
     assert statuses == {429}
     assert one.requests == []
+
+
+@pytest.mark.parametrize("value", [b"anne", b"Zo\xeb", b"\xff", b"a b|c_d_1*", b"x" * 40_000])
+async def test_a_client_with_an_odd_value_is_counted(value: bytes) -> None:
+    """Or every limit for each value of a header could be passed by sending one that is no text."""
+    each = "clientSelectors: [{headers: [{name: x-user, type: Distinct}]}], limit: {requests: 1, unit: Year}"
+    async with serving() as (laptop, one, port):
+        await laptop.apply([app(), limited(f"{{{each}}}")], timeout_s=60)
+        async with httpx.AsyncClient(trust_env=False) as client:
+            asked = [
+                await client.get(f"http://127.0.0.1:{port}/", headers=[(b"x-user", value)]) for _ in range(3)
+            ]
+
+    assert [answer.status_code for answer in asked] == [200, 429, 429]
+    assert len(one.requests) == 1

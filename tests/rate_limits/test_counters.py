@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +53,20 @@ async def test_memory_counts_each_bucket_for_itself() -> None:
     counts = await counters.add([hit("anne"), hit("bob", 5), hit("anne", 0), hit("anne", 2)])
 
     assert counts == [1, 5, 1, 3]
+
+
+async def test_memory_keeps_no_long_values_of_clients() -> None:
+    """A header may have 60 kB, and there may be a quarter of a million buckets."""
+    counters = MemoryCounters(lambda: 0.0)
+    tracemalloc.start()
+    try:
+        counts = [await counters.add([hit("x" * 50_000 + str(n % 200))]) for n in range(400)]
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert counts == [[1]] * 200 + [[2]] * 200
+    assert kept < 1_000_000
 
 
 async def test_memory_forgets_a_bucket_when_its_window_ends() -> None:

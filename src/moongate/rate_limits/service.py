@@ -32,6 +32,7 @@ from msgspec import Struct, structs
 
 from moongate.rate_limits.config import Limit, Limits
 from moongate.rate_limits.counters import CountersError, Hit
+from moongate.rate_limits.requests import request_of
 from moongate.xds.wire import encode
 
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ class RateLimitService:
             return msgspec.json.encode(other == identity)
 
         server = grpc.aio.server()
-        asked = grpc.unary_unary_rpc_method_handler(ask, RateLimitRequest.FromString, encode)
+        asked = grpc.unary_unary_rpc_method_handler(ask, request_of, encode)
         ours = {"Report": report, "Is": is_it}
         of_ours = {name: grpc.unary_unary_rpc_method_handler(m, None, None) for name, m in ours.items()}
         server.add_generic_rpc_handlers(
