@@ -141,12 +141,12 @@ class _Node(Struct, frozen=True):
     Args:
         limit: applies if a descriptor ends here.
         below: the next level, by key and value; the value is "" where any value will do.
-        wildcards: keys and beginnings of values, with their next level, in the order of the configuration.
+        wildcards: by key, the beginnings of values with their next level, in the order of the configuration.
     """
 
     limit: Limit | None
     below: dict[tuple[str, str], _Node]
-    wildcards: tuple[tuple[str, str, _Node], ...]
+    wildcards: dict[str, list[tuple[str, _Node]]]
 
     @classmethod
     def of(
@@ -166,12 +166,11 @@ class _Node(Struct, frozen=True):
             policy = each.rate_limit if each.HasField("rate_limit") else None
             own = _limit(domain, place, policy, shadow=each.shadow_mode) if policy is not None else None
             below[each.key, each.value] = _Node.of(domain, place, own, each.descriptors)
-        wildcards = (
-            (key, value.removesuffix(WILDCARD), node)
-            for (key, value), node in below.items()
-            if value.endswith(WILDCARD)
-        )
-        return cls(limit, below, tuple(wildcards))
+        wildcards: dict[str, list[tuple[str, _Node]]] = {}
+        for (key, value), node in below.items():
+            if value.endswith(WILDCARD):
+                wildcards.setdefault(key, []).append((value.removesuffix(WILDCARD), node))
+        return cls(limit, below, wildcards)
 
     def limits(self) -> Iterator[Limit]:
         if self.limit is not None:
@@ -200,8 +199,8 @@ class _Node(Struct, frozen=True):
     def next(self, key: str, value: str) -> _Node | None:
         if (node := self.below.get((key, value))) is not None:
             return node
-        for its_key, beginning, node in self.wildcards:
-            if key == its_key and value.startswith(beginning):
+        for beginning, node in self.wildcards.get(key, ()):
+            if value.startswith(beginning):
                 return node
         return self.below.get((key, ""))
 
