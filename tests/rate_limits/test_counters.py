@@ -188,7 +188,7 @@ async def test_a_redis_that_takes_nothing_fails_hits_until_it_does_again(
     redis: RedisServer, wrong: str, right: str, why: str
 ) -> None:
     """It is full, or has become a replica: it answers, and counts nothing."""
-    admin: Any = Redis.from_url(redis.url)
+    admin: Any = Redis.from_url(redis.url)  # pyright: ignore[reportUnknownMemberType]
     async with counting(redis.url) as counters, admin:
         first = await counters.add([hit()])
         await admin.execute_command(wrong)
