@@ -5,8 +5,8 @@ Theory of operation
 A supervisor task runs ``python -m moongate.rate_limits`` again and again until it is stopped. It hands over
 the settings on standard input, as a file in memory.
 
-With other settings it starts another process. The former one answers until that is ready, so that requests
-are counted meanwhile.
+With other settings it starts another process. The former one answers until that is ready, and until Envoys
+have connected to it, so that requests are counted meanwhile.
 
 If Envoys may outlive moongate, the service does too: it has a *lifeline* (``rundir``), and ends when they
 have ended. The next moongate goes on with it, if it has the settings that it would be started with. Otherwise
@@ -53,6 +53,9 @@ _log = structlog.get_logger("moongate")
 
 SERVING: Final = "serving"
 """The event that says that the service with this ``pid`` has a configuration."""
+
+MOVED_WITHIN_S: Final = 5.0
+"""Seconds in which Envoys have left a process whose socket is another's; see ``rate_limits.service``."""
 
 _LONGEST_LINE: Final = 1 << 20
 _LEVELS: Final = frozenset({"debug", "info", "warning", "error"})
@@ -102,6 +105,7 @@ class RateLimitProcess:
         self._backoff = backoff
         self._former: list[ProcessRun] = []
         """Those that answer until their successor is ready."""
+        self._unfit: ProcessRun | None = None
         self._stopping = asyncio.Event()
         self._left = asyncio.Event()
         self._renewed = asyncio.Event()
@@ -215,6 +219,8 @@ class RateLimitProcess:
             return process
         _log.info("rate_limits.replaced", pid=pid)
         self._former.append(process)
+        # It may be stopped: nobody is to wait for it longer than necessary.
+        self._unfit = process
         return None
 
     def _started(self) -> ProcessRun:
@@ -278,21 +284,23 @@ class RateLimitProcess:
 
     def _end_former(self) -> None:
         for process in self._former:
-            self._group.create_task(_retire(process), name="former rate limit service")
+            self._group.create_task(self._retire(process), name="former rate limit service")
         self._former.clear()
+
+    async def _retire(self, process: ProcessRun) -> None:
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(MOVED_WITHIN_S if process is not self._unfit else 0):
+                    await self._stopping.wait()
+            await _end(process)
+        finally:
+            process.close()
 
     def _enter(self, state: State) -> None:
         self.state = state
         self._changed.set()
         self._changed = asyncio.Event()
         self._on_change()
-
-
-async def _retire(process: ProcessRun) -> None:
-    try:
-        await _end(process)
-    finally:
-        process.close()
 
 
 async def _end(process: ProcessRun) -> None:

@@ -46,6 +46,10 @@ SERVICE: Final = "envoy.service.ratelimit.v3.RateLimitService"
 REPORT: Final = "moongate.RateLimits"
 """The gRPC service for moongate: ``Report`` is the use of limits, ``Is`` compares the settings."""
 
+_OPTIONS: Final = (("grpc.max_connection_age_ms", 3_000), ("grpc.max_connection_age_grace_ms", 3_000))
+"""Envoys connect anew from time to time, without losing a request: so they move to the process that has taken
+the place of this one, before this one ends."""
+
 END_WITHIN_S: Final = 1.0
 """Seconds for answers that are under way when the service is to end."""
 
@@ -198,7 +202,7 @@ class RateLimitService:
         async def is_it(other: bytes, _context: object) -> bytes:
             return msgspec.json.encode(other == identity)
 
-        server = grpc.aio.server()
+        server = grpc.aio.server(options=_OPTIONS)
         asked = grpc.unary_unary_rpc_method_handler(ask, request_of, encode)
         ours = {"Report": report, "Is": is_it}
         of_ours = {name: grpc.unary_unary_rpc_method_handler(m, None, None) for name, m in ours.items()}
