@@ -209,3 +209,14 @@ def test_a_grpcroute_without_a_backend_says_what_calls_get() -> None:
     hints = of(grpc_route({"backendRefs": []}, {"backendRefs": [{"name": "shop", "port": 80, "weight": 0}]}))
 
     assert [hint.rpartition(". ")[2] for hint in hints] == ["Requests are answered with 503."] * 2
+
+
+def test_what_is_reported_is_not_sent_again() -> None:
+    """The reference takes the setting, too, and Envoy has none for it."""
+    sink = "{type: OpenTelemetry, openTelemetry: {host: logs, backendSettings: {retry: {numRetries: 3}}}}"
+    logs = f"{{settings: [{{format: {{type: Text, text: a}}, sinks: [{sink}]}}]}}"
+
+    [hint] = of(extension("EnvoyProxy", "proxy", f"{{telemetry: {{accessLog: {logs}}}}}"))
+
+    path = "spec.telemetry.accessLog.settings[0].sinks[0].openTelemetry.backendSettings.retry"
+    assert hint.startswith(f"{path}: What is reported is sent once")

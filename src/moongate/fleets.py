@@ -90,6 +90,8 @@ class Fleets:
         access_log: where Envoys write their access log, as ``EnvoyProcess`` has it.
         on_change: called when the state of an Envoy, or a refusal, changed.
         on_write: called after a write into cells of the world; the caller then settles the world.
+        enforced: whether routes may be sent, because their rate limits are known to those who count.
+            ``on_change`` is called when it becomes true.
         keep: whether Envoys outlive this, and those that a former moongate left running are adopted.
     """
 
@@ -102,6 +104,7 @@ class Fleets:
         access_log: Callable[[bytes], None] | int,
         on_change: Callable[[], None],
         on_write: Callable[[], None],
+        enforced: Callable[[], bool] = lambda: True,
         keep: bool = False,
     ) -> None:
         self._world = world
@@ -110,6 +113,7 @@ class Fleets:
         self._access_log = access_log
         self._on_change = on_change
         self._on_write = on_write
+        self._enforced = enforced
         self._keep = keep
         self._quarantine = Quarantine(world)
         self._transitions = ChainTransitions(world, self._quarantine.searched)
@@ -121,7 +125,7 @@ class Fleets:
         self._ending: dict[str, RunningFleet] = {}
         self._has_run = False
         self._held: set[str] = set()
-        """Fleets whose routes are held until the world is settled."""
+        """Fleets whose routes are held until the world is settled, and their limits are enforced."""
         self._tasks = asyncio.TaskGroup()
 
     async def __aenter__(self) -> Self:
@@ -161,6 +165,8 @@ class Fleets:
             if any(type_url == LISTENER for type_url, _ in gone):
                 self._hand_over(name)
                 left[name] = self._ports(name)
+            if not self._enforced():
+                self._hold_routes(name)
             self._transitions.handed_out(fleet.id, put, gone)
             self._certificates.handed_out(fleet.id, put, gone)
             self._quarantine.left(fleet.id, gone)
@@ -194,7 +200,7 @@ class Fleets:
         if wrote:
             self._on_write()
         # A refusal that came during this review is handled in the next one; routes are held until then.
-        if self._world.settled and not self._quarantine.has_news:
+        if self._held and self._world.settled and not self._quarantine.has_news and self._enforced():
             for name in sorted(self._held):
                 fleet = self._fleets.get(name)
                 # Without a patch that is still to be tried, a listener may let pass whom it should not.
@@ -324,6 +330,7 @@ class Fleets:
             beside=lambda: self._run.standing(files.xds, listening),
             access_log=self._access_log,
             keep=self._keep,
+            lifeline=self._run.lifeline,
             on_change=self._note_state,
             on_unopened=partial(self._take_unopened, name),
             on_adopted=partial(self._ads.departed, name, node),
@@ -392,6 +399,11 @@ class Fleets:
         """The ports of the listeners that a fleet should have, each with whether it is one of UDP."""
         listeners = self._ads.resources(name, LISTENER).values()
         return frozenset((at.port, at.is_udp) for listener in listeners for at in addresses(listener))
+
+    def _hold_routes(self, name: str) -> None:
+        for type_url in (ROUTE, SCOPE):
+            self._ads.hold(name, type_url)
+        self._held.add(name)
 
     def _stop(self, name: str) -> None:
         fleet = self._fleets.pop(name, None)
@@ -542,9 +554,7 @@ class Fleets:
                     self._certificates.refused(fleet.id, event.name, event.version, event.message)
                 if event.type_url == LISTENER:
                     # Routes may need a filter that only the refused version has: build other routes first.
-                    for type_url in (ROUTE, SCOPE):
-                        self._ads.hold(event.fleet, type_url)
-                    self._held.add(event.fleet)
+                    self._hold_routes(event.fleet)
                     wrote = self._transitions.refused(
                         fleet.id, event.envoy, event.name, event.version, event.message
                     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from moongate.api.backend import Backend
 from moongate.api.base import fields_of
 from moongate.api.core import EndpointSlice
+from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway
 from moongate.api.httproute import HTTPRouteRule
 from moongate.api.listenerset import ListenerSet
@@ -25,6 +26,7 @@ from moongate.attach.route_kinds import route_kind
 from moongate.attach.routes import parent_of
 from moongate.features import FEATURES
 from moongate.problem import Problem
+from moongate.xds.sinks import sinks_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,6 +65,11 @@ def hints(resource: Resource | None) -> Iterator[Problem]:
             for n, rule in enumerate(resource.spec.rules):
                 yield from (problem.under(f"spec.rules[{n}]") for problem in _of_rule(resource.KIND, rule))
                 yield from (problem.under(f"spec.rules[{n}]") for problem in _of_paths(rule))
+        case EnvoyProxy():
+            for sink in sinks_of(resource.spec.telemetry, metrics=True):
+                if sink.settings is not None and sink.settings.retry is not None:
+                    message = "What is reported is sent once; retry has no effect, as in Envoy Gateway."
+                    yield Problem(f"{sink.path}.backendSettings.retry", message, UNUSED)
         case Gateway():
             yield from _of_listeners(resource.spec.listeners)
         case ListenerSet():

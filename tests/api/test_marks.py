@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from moongate.api.admission import admit_configuration
 from moongate.api.marks import unbuilt
 from tests.api.manifests import admitted, manifest
 
 
 def test_a_field_that_is_not_built_is_admitted_and_reported() -> None:
-    als: dict[str, Any] = {
-        "type": "TCP",
-        "backendRefs": [{"name": "a", "port": 1}],
-        "backendSettings": {"retry": {}},
-    }
     proxy = admitted(
         manifest(
             "EnvoyProxy",
             "gateway.envoyproxy.io/v1alpha1",
             spec={
                 "geoIP": {"value": "x", "anything": None},
-                "telemetry": {"accessLog": {"settings": [{"sinks": [{"type": "ALS", "als": als}]}]}},
+                "provider": {"type": "Host", "host": {"envoyVersion": "1.40"}},
             },
         )
     )
@@ -29,7 +22,7 @@ def test_a_field_that_is_not_built_is_admitted_and_reported() -> None:
     assert proxy.spec.geo_ip == {"value": "x", "anything": None}
     assert [problem.path for problem in unbuilt(proxy)] == [
         "spec.geoIP",
-        "spec.telemetry.accessLog.settings[0].sinks[0].als.backendSettings.retry",
+        "spec.provider.host.envoyVersion",
     ]
 
 

@@ -18,6 +18,7 @@ import pytest
 
 from moongate.ads.sotw import SotwServer
 from moongate.infra.rate_limit_process import RateLimitProcess
+from moongate.infra.rundir import ServiceFiles
 from moongate.rate_limits.redis_address import redis_address
 from moongate.rate_limits.settings import Redis, Settings
 from moongate.rate_limits.subscription import NODE
@@ -84,8 +85,9 @@ class RateLimiter:
             await self._running.enter_async_context(own)
         else:
             redis = Redis(address=redis_address(self.redis.url)) if self.redis is not None else None
-            settings = Settings(socket=str(self.socket), configuration=self._xds, redis=redis)
-            await self._running.enter_async_context(RateLimitProcess(msgspec.json.encode(settings)))
+            settings = msgspec.json.encode(Settings(configuration=self._xds, redis=redis))
+            process = RateLimitProcess(settings, ServiceFiles.of(self._folder))
+            await self._running.enter_async_context(process)
         async with asyncio.timeout(30):
             await self._server.settled()
             await self._answering()

@@ -350,6 +350,22 @@ async def test_the_service_is_asked_in_the_words_of_envoy_gateway(
     assert service.asked == expected
 
 
+async def test_two_limits_for_the_same_addresses_are_asked_about_apart(
+    site: Site, service: LimitService
+) -> None:
+    """Or a request would count twice in one of them."""
+    block = "clientSelectors: [{sourceCIDR: {value: 127.0.0.0/8}}]"
+    rules = f"{{{block}, {TWICE}}}, {{{block}, limit: {{requests: 9, unit: Year}}}}"
+    await site.apply(*limited("g-twice", f"{{global: {{rules: [{rules}]}}}}"))
+
+    assert await site.status("g-twice.test") == 200
+    masked = (named("g-twice"), ("masked_remote_address", "127.0.0.0/8"))
+    assert [entries for _, _, *all_ in service.asked for entries in all_] == [
+        masked,
+        (*masked, entry("rule-1-match--1")),
+    ]
+
+
 async def test_what_the_service_refuses_gets_429(site: Site, service: LimitService) -> None:
     await site.apply(*limited("g-over", f"{{global: {{rules: [{{{TWICE}}}]}}}}"))
 

@@ -20,6 +20,7 @@ from structlog.testing import capture_logs
 from moongate.ads.sotw import SotwServer
 from moongate.infra.process import State
 from moongate.infra.rate_limit_process import RateLimitProcess
+from moongate.infra.rundir import ServiceFiles
 from moongate.rate_limits.redis_address import redis_address
 from moongate.rate_limits.settings import Redis, Settings
 from moongate.rate_limits.subscription import NODE
@@ -46,11 +47,11 @@ async def serving(folder: Path, redis: str = "") -> AsyncGenerator[RateLimitProc
     server, address = SotwServer(RATE_LIMIT_CONFIG, NODE), f"unix:{folder}/xds.sock"
     server.publish({"shop": encode(config(level("user", limit=(2, "YEAR"))))})
     settings = Settings(
-        socket=f"{folder}/limits.sock",
         configuration=address,
         redis=Redis(address=redis_address(redis)) if redis else None,
     )
-    async with server.listen(address), RateLimitProcess(msgspec.json.encode(settings)) as process:
+    process = RateLimitProcess(msgspec.json.encode(settings), ServiceFiles.of(folder))
+    async with server.listen(address), process:
         await process.ready()
         await server.settled()
         yield process

@@ -34,6 +34,21 @@ def test_a_value_of_its_own_wins_over_a_wildcard_and_that_over_the_key() -> None
     assert requests_of(limits, ("path", "golden")) is None
 
 
+def test_of_the_wildcards_of_a_key_the_first_that_fits_counts() -> None:
+    limits = Limits(
+        [
+            config(
+                level("plan", "g*", limit=(7, "MINUTE")),
+                level("user", "go*", limit=(1, "MINUTE")),
+                level("user", "g*", limit=(2, "MINUTE")),
+            )
+        ]
+    )
+
+    assert requests_of(limits, ("user", "gold")) == 1
+    assert requests_of(limits, ("user", "gift")) == 2
+
+
 def test_a_limit_counts_only_what_ends_at_its_level() -> None:
     """A request that says less or more than the configuration is another one."""
     limits = Limits([config(level("route", "a", level("user", limit=(5, "HOUR")), limit=(9, "HOUR")))])

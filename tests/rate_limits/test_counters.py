@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
@@ -52,6 +53,20 @@ async def test_memory_counts_each_bucket_for_itself() -> None:
     counts = await counters.add([hit("anne"), hit("bob", 5), hit("anne", 0), hit("anne", 2)])
 
     assert counts == [1, 5, 1, 3]
+
+
+async def test_memory_keeps_no_long_values_of_clients() -> None:
+    """A header may have 60 kB, and there may be a quarter of a million buckets."""
+    counters = MemoryCounters(lambda: 0.0)
+    tracemalloc.start()
+    try:
+        counts = [await counters.add([hit("x" * 50_000 + str(n % 200))]) for n in range(400)]
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert counts == [[1]] * 200 + [[2]] * 200
+    assert kept < 1_000_000
 
 
 async def test_memory_forgets_a_bucket_when_its_window_ends() -> None:
@@ -162,6 +177,31 @@ async def test_what_redis_refuses_concerns_that_request_alone(redis: RedisServer
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("wrong", "right", "why"),
+    [
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", "maxmemory"),
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE", "read only"),
+    ],
+)
+async def test_a_redis_that_takes_nothing_fails_hits_until_it_does_again(
+    redis: RedisServer, wrong: str, right: str, why: str
+) -> None:
+    """It is full, or has become a replica: it answers, and counts nothing."""
+    admin: Any = Redis.from_url(redis.url)  # pyright: ignore[reportUnknownMemberType]
+    async with counting(redis.url) as counters, admin:
+        first = await counters.add([hit()])
+        await admin.execute_command(wrong)
+        with pytest.raises(CountersError, match="refuses to count"):
+            await counters.add([hit()])
+        assert why in counters.trouble
+        await admin.execute_command(right)
+        last = await counters.add([hit()])
+
+        assert (first, last) == ([1], [2])
+        assert counters.trouble == ""
+
+
 async def test_a_password_is_used_and_not_shown(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(redis_server(tmp_path / "r", "requirepass pa/ss"))

@@ -64,6 +64,7 @@ def test_the_forms_that_users_know(text: str, address: RedisAddress) -> None:
     [
         ("", "no host"),
         ("http://:secret@r", "begins with http://"),
+        ("redis://anne:secret://@r", "begins with another scheme"),
         ("redis://anne:secret@r:x", "port of Redis at r is no number"),
         ("redis://r/secret", "must be a database's number"),
         ("redis+sentinel://r:1", "not the name by which they know Redis"),

@@ -9,7 +9,7 @@ from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitRespon
 
 from moongate.rate_limits.config import Limits
 from moongate.rate_limits.counters import CountersError, MemoryCounters
-from moongate.rate_limits.service import RateLimitService, Use, reported
+from moongate.rate_limits.service import FORMER_S, RateLimitService, Use, reported
 from moongate.xds.wire import encode
 from tests.rate_limits.configs import ASK, config, descriptor, level, request
 
@@ -23,7 +23,10 @@ class Service:
     def __init__(self, *configs: object) -> None:
         self.now = 0.0
         self.service = RateLimitService(MemoryCounters(lambda: self.now), lambda: self.now)
-        self.service.limits = Limits(configs)  # pyright: ignore[reportArgumentType] - of configurations
+        self.take(*configs)
+
+    def take(self, *configs: object) -> None:
+        self.service.take(Limits(configs))  # pyright: ignore[reportArgumentType] - of configurations
 
     async def codes(self, count: int, *descriptors: object, hits: int = 0) -> str:
         """The answers to some equal requests: ``.`` for one that may pass, ``x`` for one over a limit."""
@@ -55,6 +58,20 @@ async def test_the_next_window_begins_with_the_clock() -> None:
 
     assert before == ".x"
     assert await service.codes(2, ANNE) == ".x"
+
+
+async def test_for_a_while_the_limits_of_a_former_configuration_count_that_are_gone() -> None:
+    """An Envoy that has not got its new routes yet asks about them; or a request could pass in between."""
+    service = Service(config(level("user", limit=(1, "YEAR")), level("plan", limit=(1, "YEAR"))))
+    await service.codes(1, ANNE)
+
+    for _ in range(2):
+        service.take(config(level("user", limit=(3, "YEAR"))))
+    assert await service.codes(3, ANNE) == "..x"
+    assert await service.codes(2, descriptor(("plan", "gold"))) == ".x"
+
+    service.now += FORMER_S
+    assert await service.codes(2, descriptor(("plan", "gold"))) == ".."
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from moongate.rate_limits.settings import Redis, Settings
 def test_settings_are_shown_without_secrets() -> None:
     """They may stand in a message about a bug."""
     redis = Redis(address=redis_address("redis://:secret@r"), key="secret")
-    settings = Settings(socket="/run/s", configuration="unix:/run/c", redis=redis)
+    settings = Settings(configuration="unix:/run/c", redis=redis)
 
     assert "secret" not in repr(settings)
     assert "Redis at r:6379" in repr(settings)

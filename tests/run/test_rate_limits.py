@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc.aio
+import psutil
 import pytest
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
+from structlog.testing import capture_logs
 
 from moongate.infra.ports import PortError
 from moongate.infra.rundir import RunDirectory
 from moongate.rate_limits.redis_address import redis_address
 from moongate.rate_limits.settings import Redis
 from moongate.rate_limits.subscription import follow
+from moongate.run import rate_limits
 from moongate.run.rate_limits import ExternalService, RateLimits
 from moongate.xds.wire import encode
 from tests.ports import free_port
@@ -75,10 +78,10 @@ async def test_limits_are_enforced_and_reported(tmp_path: Path) -> None:
         report = await limits.report()
         limits.publish({"shop": None})
         await limits.served()
-        after = await over(limits)
+        after = await limits.report()
 
     assert answers == [False, False, True]
-    assert not after
+    assert list(after["limits"]) == []
     assert report["service"]["counts_in"] == "memory"
     assert report["service"]["trouble"] == ""
     [limit] = report["limits"]
@@ -89,6 +92,36 @@ async def test_limits_are_enforced_and_reported(tmp_path: Path) -> None:
         "YEAR",
     )
     assert (limit["used"], limit["buckets"]) == (3, 1)
+
+
+async def test_routes_wait_until_the_service_has_their_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or they would be served without; but not for good, if the service does not take them."""
+    changed = asyncio.Event()
+    with RunDirectory(tmp_path / "r") as run:
+        async with RateLimits(run, on_change=changed.set) as limits:
+            limits.publish({})
+            assert limits.enforced()
+            limits.publish(TWO_A_YEAR)
+            assert not limits.enforced()
+            await limits.served()
+            assert limits.enforced()
+
+            service = psutil.Process((await limits.report())["service"]["pid"])
+            service.suspend()
+            try:
+                monkeypatch.setattr(rate_limits, "ENFORCED_WITHIN_S", 0.2)
+                limits.publish({"other": TWO_A_YEAR["shop"]})
+                changed.clear()
+                assert not limits.enforced()
+                with capture_logs() as log:
+                    await changed.wait()
+                assert limits.enforced()
+            finally:
+                service.resume()
+
+    assert [entry["event"] for entry in log] == ["rate_limits.late"]
 
 
 async def test_another_redis_counts_from_then_on(tmp_path: Path) -> None:
@@ -148,6 +181,7 @@ async def test_a_service_of_the_users_gets_its_configuration_at_a_port(tmp_path:
     with RunDirectory(tmp_path / "r") as run:
         async with RateLimits(run, external=service) as limits, asyncio.TaskGroup() as tasks:
             limits.publish(TWO_A_YEAR)
+            assert limits.enforced(), "nobody asks for it, and it may be started later"
             following = tasks.create_task(follow(f"127.0.0.1:{port}", taken.put_nowait))
             [limit] = await taken.get()
             report = await limits.report()

@@ -47,9 +47,23 @@ def test_a_redis_with_a_certificate() -> None:
     assert repr(redis) == "Redis at redis.example:6379"
 
 
+URL_REF = {"urlRef": {"secretKeyRef": {"name": "redis", "key": "url"}}}
+
+
+def test_the_address_may_be_in_a_secret() -> None:
+    """A password need not stand in the configuration then."""
+    redis = configured(URL_REF, secret(url="redis://:secret@redis.example:6379\n"))
+
+    assert redis.address == redis_address("redis://:secret@redis.example:6379")
+    assert repr(redis) == "Redis at redis.example:6379"
+
+
 @pytest.mark.parametrize(
     ("redis", "documents", "path", "message"),
     [
+        (URL_REF, [], "urlRef.secretKeyRef", "no Secret envoy-gateway-system/redis"),
+        (URL_REF, [secret(uri="r")], "urlRef.secretKeyRef", "must have 'url'"),
+        (URL_REF, [secret(url="redis://:secret@r:x")], "urlRef.secretKeyRef", "no number from 1 to 65535"),
         ({"url": "redis://:secret@r:x"}, [], "url", "no number from 1 to 65535"),
         (
             {"url": "r", "tls": {"certificateRef": {"name": "redis"}}},

@@ -9,6 +9,7 @@ from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from google.protobuf.json_format import MessageToDict
 
 from moongate.api.envoygateway import EnvoyGateway
+from moongate.rate_limits.config import Limits
 from moongate.rate_limits.rls_conf_pb2 import RateLimitConfig
 from moongate.world import World
 from moongate.xds import rate_limits
@@ -128,13 +129,62 @@ def test_a_selector_becomes_the_entries_of_the_reference(
 
 
 def test_rules_are_counted_within_their_domain() -> None:
-    """A shared rule and one that is not each begin at 0, as in the reference."""
-    selector = {"clientSelectors": [{"path": {"value": "/a"}}]}
-    of = world(policy("p", "r0", [{"limit": HOUR, "shared": True}, {"limit": HOUR, **selector}]))
+    """Shared rules and others each begin at 0, as in the reference, but names count all rules."""
+    path = {"clientSelectors": [{"path": {"value": "/a"}}]}
+    rules = [
+        {"limit": HOUR, "shared": True, **path},
+        {"limit": HOUR, **path},
+        {"limit": HOUR, "shared": True},
+        {"limit": HOUR},
+    ]
+    of = world(policy("p", "r0", rules))
 
-    [shared], [own] = told(of)["default/p"], told(of)["default/eg/http"]
-    assert shared["key"] == "default/p/rule/0"
-    assert own["descriptors"][0]["key"] == "rule-0-path"
+    [own] = told(of)["default/eg/http"]
+    assert [each["key"] for each in own["descriptors"]] == ["rule-0-path", "rule-1-match--1"]
+    assert [(each["key"], each["descriptors"][0]["key"]) for each in told(of)["default/p"]] == [
+        ("default/p/rule/0", "rule-0-path"),
+        ("default/p/rule/2", "rule-1-match--1"),
+    ]
+
+
+BLOCK = {"sourceCIDR": {"value": "10.0.0.0/8"}}
+EACH = {"sourceCIDR": {"value": "10.0.0.0/8", "type": "Distinct"}}
+MASKED = "masked_remote_address=10.0.0.0/8"
+
+
+def asking(key: str, value: str) -> dict[str, Any]:
+    return {**BLOCK, "queryParams": [{"name": key, "value": value}]}
+
+
+@pytest.mark.parametrize(
+    ("selectors", "paths"),
+    [
+        ([BLOCK, EACH], [[MASKED], [MASKED, "remote_address="]]),
+        ([BLOCK, BLOCK], [[MASKED], [MASKED, same("rule-1-match--1")]]),
+        (
+            [EACH, EACH],
+            [[MASKED, "remote_address="], [MASKED, "remote_address=", same("rule-1-match--1")]],
+        ),
+        (
+            [asking("a", "b"), asking("a", "c")],
+            [[MASKED, same("rule-0-match-0")], [MASKED, same("rule-1-match-0")]],
+        ),
+    ],
+)
+def test_rules_for_the_same_addresses_are_limits_of_their_own(
+    selectors: list[dict[str, Any]], paths: list[list[str]]
+) -> None:
+    """The entries of addresses have no number, and a service refuses what it is told twice."""
+    rules = [
+        {"limit": {"requests": n, "unit": "Hour"}, "clientSelectors": [selector]}
+        for n, selector in enumerate(selectors)
+    ]
+    of = world(policy("p", "r0", rules))
+    told_of = [RateLimitConfig.FromString(each.body) for each in of.rate_limits().values()]
+
+    limits = {limit.requests: limit.path for limit in Limits(told_of)}
+
+    assert [[f"{key}={value}" for key, value in limits[n][1:]] for n in range(2)] == paths
 
 
 def test_a_merged_policy_has_the_rules_of_both_under_their_own_names() -> None:

@@ -66,8 +66,8 @@ class SotwServer:
         self._clients: list[_Client] = []
         self._changed = asyncio.Event()
 
-    def publish(self, resources: Mapping[str, bytes]) -> None:
-        """Hand out these resources instead of all former ones.
+    def publish(self, resources: Mapping[str, bytes]) -> bool:
+        """Hand out these resources instead of all former ones, and say whether they differ.
 
         Args:
             resources: encoded messages, by name.
@@ -78,23 +78,30 @@ class SotwServer:
             digest.update(body)
         version = digest.hexdigest()
         if self._response is not None and self._response.version_info == version:
-            return
+            return False
         each = (AnyMessage(type_url=self._type_url, value=body) for _, body in sorted(resources.items()))
         self._response = DiscoveryResponse(
             version_info=version, type_url=self._type_url, resources=list(each), nonce=version
         )
         for client in self._clients:
             client.wake.set()
+        return True
+
+    @property
+    def has_clients(self) -> bool:
+        return bool(self._clients)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether a client is there, and all have accepted or refused what was published last."""
+        if self._response is None:
+            return True
+        version = self._response.version_info
+        return self.has_clients and all(client.answered == version for client in self._clients)
 
     async def settled(self) -> None:
-        """Return when a client is there, and all have accepted or refused what was published last."""
-        while not (
-            self._response is None
-            or (
-                self._clients
-                and all(client.answered == self._response.version_info for client in self._clients)
-            )
-        ):
+        """Return when ``is_settled`` is true."""
+        while not self.is_settled:
             await self._changed.wait()
 
     @asynccontextmanager

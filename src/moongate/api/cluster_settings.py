@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta, field
 
-from moongate.api.base import DurationStr, Model, Rule, Unbuilt, form, unique_by
+from moongate.api.base import DurationStr, Model, Rule, form, unique_by
 from moongate.api.connections import HTTP2Settings, Size, TCPKeepalive
 from moongate.api.health_checks import HealthCheck
 from moongate.api.shared import Fraction, Int32, PortNumber
@@ -276,6 +276,59 @@ class CircuitBreaker(Model, frozen=True, kw_only=True):
     retry_budget: RetryBudget | None = None
 
 
+Trigger = Literal[
+    "5xx",
+    "gateway-error",
+    "reset",
+    "reset-before-request",
+    "connect-failure",
+    "retriable-4xx",
+    "refused-stream",
+    "retriable-status-codes",
+    "cancelled",
+    "deadline-exceeded",
+    "internal",
+    "resource-exhausted",
+    "unavailable",
+]
+"""Conditions of Envoy's ``x-envoy-retry-on`` and ``x-envoy-retry-grpc-on``."""
+
+
+class RetryOn(Model, frozen=True, kw_only=True):
+    """What counts as a failure. When it is set, only the listed status codes are retried."""
+
+    triggers: tuple[Trigger, ...] = ()
+    http_status_codes: tuple[Annotated[int, Meta(ge=100, le=599)], ...] = ()
+
+
+class BackOffPolicy(Model, frozen=True, kw_only=True):
+    """The pause before a try: about ``baseInterval`` at first, then growing up to ``maxInterval``."""
+
+    base_interval: DurationStr | None = None
+    """25ms when absent."""
+    max_interval: DurationStr | None = None
+    """Ten times ``baseInterval`` when absent."""
+
+
+class PerRetryPolicy(Model, frozen=True, kw_only=True):
+    """Settings of each try."""
+
+    timeout: DurationStr | None = None
+    back_off: BackOffPolicy | None = None
+
+
+class Retry(Model, frozen=True, kw_only=True):
+    """When and how often a request is tried again."""
+
+    # The CRD's default is also what is built for None; so a merge can tell whether a policy said it.
+    num_retries: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    """2 when absent."""
+    num_attempts_per_priority: Int32 | None = None
+    """Tries after which endpoints of another priority have a turn; unlimited when absent or 0."""
+    retry_on: RetryOn | None = None
+    per_retry: PerRetryPolicy | None = None
+
+
 class TCPTimeout(Model, frozen=True, kw_only=True):
     """Timeouts of connections to the backend."""
 
@@ -355,7 +408,8 @@ class ClusterSettings(Model, frozen=True, kw_only=True):
     )
 
     load_balancer: LoadBalancer | None = None
-    retry: Unbuilt | None = None
+    retry: Retry | None = None
+    """Of no effect for sinks: what is reported is not sent again, as in the reference."""
     proxy_protocol: ProxyProtocol | None = None
     tcp_keepalive: TCPKeepalive | None = None
     health_check: HealthCheck | None = None

@@ -186,6 +186,27 @@ class RedisTLS(Model, frozen=True, kw_only=True):
     certificate_ref: SecretObjectReference | None = None
 
 
+class SecretKeyRef(Model, frozen=True, kw_only=True):
+    """One value of a Secret in the namespace of the configuration."""
+
+    name: str
+    key: str
+    optional: bool = False
+
+
+class RedisURLRef(Model, frozen=True, kw_only=True):
+    """Where the address of Redis stands, so that it need not stand in the configuration."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.secretKeyRef.optional) || !self.secretKeyRef.optional",
+            "secretKeyRef.optional must not be true: without the Secret nobody knows where to count.",
+        ),
+    )
+
+    secret_key_ref: SecretKeyRef
+
+
 class RateLimitRedis(Model, frozen=True, kw_only=True):
     """The Redis that counts; several addresses are separated by commas."""
 
@@ -194,7 +215,7 @@ class RateLimitRedis(Model, frozen=True, kw_only=True):
     )
 
     url: str | None = None
-    url_ref: Unbuilt | None = None
+    url_ref: RedisURLRef | None = None
     tls: RedisTLS | None = None
 
 

@@ -43,6 +43,7 @@ from envoy.type.v3.percent_pb2 import FractionalPercent
 from envoy.type.v3.token_bucket_pb2 import TokenBucket
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
+from msgspec import structs
 from xds.core.v3.cidr_pb2 import CidrRange
 
 from moongate.api.base import Ref, milliseconds
@@ -165,14 +166,6 @@ def _local_applies(limits: Effective[RateLimits]) -> bool:
 def _global_applies(limits: Effective[RateLimits]) -> bool:
     spec = limits.value
     return spec.type == "Global" or (spec.type is None and spec.global_ is not None)
-
-
-def _shared_applies(limits: Effective[RateLimits]) -> bool:
-    return _global_applies(limits) and bool(_shared_rules(limits))
-
-
-def _inherited_applies(limits: Effective[RateLimits]) -> bool:
-    return _global_applies(limits) and bool(_inherited_rules(limits))
 
 
 def _rules(limits: Effective[RateLimits], half: str) -> list[_Rule]:
@@ -508,27 +501,11 @@ def _actions(steps: tuple[_Step, ...], rule: RateLimitRule) -> RateLimit:
 # -- global -------------------------------------------------------------------------------------------------
 
 
-def _global_chain(_db: Db, _limits: Effective[RateLimits]) -> GlobalFilter:
-    return _global_stable(None)
-
-
 def _global_stable(_limits: RateLimits | None) -> GlobalFilter:
     """The filter without what its chain says, and without limits: those of the routes count."""
     message = GlobalFilter()
     message.rate_limit_service.grpc_service.envoy_grpc.cluster_name = CLUSTER
     message.rate_limit_service.transport_api_version = ApiVersion.V3
-    return message
-
-
-def _shared_chain(_db: Db, limits: Effective[RateLimits]) -> GlobalFilter:
-    message = _global_stable(None)
-    message.domain = _shared_rules(limits)[0].domain
-    return message
-
-
-def _inherited_chain(_db: Db, limits: Effective[RateLimits]) -> GlobalFilter:
-    message = _global_stable(None)
-    message.domain = _inherited_rules(limits)[0].domain
     return message
 
 
@@ -563,39 +540,91 @@ def _clusters(db: Db, _limits: Effective[RateLimits]) -> Iterator[ExtraCluster]:
 
 
 class _Domain(NamedTuple):
-    """What one of the filters for global limits is for: the rules of one domain."""
+    """What one of the filters for global limits is for: the rules of one domain.
 
+    Args:
+        part: sets its filter apart; the one of the listener's domain has none.
+        rules: those that it is for.
+    """
+
+    part: str
     rules: Callable[[Effective[RateLimits]], list[_Rule]]
+
+    def feature(self) -> Feature[RateLimits]:
+        """What these rules are for Envoy and for the service."""
+        return Feature(
+            kind="BackendTrafficPolicy",
+            field="rate_limit",
+            model=RateLimits,
+            applies=self.applies,
+            http_filter=HttpFilter(
+                name=GLOBAL_FILTER,
+                part=self.part,
+                named=self.name if self.part else None,
+                chain=self.chain,
+                in_chain=_in_chain,
+                stable=_global_stable,
+                forwarding=self.forwarding,
+                of_match=self.of_match,
+            ),
+            limits=self.limits,
+        )
+
+    def applies(self, limits: Effective[RateLimits]) -> bool:
+        # As in the reference, where there is any global limit the filter of the listener's domain stands.
+        return _global_applies(limits) and (not self.part or bool(self.rules(limits)))
+
+    def name(self, limits: Effective[RateLimits]) -> str:
+        return f"{GLOBAL_FILTER}/{self.rules(limits)[0].domain}"
+
+    def chain(self, _db: Db, limits: Effective[RateLimits]) -> GlobalFilter:
+        message = _global_stable(None)
+        if self.part:
+            message.domain = self.rules(limits)[0].domain
+        return message
 
     def forwarding(self, limits: Effective[RateLimits], _facts: ListenerFacts) -> RateLimitPerRoute | None:
         return RateLimitPerRoute() if self.rules(limits) else None
 
     def of_match(self, limits: Effective[RateLimits], at: MatchedRule) -> RateLimitPerRoute:
         message = RateLimitPerRoute()
-        for n, each in enumerate(self.rules(limits)):
+        for each, alternatives in self._counted(limits):
             message.domain, key = _counted_as(each, at)
-            for steps in _global_alternatives(each, n):
+            for steps in alternatives:
                 message.rate_limits.extend(_requests_and_responses(_named(key), steps, each.rule))
         return message
 
     def limits(self, limits: Effective[RateLimits], at: MatchedRule) -> Iterator[ServiceLimit]:
-        below: dict[tuple[str, str], list[ServiceDescriptor]] = {}
+        below: dict[tuple[str, str], ServiceDescriptor] = {}
+        for each, alternatives in self._counted(limits):
+            place = domain, key = _counted_as(each, at)
+            first = below.setdefault(place, ServiceDescriptor(key=key, value=key))
+            _add_limit(first, alternatives[0], each.rule)
+        for (domain, key), descriptor in below.items():
+            yield ServiceLimit(domain, key, encode(descriptor))
+
+    def _counted(self, limits: Effective[RateLimits]) -> Iterator[tuple[_Rule, list[tuple[_Step, ...]]]]:
+        """Each rule with its descriptors: one for each method, with equal entries."""
+        known: set[tuple[str, ...]] = set()
         for n, each in enumerate(self.rules(limits)):
-            descriptor = _service_descriptor(_global_alternatives(each, n)[0], each.rule)
-            below.setdefault(_counted_as(each, at), []).append(descriptor)
-        for (domain, key), descriptors in below.items():
-            body = encode(ServiceDescriptor(key=key, value=key, descriptors=descriptors))
-            yield ServiceLimit(domain, key, body)
+            everything = (_named(f"rule-{n}-match--1"),)
+            alternatives = _alternatives(each.rule, n, "masked_remote_address", "remote_address")
+            if not alternatives[0]:
+                alternatives = [everything]
+            # The entries of addresses have no number: two rules for the same block would be one bucket.
+            entries = (
+                each.name if each.rule.shared else "",
+                *(f"{s.key}={s.value}" for s in alternatives[0]),
+            )
+            if entries in known:
+                alternatives = [(*steps, *everything) for steps in alternatives]
+            known.add(entries)
+            yield each, alternatives
 
 
 def _counted_as(each: _Rule, at: MatchedRule) -> tuple[str, str]:
     """The domain of a rule, and the first entry of its descriptors."""
     return (each.domain, each.name) if each.rule.shared else (at.listener, at.route)
-
-
-def _global_alternatives(each: _Rule, n: int) -> list[tuple[_Step, ...]]:
-    alternatives = _alternatives(each.rule, n, "masked_remote_address", "remote_address")
-    return alternatives if alternatives[0] else [(_named(f"rule-{n}-match--1"),)]
 
 
 def _named(key: str) -> _Step:
@@ -633,19 +662,20 @@ def _hits(cost: RateLimitCostSpecifier) -> RateLimit.HitsAddend:
     return message
 
 
-def _service_descriptor(steps: tuple[_Step, ...], rule: RateLimitRule) -> ServiceDescriptor:
-    """The entries of a descriptor, one below the other; the last has the limit."""
-    descriptor: ServiceDescriptor | None = None
-    for step in reversed(steps):
-        above = ServiceDescriptor(key=step.key, value=step.value, shadow_mode=bool(rule.shadow_mode))
-        if descriptor is None:
-            above.rate_limit.requests_per_unit = rule.limit.requests
-            above.rate_limit.unit = _UNITS[rule.limit.unit]
-        else:
-            above.descriptors.append(descriptor)
-        descriptor = above
-    assert descriptor is not None, "a rule has an entry"
-    return descriptor
+def _add_limit(above: ServiceDescriptor, steps: tuple[_Step, ...], rule: RateLimitRule) -> None:
+    """Add the entries of a descriptor, one below the other; the last has the limit.
+
+    Rules for the same block of addresses have entries in common, which the service must know once.
+    """
+    for step in steps:
+        known = (each for each in above.descriptors if (each.key, each.value) == (step.key, step.value))
+        below = next(known, None)
+        if below is None:
+            below = above.descriptors.add(key=step.key, value=step.value, shadow_mode=bool(rule.shadow_mode))
+        above = below
+    above.shadow_mode = bool(rule.shadow_mode)
+    above.rate_limit.requests_per_unit = rule.limit.requests
+    above.rate_limit.unit = _UNITS[rule.limit.unit]
 
 
 LOCAL = Feature(
@@ -660,59 +690,6 @@ LOCAL = Feature(
     ),
 )
 
-_OWN = _Domain(_own_rules)
-GLOBAL = Feature(
-    kind="BackendTrafficPolicy",
-    field="rate_limit",
-    model=RateLimits,
-    applies=_global_applies,
-    check=_check_global,
-    clusters=_clusters,
-    http_filter=HttpFilter(
-        name=GLOBAL_FILTER,
-        chain=_global_chain,
-        in_chain=_in_chain,
-        stable=_global_stable,
-        forwarding=_OWN.forwarding,
-        of_match=_OWN.of_match,
-    ),
-    limits=_OWN.limits,
-)
-
-_SHARED = _Domain(_shared_rules)
-SHARED = Feature(
-    kind="BackendTrafficPolicy",
-    field="rate_limit",
-    model=RateLimits,
-    applies=_shared_applies,
-    http_filter=HttpFilter(
-        name=GLOBAL_FILTER,
-        part="shared",
-        named=lambda limits: f"{GLOBAL_FILTER}/{_shared_rules(limits)[0].domain}",
-        chain=_shared_chain,
-        in_chain=_in_chain,
-        stable=_global_stable,
-        forwarding=_SHARED.forwarding,
-        of_match=_SHARED.of_match,
-    ),
-    limits=_SHARED.limits,
-)
-
-_INHERITED = _Domain(_inherited_rules)
-INHERITED = Feature(
-    kind="BackendTrafficPolicy",
-    field="rate_limit",
-    model=RateLimits,
-    applies=_inherited_applies,
-    http_filter=HttpFilter(
-        name=GLOBAL_FILTER,
-        part="inherited",
-        named=lambda limits: f"{GLOBAL_FILTER}/{_inherited_rules(limits)[0].domain}",
-        chain=_inherited_chain,
-        in_chain=_in_chain,
-        stable=_global_stable,
-        forwarding=_INHERITED.forwarding,
-        of_match=_INHERITED.of_match,
-    ),
-    limits=_INHERITED.limits,
-)
+GLOBAL = structs.replace(_Domain("", _own_rules).feature(), check=_check_global, clusters=_clusters)
+SHARED = _Domain("shared", _shared_rules).feature()
+INHERITED = _Domain("inherited", _inherited_rules).feature()

@@ -8,7 +8,7 @@ Cases:       retry.md beside this file: its reference page and its golden tests
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from envoy.config.route.v3.route_components_pb2 import RetryPolicy
 from envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb2 import PreviousHostsPredicate
@@ -16,11 +16,10 @@ from envoy.extensions.retry.priority.previous_priorities.v3.previous_priorities_
     PreviousPrioritiesConfig,
 )
 from google.protobuf.wrappers_pb2 import UInt32Value
-from msgspec import Meta
 
-from moongate.api.base import DurationStr, Model, milliseconds
+from moongate.api.base import DurationStr, milliseconds
+from moongate.api.cluster_settings import BackOffPolicy, PerRetryPolicy, Retry, RetryOn
 from moongate.api.httproute import HTTPRouteRule
-from moongate.api.shared import Int32
 from moongate.features.base import Effective, Feature, Native, RouteEdit, duration
 from moongate.problem import Problem
 from moongate.xds.wire import packed
@@ -28,25 +27,9 @@ from moongate.xds.wire import packed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from moongate.api.cluster_settings import Trigger
     from moongate.api.route import RouteRule
     from moongate.engine import Db
-
-Trigger = Literal[
-    "5xx",
-    "gateway-error",
-    "reset",
-    "reset-before-request",
-    "connect-failure",
-    "retriable-4xx",
-    "refused-stream",
-    "retriable-status-codes",
-    "cancelled",
-    "deadline-exceeded",
-    "internal",
-    "resource-exhausted",
-    "unavailable",
-]
-"""Conditions of Envoy's ``x-envoy-retry-on`` and ``x-envoy-retry-grpc-on``."""
 
 _STANDARD: Final[tuple[Trigger, ...]] = (
     "connect-failure",
@@ -64,41 +47,6 @@ _NATIVE: Final[tuple[Trigger, ...]] = (*_STANDARD, "reset")
 response, and a try that takes longer than its timeout."""
 
 _ENVOY_BASE_INTERVAL: DurationStr = "25ms"
-
-
-class RetryOn(Model, frozen=True, kw_only=True):
-    """What counts as a failure. When it is set, only the listed status codes are retried."""
-
-    triggers: tuple[Trigger, ...] = ()
-    http_status_codes: tuple[Annotated[int, Meta(ge=100, le=599)], ...] = ()
-
-
-class BackOffPolicy(Model, frozen=True, kw_only=True):
-    """The pause before a try: about ``baseInterval`` at first, then growing up to ``maxInterval``."""
-
-    base_interval: DurationStr | None = None
-    """25ms when absent."""
-    max_interval: DurationStr | None = None
-    """Ten times ``baseInterval`` when absent."""
-
-
-class PerRetryPolicy(Model, frozen=True, kw_only=True):
-    """Settings of each try."""
-
-    timeout: DurationStr | None = None
-    back_off: BackOffPolicy | None = None
-
-
-class Retry(Model, frozen=True, kw_only=True):
-    """When and how often a request is tried again."""
-
-    # The CRD's default is also what is built for None; so a merge can tell whether a policy said it.
-    num_retries: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
-    """2 when absent."""
-    num_attempts_per_priority: Int32 | None = None
-    """Tries after which endpoints of another priority have a turn; unlimited when absent or 0."""
-    retry_on: RetryOn | None = None
-    per_retry: PerRetryPolicy | None = None
 
 
 def native(rule: RouteRule) -> Retry | None:

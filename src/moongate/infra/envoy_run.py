@@ -30,37 +30,76 @@ if TYPE_CHECKING:
     from moongate.infra.rundir import EnvoyFiles
 
 CHILDREN: Final[set[int]] = set()
-"""The Envoys that this process started and whose exit status it has not read yet."""
+"""The processes that were started here in a session of their own, and not waited for yet."""
 
 
-class EnvoyRun:
-    """A process with its two FIFOs; ``close`` when it has ended, or is left running.
+class ProcessRun:
+    """A process; ``close`` when it has ended, or is left running.
+
+    Args:
+        pid: its process id.
+        child: the same, if this process has started it.
 
     Attributes:
-        pid: its process id.
         status: its exit status, or the negative number of the signal that ended it; ``None`` while it runs,
             and if it was adopted.
         ended: set when it has ended.
+
+    Raises:
+        OSError: it has ended.
     """
 
-    def __init__(self, pid: int, pipes: Pipes, child: subprocess.Popen[bytes] | None) -> None:
+    def __init__(self, pid: int, child: subprocess.Popen[bytes] | None = None) -> None:
         self.pid = pid
         self.status: int | None = None
         self.ended = asyncio.Event()
-        self.access_log, self.log = pipes.access_log, pipes.log
-        self._pipes = pipes
         self._child = child
+        if child is not None:
+            CHILDREN.add(pid)
         self._pidfd = os.pidfd_open(pid)
         asyncio.get_running_loop().add_reader(self._pidfd, self._on_end)
 
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal, unless the process has ended."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, number)
+
+    def close(self) -> None:
+        """Forget the process."""
+        if self._child is not None and self._child.returncode is None:
+            # It is left running; nobody is to warn of that.
+            self._child.returncode = 0
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        os.close(self._pidfd)
+
+    def _on_end(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        if self._child is not None:
+            self.status = self._child.wait()
+            CHILDREN.discard(self.pid)
+        self.ended.set()
+
+
+class EnvoyRun(ProcessRun):
+    """A process with its two FIFOs."""
+
+    def __init__(self, pid: int, pipes: Pipes, child: subprocess.Popen[bytes] | None) -> None:
+        super().__init__(pid, child)
+        self.access_log, self.log = pipes.access_log, pipes.log
+        self._pipes = pipes
+
     @classmethod
-    async def start(cls, command: Sequence[str], files: EnvoyFiles, stdout: int | None) -> Self:
+    async def start(
+        cls, command: Sequence[str], files: EnvoyFiles, stdout: int | None, lifeline: int | None = None
+    ) -> Self:
         """Start a process.
 
         Args:
             command: the program and its arguments.
             files: the paths of its FIFOs.
             stdout: the descriptor that it gets as its standard output, instead of a FIFO.
+            lifeline: what it holds open as long as it runs (see ``rundir``). It is its standard input, which
+                Envoy does not read.
         """
         pipes = await Pipes.open(files)
         try:
@@ -70,12 +109,11 @@ class EnvoyRun:
                     # asyncio's own would wait for the child, and close its pipes, when the loop ends.
                     child = subprocess.Popen(  # noqa: ASYNC220
                         command,
-                        stdin=subprocess.DEVNULL,
+                        stdin=subprocess.DEVNULL if lifeline is None else lifeline,
                         stdout=lines if stdout is None else stdout,
                         stderr=log,
                         start_new_session=True,
                     )
-                    CHILDREN.add(child.pid)
             return cls(child.pid, pipes, child)
         except BaseException:
             pipes.close()
@@ -95,26 +133,10 @@ class EnvoyRun:
             pipes.close()
             raise
 
-    def send(self, number: signal.Signals) -> None:
-        """Send a signal, unless the process has ended."""
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, number)
-
     def close(self) -> None:
         """Forget the process."""
-        if self._child is not None and self._child.returncode is None:
-            # It is left running; nobody is to warn of that.
-            self._child.returncode = 0
-        asyncio.get_running_loop().remove_reader(self._pidfd)
-        os.close(self._pidfd)
+        super().close()
         self._pipes.close()
-
-    def _on_end(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._pidfd)
-        if self._child is not None:
-            self.status = self._child.wait()
-            CHILDREN.discard(self.pid)
-        self.ended.set()
 
 
 class Pipes:

@@ -127,6 +127,7 @@ class EnvoyProcess:
             descriptor that Envoy gets as its standard output.
         keep: whether Envoy may outlive this process (see ``leave``): it goes on if this process is killed,
             and one that a former moongate left running is adopted.
+        lifeline: what Envoy holds open as long as it runs, see ``rundir``.
         backoff: pauses between restarts.
         on_change: is called when ``state`` has changed.
         on_unopened: is called with each listener that Envoy has dropped because it could not open it.
@@ -156,6 +157,7 @@ class EnvoyProcess:
         beside: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
         access_log: Callable[[bytes], None] | int = lambda _lines: None,
         keep: bool = False,
+        lifeline: int | None = None,
         backoff: Backoff = Backoff(),  # noqa: B008 - frozen
         on_change: Callable[[], None] = lambda: None,
         on_unopened: Callable[[Unopened], None] = lambda _listener: None,
@@ -188,6 +190,7 @@ class EnvoyProcess:
         self._beside = beside
         self._access_log = access_log
         self._keep = keep
+        self._lifeline = lifeline
         self._backoff = backoff
         self._on_change = on_change
         self._on_unopened = on_unopened
@@ -474,7 +477,7 @@ class EnvoyProcess:
         self._files.admin.unlink(missing_ok=True)
         self._write_bootstrap()
         stdout = self._access_log if isinstance(self._access_log, int) else None
-        process = await EnvoyRun.start(self._command(), self._files, stdout)
+        process = await EnvoyRun.start(self._command(), self._files, stdout, self._lifeline)
         # On a full disk Envoy is found without it.
         with suppress(OSError):
             self._files.write_record(process.pid)

@@ -3,10 +3,17 @@
 Theory of operation
 ===================
 A supervisor task runs ``python -m moongate.rate_limits`` again and again until it is stopped. It hands over
-the settings on standard input, which it keeps open: if this process dies, that ends, and so does the service.
-The kernel is asked to kill it too (``launch``), in case that it hangs.
+the settings on standard input, as a file in memory.
 
-What the service writes to standard error are events as JSON, which become part of our log.
+With other settings it starts another process. The former one answers until that is ready, and until Envoys
+have connected to it, so that requests are counted meanwhile.
+
+If Envoys may outlive moongate, the service does too: it has a *lifeline* (``rundir``), and ends when they
+have ended. The next moongate goes on with it, if it has the settings that it would be started with. Otherwise
+the kernel is asked to kill it when this process dies (``launch``).
+
+What the service writes to standard error are events as JSON, which become part of our log. It is a FIFO, so
+that the next moongate can read on.
 
 Facts
 -----
@@ -19,6 +26,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -30,27 +39,40 @@ import structlog
 
 from moongate.infra import launch
 from moongate.infra.ending import TERM_WAIT_S
-from moongate.infra.envoy_run import CHILDREN
+from moongate.infra.envoy_run import ProcessRun
 from moongate.infra.process import Backoff, State
+from moongate.infra.rundir import open_fifo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from types import TracebackType
+
+    from moongate.infra.rundir import ServiceFiles
 
 _log = structlog.get_logger("moongate")
 
 SERVING: Final = "serving"
-"""The event that says that the service has a configuration."""
+"""The event that says that the service with this ``pid`` has a configuration."""
+
+MOVED_WITHIN_S: Final = 5.0
+"""Seconds in which Envoys have left a process whose socket is another's; see ``rate_limits.service``."""
 
 _LONGEST_LINE: Final = 1 << 20
 _LEVELS: Final = frozenset({"debug", "info", "warning", "error"})
+
+
+async def _never() -> bool:
+    return False
 
 
 class RateLimitProcess:
     """An async context manager that keeps one rate limit service running.
 
     Args:
-        settings: what the service reads on its standard input, as one line.
+        settings: what the service reads on its standard input.
+        files: the paths of its files.
+        lifeline: a descriptor of what the service lives as long as; None if it is to end with this process.
+        is_same: whether the service that runs already has these settings.
         on_change: called when ``state`` has changed.
         backoff: pauses between restarts.
 
@@ -64,7 +86,10 @@ class RateLimitProcess:
     def __init__(
         self,
         settings: bytes,
+        files: ServiceFiles,
         *,
+        lifeline: int | None = None,
+        is_same: Callable[[], Awaitable[bool]] = _never,
         on_change: Callable[[], None] = lambda: None,
         backoff: Backoff = Backoff(),  # noqa: B008 - frozen
     ) -> None:
@@ -73,24 +98,46 @@ class RateLimitProcess:
         self.restarts = 0
         self.last_error = ""
         self._settings = settings
+        self._files = files
+        self._lifeline = lifeline
+        self._is_same = is_same
         self._on_change = on_change
         self._backoff = backoff
+        self._former: list[ProcessRun] = []
+        """Those that answer until their successor is ready."""
+        self._unfit: ProcessRun | None = None
         self._stopping = asyncio.Event()
+        self._left = asyncio.Event()
+        self._renewed = asyncio.Event()
         self._changed = asyncio.Event()
+        self._log_fd = -1
         self._group = asyncio.TaskGroup()
 
     async def __aenter__(self) -> Self:
         """Start the service, and return at once. See ``ready``."""
+        self._log_fd = open_fifo(self._files.log)
         await self._group.__aenter__()
-        self._group.create_task(self._supervise(), name="rate limit service")
+        log = self._group.create_task(self._read_log(), name="log of the rate limit service")
+        supervisor = self._group.create_task(self._supervise(), name="rate limit service")
+        supervisor.add_done_callback(lambda _: log.cancel())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the service."""
+        """End the service, unless it is left."""
         self._stopping.set()
         await self._group.__aexit__(None, None, None)
+        os.close(self._log_fd)
+
+    def leave(self) -> None:
+        """Let the service go on when this ends; it ends when its lifeline does."""
+        self._left.set()
+
+    def take(self, settings: bytes) -> None:
+        """Let a service with other settings take the place of the present one."""
+        self._settings = settings
+        self._renewed.set()
 
     async def ready(self) -> None:
         """Return when the service answers, or has been ended."""
@@ -99,16 +146,20 @@ class RateLimitProcess:
 
     async def _supervise(self) -> None:
         pause_s = self._backoff.first_s
+        adopted = await self._adopted()
         while not self._stopping.is_set():
             began = monotonic()
-            self._enter(State.STARTING)
+            self._renewed.clear()
             try:
-                status = await self._run()
+                status = await self._run(adopted or self._started())
                 why = {"status": status}
             except OSError as error:
                 why = {"message": f"It cannot be started: {error.strerror}."}
+            adopted = None
             if self._stopping.is_set():
                 break
+            if self._renewed.is_set():
+                continue
             if monotonic() - began > self._backoff.reset_after_s:
                 pause_s = self._backoff.first_s
             _log.warning("rate_limits.ended", **why, restart_in_s=pause_s)
@@ -117,65 +168,133 @@ class RateLimitProcess:
                 await asyncio.wait_for(self._stopping.wait(), pause_s)
             pause_s = min(2 * pause_s, self._backoff.longest_s)
             self.restarts += 1
+        self._end_former()
         self._enter(State.STOPPED)
 
-    async def _run(self) -> int:
-        """Run the service once, and return its exit status, negative if a signal ended it."""
-        process = await asyncio.create_subprocess_exec(
-            *_command(),
-            env=_environment(),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            limit=_LONGEST_LINE,
-            start_new_session=True,
-        )
-        CHILDREN.add(process.pid)
+    async def _run(self, process: ProcessRun) -> int | None:
+        """Wait until a process has ended, is left or superseded: its exit status, negative if a signal ended
+        it; ``None`` if it is not known."""
+        self.pid = process.pid
+        superseded = False
         try:
-            self.pid = process.pid
-            _log.info("rate_limits.started", pid=process.pid)
-            assert process.stdin is not None, "it is a pipe"
-            assert process.stderr is not None, "it is a pipe"
-            with suppress(ConnectionError):
-                process.stdin.write(self._settings + b"\n")
-                await process.stdin.drain()
             async with asyncio.TaskGroup() as tasks:
-                log = tasks.create_task(self._read_log(process.stderr))
-                ender = tasks.create_task(self._end_when_stopping(process))
-                status = await process.wait()
-                await asyncio.wait({log})
-                ender.cancel()
-            return status
+                events = (process.ended, self._stopping, self._renewed)
+                waits = [tasks.create_task(event.wait()) for event in events]
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                for wait in waits:
+                    wait.cancel()
+            if self._stopping.is_set():
+                if not self._left.is_set():
+                    await _end(process)
+            elif not process.ended.is_set():
+                superseded = True
+                self._former.append(process)
+            return process.status
         finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-            CHILDREN.discard(process.pid)
+            if not superseded:
+                if not (process.ended.is_set() or self._left.is_set()):
+                    # After a cancellation or an error.
+                    process.send(signal.SIGKILL)
+                    await process.ended.wait()
+                process.close()
+                if process.ended.is_set():
+                    self._files.record.unlink(missing_ok=True)
             self.pid = None
 
-    async def _end_when_stopping(self, process: asyncio.subprocess.Process) -> None:
-        await self._stopping.wait()
-        with suppress(ProcessLookupError):
-            process.terminate()
-            try:
-                async with asyncio.timeout(TERM_WAIT_S):
-                    await process.wait()
-            except TimeoutError:
-                process.kill()
+    async def _adopted(self) -> ProcessRun | None:
+        """The process that a former moongate left running, if it has our settings.
 
-    async def _read_log(self, lines: asyncio.StreamReader) -> None:
-        while line := await lines.readline():
-            try:
-                entry = msgspec.json.decode(line, type=dict[str, Any])
-            except msgspec.DecodeError:
-                self.last_error = line.decode(errors="replace").rstrip()
-                _log.error("rate_limits.log", message=self.last_error)
-                continue
-            event, level = entry.pop("event", ""), entry.pop("level", "info")
-            if event == SERVING:
-                self._enter(State.READY)
-            if level in _LEVELS:
-                getattr(_log, level)(f"rate_limits.{event}", **entry)
+        If it has not, it is ended when another one is ready.
+        """
+        pid = self._files.running()
+        if pid is None:
+            return None
+        try:
+            process = ProcessRun(pid)
+        except OSError:
+            return None
+        if await self._is_same():
+            _log.info("rate_limits.adopted", pid=pid)
+            self._enter(State.READY)
+            return process
+        _log.info("rate_limits.replaced", pid=pid)
+        self._former.append(process)
+        # It may be stopped: nobody is to wait for it longer than necessary.
+        self._unfit = process
+        return None
+
+    def _started(self) -> ProcessRun:
+        self._enter(State.STARTING)
+        settings, end = os.memfd_create("moongate"), None
+        try:
+            os.write(settings, self._settings)
+            os.lseek(settings, 0, os.SEEK_SET)
+            if self._lifeline is not None:
+                # It must not hold its own lifeline open for writing.
+                end = os.open(f"/proc/self/fd/{self._lifeline}", os.O_RDONLY | os.O_NONBLOCK)
+            # asyncio's own would end the child when the loop does.
+            child = subprocess.Popen(  # noqa: S603 - a fixed command
+                _command(self._files, end),
+                env=_environment(),
+                stdin=settings,
+                stdout=subprocess.DEVNULL,
+                stderr=self._log_fd,
+                pass_fds=() if end is None else (end,),
+                start_new_session=True,
+            )
+        finally:
+            os.close(settings)
+            if end is not None:
+                os.close(end)
+        process = ProcessRun(child.pid, child)
+        # On a full disk it is found without it.
+        with suppress(OSError):
+            self._files.write_record(process.pid)
+        _log.info("rate_limits.started", pid=process.pid)
+        return process
+
+    async def _read_log(self) -> None:
+        reader = asyncio.StreamReader(limit=_LONGEST_LINE)
+        fifo = os.fdopen(os.dup(self._log_fd), "rb", buffering=0)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), fifo
+        )
+        try:
+            while True:
+                try:
+                    self._take_line(await reader.readline())
+                except ValueError:
+                    continue  # it is longer, and skipped
+        finally:
+            transport.close()
+
+    def _take_line(self, line: bytes) -> None:
+        try:
+            entry = msgspec.json.decode(line, type=dict[str, Any])
+        except msgspec.DecodeError:
+            self.last_error = line.decode(errors="replace").rstrip()
+            _log.error("rate_limits.log", message=self.last_error)
+            return
+        event, level = entry.pop("event", ""), entry.pop("level", "info")
+        if event == SERVING and entry.get("pid") == self.pid:
+            self._enter(State.READY)
+            self._end_former()
+        if level in _LEVELS:
+            getattr(_log, level)(f"rate_limits.{event}", **entry)
+
+    def _end_former(self) -> None:
+        for process in self._former:
+            self._group.create_task(self._retire(process), name="former rate limit service")
+        self._former.clear()
+
+    async def _retire(self, process: ProcessRun) -> None:
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(MOVED_WITHIN_S if process is not self._unfit else 0):
+                    await self._stopping.wait()
+            await _end(process)
+        finally:
+            process.close()
 
     def _enter(self, state: State) -> None:
         self.state = state
@@ -184,9 +303,21 @@ class RateLimitProcess:
         self._on_change()
 
 
-def _command() -> list[str]:
+async def _end(process: ProcessRun) -> None:
+    process.send(signal.SIGTERM)
+    try:
+        async with asyncio.timeout(TERM_WAIT_S):
+            await process.ended.wait()
+    except TimeoutError:
+        process.send(signal.SIGKILL)
+        await process.ended.wait()
+
+
+def _command(files: ServiceFiles, lifeline: int | None) -> list[str]:
     # -P: modules in the working directory have no part in it.
-    service = [sys.executable, "-P", "-m", "moongate.rate_limits"]
+    service = [sys.executable, "-P", "-m", *files.command]
+    if lifeline is not None:
+        return [*service, str(lifeline)]
     return [sys.executable, "-I", "-S", str(Path(launch.__file__)), str(os.getpid()), *service]
 
 

@@ -9,6 +9,10 @@ belongs to a dead process: the next start of moongate kills the Envoys that stil
 A moongate whose Envoys are to outlive it has the folder ``<base>/kept`` instead. It stays as long as an Envoy
 runs from it, and the next such moongate takes it over. So there is one of these for each base.
 
+The rate limit service outlives moongate too, as long as an Envoy may ask it. To know how long that is, it has
+the reading end of a FIFO, the *lifeline*. Nobody writes into it, but moongate and the Envoys hold it open for
+writing: its end says that all of them have ended, however they did.
+
 The lock is on the folder itself, so no lock file can be left behind. Folders are created, swept and removed
 under a lock on the base, so that no other moongate sweeps a folder before it is locked.
 
@@ -87,33 +91,46 @@ class EnvoyFiles(Struct, frozen=True):
     log: Path
 
     def write_record(self, pid: int) -> None:
-        started = _started(pid)
-        if started is not None:
-            self.record.write_bytes(msgspec.json.encode(_Record(pid, started, _boot())))
+        _write_record(self.record, pid)
 
     def running(self) -> int | None:
         """The process id of the Envoy of these files, if it still runs."""
-        try:
-            record = msgspec.json.decode(self.record.read_bytes(), type=_Record)
-        except (OSError, msgspec.DecodeError):
-            return self._unrecorded()
-        same = _started(record.pid) == record.started and record.boot == _boot()
-        return record.pid if same and _runs_from(record.pid, self.record.parent) else None
-
-    def _unrecorded(self) -> int | None:
-        """Whom nobody recorded: moongate was killed just after the start, or the disk was full."""
-        if not self.bootstrap.exists():
-            return None
-        option = ["--config-path", str(self.bootstrap)]
-        for pid in sorted(int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()):
-            words = command_line(pid)
-            if option in (words[n : n + 2] for n in range(len(words))):
-                return pid
-        return None
+        return _running(self.record, self.bootstrap, ["--config-path", str(self.bootstrap)])
 
     def remove(self) -> None:
         for path in (self.bootstrap, self.admin, self.record, self.access_log, self.log):
             path.unlink(missing_ok=True)
+
+
+class ServiceFiles(Struct, frozen=True):
+    """The files of the rate limit service.
+
+    Args:
+        socket: the Unix socket on which it answers.
+        record: its process id and start time, for a later start of moongate.
+        log: the FIFO for its log.
+    """
+
+    socket: Path
+    record: Path
+    log: Path
+
+    @classmethod
+    def of(cls, folder: Path) -> Self:
+        """Those in the folder of a run."""
+        return cls(folder / "limits.sock", folder / "limits.pid", folder / "limits.log")
+
+    def write_record(self, pid: int) -> None:
+        _write_record(self.record, pid)
+
+    def running(self) -> int | None:
+        """The process id of the service of these files, if it still runs."""
+        return _running(self.record, self.log, self.command)
+
+    @property
+    def command(self) -> list[str]:
+        """What it is started with: the module, and its first argument."""
+        return ["moongate.rate_limits", str(self.socket)]
 
 
 class RunDirectory:
@@ -126,6 +143,8 @@ class RunDirectory:
     """
 
     path: Path
+    lifeline: int | None = None
+    """A descriptor that holds the lifeline open for writing; None if nothing is to outlive this run."""
     left_over: tuple[EnvoyFiles, ...]
     """The files of Envoys that an earlier run has left in this folder."""
 
@@ -171,12 +190,26 @@ class RunDirectory:
         base = self.path.parent
         # A base that is not ours any more stays as it is.
         with contextlib.suppress(OSError), _locked_base(base):
-            if not (self._keep and any(each.running() for each in self.envoys())):
+            if not self.outlived:
+                _end_orphan(self.service)
                 shutil.rmtree(self.path, ignore_errors=True)
             # If other moongates run, it is not empty, and stays.
             base.rmdir()
         os.close(self._fd)
         self._fd = -1
+        if self.lifeline is not None:
+            os.close(self.lifeline)
+            self.lifeline = None
+
+    @property
+    def outlived(self) -> bool:
+        """Whether an Envoy runs that is to outlive this run."""
+        return self._keep and any(each.running() for each in self.envoys())
+
+    @property
+    def service(self) -> ServiceFiles:
+        """The files of the rate limit service."""
+        return ServiceFiles.of(self.path)
 
     def socket(self, name: str) -> Path:
         """The path of a Unix socket, short enough to be bound."""
@@ -258,6 +291,8 @@ class RunDirectory:
             self._fd = self._locked_folder()
             # Listed now, as it may fail later: the folder may be removed, or descriptors be used up.
             self.left_over = tuple(_envoys(self.path))
+            if self._keep:
+                self.lifeline = open_fifo(self.path / "lifeline")
 
     def _locked_folder(self) -> int:
         fd = open_folder(self.path)
@@ -409,6 +444,13 @@ def open_folder(path: Path) -> int:
     return fd
 
 
+def open_fifo(path: Path) -> int:
+    """Open a FIFO for reading and writing, so that it neither waits for another end nor ends with it."""
+    with contextlib.suppress(FileExistsError):
+        os.mkfifo(path, 0o600)
+    return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
 def _sweep(base: Path, *, but: str = "") -> None:
     """Remove the folders without a lock, and kill the Envoys that still run from them.
 
@@ -432,14 +474,15 @@ def _sweep(base: Path, *, but: str = "") -> None:
                 continue
             for envoy in _envoys(folder):
                 _end_orphan(envoy)
+            _end_orphan(ServiceFiles.of(folder))
             shutil.rmtree(folder, ignore_errors=True)
             _log.info("run.swept", folder=str(folder))
         finally:
             os.close(fd)
 
 
-def _end_orphan(envoy: EnvoyFiles) -> None:
-    pid = envoy.running()
+def _end_orphan(files: EnvoyFiles | ServiceFiles) -> None:
+    pid = files.running()
     if pid is None:
         return
     try:
@@ -448,16 +491,49 @@ def _end_orphan(envoy: EnvoyFiles) -> None:
     except OSError:
         return
     try:
-        if envoy.running() == pid:
+        if files.running() == pid:
             signal.pidfd_send_signal(process, signal.SIGKILL)
             gone = select.poll()
             gone.register(process, select.POLLIN)
             gone.poll(_KILL_WAIT_MS)
-            _log.warning("envoy.orphan_killed", pid=pid)
+            if isinstance(files, EnvoyFiles):
+                _log.warning("envoy.orphan_killed", pid=pid)
     except ProcessLookupError:
         pass
     finally:
         os.close(process)
+
+
+def _write_record(record: Path, pid: int) -> None:
+    started = _started(pid)
+    if started is not None:
+        record.write_bytes(msgspec.json.encode(_Record(pid, started, _boot())))
+
+
+def _running(record: Path, first: Path, words: list[str]) -> int | None:
+    """The process of a record, if it still runs.
+
+    Without a record, moongate was killed just after the start, or the disk was full.
+
+    Args:
+        record: its file.
+        first: a file that is there before the process is.
+        words: successive words of its command line.
+    """
+    try:
+        known = msgspec.json.decode(record.read_bytes(), type=_Record)
+    except (OSError, msgspec.DecodeError):
+        return _unrecorded(words) if first.exists() else None
+    same = _started(known.pid) == known.started and known.boot == _boot()
+    return known.pid if same and _runs_from(known.pid, record.parent) else None
+
+
+def _unrecorded(words: list[str]) -> int | None:
+    for pid in sorted(int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()):
+        line = command_line(pid)
+        if words in (line[n : n + len(words)] for n in range(len(line))):
+            return pid
+    return None
 
 
 def _boot() -> str:

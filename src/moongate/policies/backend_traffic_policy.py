@@ -11,6 +11,7 @@ from moongate.api.cluster_settings import (
     CircuitBreaker,
     LoadBalancer,
     ProxyProtocol,
+    Retry,
     Timeout,
 )
 from moongate.api.connections import HTTP2Settings, TCPKeepalive
@@ -25,7 +26,6 @@ from moongate.features.fault_injection import FaultInjection
 from moongate.features.http_upgrade import ProtocolUpgrades
 from moongate.features.request_buffer import RequestBuffer
 from moongate.features.response_override import ResponseOverrides
-from moongate.features.retry import Retry
 from moongate.features.telemetry import BackendTelemetry
 
 _KINDS = "['Gateway', 'ListenerSet', 'HTTPRoute', 'GRPCRoute', 'UDPRoute', 'TCPRoute', 'TLSRoute']"

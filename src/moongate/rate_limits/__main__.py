@@ -4,9 +4,10 @@ moongate starts it. A process of its own answers Envoys while moongate works, an
 
 Theory of operation
 ===================
-Standard input has the settings in one line. It stays open as long as moongate lives: its end means that
-moongate is gone, and ends this process. The log goes to standard error, one JSON object a line, which
-moongate makes part of its own.
+Arguments are the socket on which Envoys ask and, if the process may outlive moongate, the descriptor of its
+lifeline (``infra.rundir``): when that ends, moongate and all its Envoys are gone, and this process ends.
+Standard input has the settings. The log goes to standard error, one JSON object a line, which moongate makes
+part of its own. Without a moongate that reads them, lines are lost.
 
 The socket is bound under another name and then renamed, so that there is always a service behind it when a
 new process takes the place of an old one.
@@ -14,6 +15,7 @@ new process takes the place of an old one.
 Facts
 -----
 * the settings may have a password, and a private key. They are in no file and no argument
+* a moongate that is stopped reads no log, and must not keep this process from answering
 * OpenSSL reads certificates from files only: those in the settings are files in memory
 """
 
@@ -23,7 +25,7 @@ import asyncio
 import os
 import signal
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +35,7 @@ from msgspec import structs
 
 from moongate.rate_limits.counters import MemoryCounters, RedisCounters
 from moongate.rate_limits.service import RateLimitService
-from moongate.rate_limits.settings import Settings
+from moongate.rate_limits.settings import Settings, identity
 from moongate.rate_limits.subscription import follow
 
 if TYPE_CHECKING:
@@ -44,33 +46,48 @@ _log = structlog.get_logger("moongate.rate_limits")
 
 
 def main() -> None:
-    """Serve until standard input ends, or SIGTERM."""
+    """Serve until the lifeline ends, or SIGTERM."""
     structlog.configure(
         processors=[structlog.stdlib.add_log_level, structlog.processors.JSONRenderer()],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: _Log(),
     )
-    settings = msgspec.json.decode(sys.stdin.buffer.readline(), type=Settings)
-    asyncio.run(_serve(settings))
+    socket, *lifeline = sys.argv[1:]
+    asyncio.run(_serve(Path(socket), sys.stdin.buffer.read(), *map(int, lifeline)))
 
 
-async def _serve(settings: Settings) -> None:
+class _Log:
+    """Writes lines to standard error; what is not taken at once is lost."""
+
+    def __init__(self) -> None:
+        os.set_blocking(sys.stderr.fileno(), False)
+
+    def msg(self, line: str) -> None:
+        with suppress(OSError):
+            os.write(sys.stderr.fileno(), f"{line}\n".encode())
+
+    debug = info = warning = error = msg
+
+
+async def _serve(socket: Path, settings_line: bytes, lifeline: int | None = None) -> None:
+    settings = msgspec.json.decode(settings_line, type=Settings)
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, ended.set)
-    # Nothing comes after the settings, so that it can be read means that it has ended.
-    loop.add_reader(sys.stdin.fileno(), ended.set)
-    socket = Path(settings.socket)
-    fresh = socket.with_suffix(".new")
+    if lifeline is not None:
+        # Nobody writes into it, so that it can be read means that it has ended.
+        loop.add_reader(lifeline, ended.set)
+    # A name of its own: another one may be about to take our place.
+    fresh = socket.with_name(f"{socket.stem}-{os.getpid()}")
     async with AsyncExitStack() as stack:
         service = RateLimitService(await _counters(settings, stack))
 
         def take(limits: Limits) -> None:
             if service.limits is None:
-                _log.info("serving")
-            service.limits = limits
+                _log.info("serving", pid=os.getpid())
+            service.take(limits)
 
         fresh.unlink(missing_ok=True)
-        await stack.enter_async_context(service.listening(f"unix:{fresh}"))
+        await stack.enter_async_context(service.listening(f"unix:{fresh}", identity(settings_line)))
         fresh.chmod(0o600)
         fresh.rename(socket)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())

@@ -107,16 +107,32 @@ class Limits:
         for node in self._domains.values():
             yield from (limit for limit in node.limits() if not limit.unlimited)
 
-    def matching(self, domain: str, descriptors: Sequence[Descriptor]) -> list[Limit | None]:
-        """The limit of each descriptor of a request; ``None`` where there is none, or another replaces it."""
-        top = self._domains.get(domain)
-        if top is None:
-            return [None] * len(descriptors)
-        limits = [top.limit_of(domain, descriptor) for descriptor in descriptors]
+    def matching(
+        self, domain: str, descriptors: Sequence[Descriptor], former: Iterable[Limits] = ()
+    ) -> list[Limit | None]:
+        """The limit of each descriptor of a request; ``None`` where there is none, or another replaces it.
+
+        Args:
+            domain: of the request.
+            descriptors: of the request.
+            former: have the limits of descriptors that have none here, the first of them that has.
+        """
+        limits = [self._limit_of(domain, each) for each in descriptors]
+        for other in former:
+            if None not in limits:
+                break
+            limits = [
+                limit or other._limit_of(domain, each)  # noqa: SLF001 - another object of this class
+                for limit, each in zip(limits, descriptors, strict=True)
+            ]
         replaced = {name for limit in limits if limit is not None for name in limit.replaces}
         if replaced:
             return [None if limit is not None and limit.name in replaced else limit for limit in limits]
         return limits
+
+    def _limit_of(self, domain: str, descriptor: Descriptor) -> Limit | None:
+        top = self._domains.get(domain)
+        return top.limit_of(domain, descriptor) if top is not None else None
 
 
 class _Node(Struct, frozen=True):
@@ -125,12 +141,12 @@ class _Node(Struct, frozen=True):
     Args:
         limit: applies if a descriptor ends here.
         below: the next level, by key and value; the value is "" where any value will do.
-        wildcards: keys and beginnings of values, with their next level, in the order of the configuration.
+        wildcards: by key, the beginnings of values with their next level, in the order of the configuration.
     """
 
     limit: Limit | None
     below: dict[tuple[str, str], _Node]
-    wildcards: tuple[tuple[str, str, _Node], ...]
+    wildcards: dict[str, list[tuple[str, _Node]]]
 
     @classmethod
     def of(
@@ -150,12 +166,11 @@ class _Node(Struct, frozen=True):
             policy = each.rate_limit if each.HasField("rate_limit") else None
             own = _limit(domain, place, policy, shadow=each.shadow_mode) if policy is not None else None
             below[each.key, each.value] = _Node.of(domain, place, own, each.descriptors)
-        wildcards = (
-            (key, value.removesuffix(WILDCARD), node)
-            for (key, value), node in below.items()
-            if value.endswith(WILDCARD)
-        )
-        return cls(limit, below, tuple(wildcards))
+        wildcards: dict[str, list[tuple[str, _Node]]] = {}
+        for (key, value), node in below.items():
+            if value.endswith(WILDCARD):
+                wildcards.setdefault(key, []).append((value.removesuffix(WILDCARD), node))
+        return cls(limit, below, wildcards)
 
     def limits(self) -> Iterator[Limit]:
         if self.limit is not None:
@@ -184,8 +199,8 @@ class _Node(Struct, frozen=True):
     def next(self, key: str, value: str) -> _Node | None:
         if (node := self.below.get((key, value))) is not None:
             return node
-        for its_key, beginning, node in self.wildcards:
-            if key == its_key and value.startswith(beginning):
+        for beginning, node in self.wildcards.get(key, ()):
+            if value.startswith(beginning):
                 return node
         return self.below.get((key, ""))
 

@@ -14,7 +14,7 @@ Facts
 -----
 * all counts of one process go through one event loop, so a count in memory needs no lock
 * values of buckets come from clients. So at most ``MOST_BUCKETS`` are kept in memory; of more, the one is
-  forgotten that was counted least recently
+  forgotten that was counted least recently. And of a long name only a digest is kept: a header may have 60 kB
 * a hit in Redis may have been counted though its answer never came, so it is not repeated
 """
 
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from hashlib import blake2b
 from time import time  # noqa: TID251 - windows are aligned to the clock
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
@@ -47,6 +48,9 @@ MOST_BUCKETS: Final = 250_000
 
 LONGEST_PIPELINE: Final = 500
 """The most hits in one pipeline."""
+
+LONGEST_NAME: Final = 256
+"""The most characters of a bucket's name that are kept in memory."""
 
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 5.0
@@ -91,9 +95,10 @@ class Buckets:
 
     def of(self, hit: Hit) -> Bucket:
         """The bucket of a hit."""
-        bucket = self._kept.get(hit.bucket)
+        name = hit.bucket if len(hit.bucket) <= LONGEST_NAME else _digest(hit.bucket)
+        bucket = self._kept.get(name)
         if bucket is None:
-            bucket = self._kept[hit.bucket] = Bucket(hit.limit, hit.ends)
+            bucket = self._kept[name] = Bucket(hit.limit, hit.ends)
         # The configuration may have changed within the window.
         bucket.limit = hit.limit
         return bucket
@@ -247,6 +252,10 @@ class RedisCounters:
         elif self.trouble and not trouble:
             _log.info("redis_back", message=f"{self._shown} counts again.")
         self.trouble = trouble
+
+
+def _digest(name: str) -> str:
+    return blake2b(name.encode(errors="surrogatepass"), digest_size=32).hexdigest()
 
 
 def _fail(counts: asyncio.Future[list[int]], message: str) -> None:

@@ -96,7 +96,9 @@ def redis_address(text: str) -> RedisAddress:
     scheme = next(filter(None, schemes), "redis")
     base, _, kind = scheme.partition("+")
     if base not in ("redis", "rediss") or kind not in ("", "cluster", "sentinel"):
-        raise RedisAddressError(f"The address of Redis begins with {scheme}://; it must be one of {FORMS}.")
+        # What is no name of a scheme may be a password with :// in it.
+        begins = f"{scheme}://" if scheme.replace("+", "").isalnum() else "another scheme"
+        raise RedisAddressError(f"The address of Redis begins with {begins}; it must be one of {FORMS}.")
     parts = [_part(word) for word in words]
     master = ""
     if not kind and len(parts) > 1:

@@ -1,13 +1,16 @@
 """``RateLimitService``: says for each request whether it is over a limit, as Envoy asks it over gRPC.
 
 It answers like Envoy's own service: to each descriptor with its limit, what remains of it and when its window
-ends. A second method, which is ours, reports the use of each limit.
+ends. Two methods are ours: one reports the use of each limit, the other tells a later moongate whether this
+is the service that it would start.
 
 Facts
 -----
 * a request is counted in all its buckets, also where one of them is over its limit already
 * what cannot be counted is answered with an error, and Envoy lets the request pass or refuses it by its
   ``failure_mode_deny``. That is also so until the first configuration has come
+* an Envoy has its new routes a little later than we have their limits. So for ``FORMER_S`` seconds a
+  descriptor without a limit has that of a former configuration: nothing passes that both refuse
 * the values of buckets may be secrets, such as API keys, so reports do not have them
 """
 
@@ -16,6 +19,7 @@ Facts
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import asynccontextmanager
 from time import time  # noqa: TID251 - windows are aligned to the clock
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -28,6 +32,7 @@ from msgspec import Struct, structs
 
 from moongate.rate_limits.config import Limit, Limits
 from moongate.rate_limits.counters import CountersError, Hit
+from moongate.rate_limits.requests import request_of
 from moongate.xds.wire import encode
 
 if TYPE_CHECKING:
@@ -39,7 +44,20 @@ if TYPE_CHECKING:
 
 SERVICE: Final = "envoy.service.ratelimit.v3.RateLimitService"
 REPORT: Final = "moongate.RateLimits"
-"""The gRPC service of reports, whose only method is ``Report``."""
+"""The gRPC service for moongate: ``Report`` is the use of limits, ``Is`` compares the settings."""
+
+_OPTIONS: Final = (("grpc.max_connection_age_ms", 3_000), ("grpc.max_connection_age_grace_ms", 3_000))
+"""Envoys connect anew from time to time, without losing a request: so they move to the process that has taken
+the place of this one, before this one ends."""
+
+END_WITHIN_S: Final = 1.0
+"""Seconds for answers that are under way when the service is to end."""
+
+FORMER_S: Final = 60.0
+"""Seconds in which the limits of a former configuration count that the newest does not have."""
+
+MOST_FORMER: Final = 8
+"""How many former configurations there are at most; a request may be under way while several come."""
 
 _Code = RateLimitResponse.Code
 _Status = RateLimitResponse.DescriptorStatus
@@ -90,8 +108,16 @@ class RateLimitService:
 
     def __init__(self, counters: Counters, clock: Callable[[], float] = time) -> None:
         self.limits: Limits | None = None
+        self._former: deque[tuple[Limits, float]] = deque(maxlen=MOST_FORMER)
+        """The newest first, each with the time until which it counts."""
         self._counters = counters
         self._clock = clock
+
+    def take(self, limits: Limits) -> None:
+        """Let another configuration be in force."""
+        if self.limits is not None:
+            self._former.appendleft((self.limits, self._clock() + FORMER_S))
+        self.limits = limits
 
     async def answer(self, request: RateLimitRequest) -> RateLimitResponse:
         """Count a request, and say whether it is over a limit.
@@ -104,7 +130,10 @@ class RateLimitService:
         if not request.domain or not request.descriptors:
             raise CountersError("A request needs a domain and descriptors.")
         now = self._clock()
-        limits = self.limits.matching(request.domain, request.descriptors)
+        while self._former and self._former[-1][1] <= now:
+            self._former.pop()
+        former = [each for each, _ in self._former]
+        limits = self.limits.matching(request.domain, request.descriptors, former)
         hits: list[Hit] = []
         for limit, descriptor in zip(limits, request.descriptors, strict=True):
             if limit is None or limit.unlimited:
@@ -150,8 +179,12 @@ class RateLimitService:
         return status
 
     @asynccontextmanager
-    async def listening(self, address: str) -> AsyncGenerator[None]:
+    async def listening(self, address: str, identity: bytes = b"") -> AsyncGenerator[None]:
         """Answer at a gRPC address, such as ``unix:/run/limits.sock``.
+
+        Args:
+            address: where.
+            identity: the settings with which it was started; they may be secret, so it only compares them.
 
         Raises:
             OSError: it cannot be listened on.
@@ -166,13 +199,17 @@ class RateLimitService:
         async def report(_request: bytes, _context: object) -> bytes:
             return msgspec.json.encode(self.report())
 
-        server = grpc.aio.server()
-        asked = grpc.unary_unary_rpc_method_handler(ask, RateLimitRequest.FromString, encode)
-        reported = grpc.unary_unary_rpc_method_handler(report, None, None)
+        async def is_it(other: bytes, _context: object) -> bytes:
+            return msgspec.json.encode(other == identity)
+
+        server = grpc.aio.server(options=_OPTIONS)
+        asked = grpc.unary_unary_rpc_method_handler(ask, request_of, encode)
+        ours = {"Report": report, "Is": is_it}
+        of_ours = {name: grpc.unary_unary_rpc_method_handler(m, None, None) for name, m in ours.items()}
         server.add_generic_rpc_handlers(
             (
                 grpc.method_handlers_generic_handler(SERVICE, {"ShouldRateLimit": asked}),
-                grpc.method_handlers_generic_handler(REPORT, {"Report": reported}),
+                grpc.method_handlers_generic_handler(REPORT, of_ours),
             )
         )
         try:
@@ -183,7 +220,16 @@ class RateLimitService:
         try:
             yield
         finally:
-            await server.stop(grace=None)
+            await server.stop(END_WITHIN_S)
+
+
+async def is_same(address: str, identity: bytes, timeout_s: float) -> bool:
+    """Whether the service at a gRPC address answers, and was started with these settings."""
+    try:
+        async with grpc.aio.insecure_channel(address) as channel:
+            return await channel.unary_unary(f"/{REPORT}/Is")(identity, timeout=timeout_s) == b"true"
+    except grpc.aio.AioRpcError:
+        return False
 
 
 async def reported(address: str, timeout_s: float) -> Report:

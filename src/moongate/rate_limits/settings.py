@@ -1,6 +1,8 @@
-"""What the process of the service is told at its start, on its standard input: one line of JSON."""
+"""What the process of the service is told at its start, on its standard input, as JSON."""
 
 from __future__ import annotations
+
+from importlib.metadata import version
 
 from msgspec import Struct
 
@@ -31,11 +33,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     """How to serve.
 
     Args:
-        socket: the Unix socket on which Envoys ask.
         configuration: the gRPC address at which moongate tells the limits.
         redis: where requests are counted; None in memory.
     """
 
-    socket: str
     configuration: str
     redis: Redis | None = None
+
+
+def identity(settings: bytes) -> bytes:
+    """What tells a running service from one that would be started now: its settings, and its version."""
+    return version("moongate").encode() + b" " + settings

@@ -33,7 +33,7 @@ NODE: Final = "envoy-ratelimit"
 
 _STREAM: Final = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
 _OPTIONS: Final = (("grpc.max_receive_message_length", -1),)
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 0.5
 _INVALID: Final = 3
 
 

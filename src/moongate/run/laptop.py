@@ -166,6 +166,7 @@ class Laptop:
             access_log=access_log,
             on_change=self._pump.wake,
             on_write=self._pump.on_answer,
+            enforced=self.rate_limits.enforced,
             keep=keep_envoys,
         )
         built_in = laptop_class(shipped)

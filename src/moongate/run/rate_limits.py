@@ -4,16 +4,23 @@ Requests are counted by a service that Envoys ask: a process of ours, which is s
 configured, or a service of the user's. Both get the limits over xDS: ours on a Unix socket, another on a port
 of this machine.
 
+A route that is limited must not be there before its limit, or requests would pass uncounted. So routes wait
+until the service has taken what was published (``enforced``), but no longer than ``ENFORCED_WITHIN_S``.
+
 Facts
 -----
+* where Envoys may outlive moongate, our process does, and goes on with its last configuration; the next
+  moongate adopts it, with its counts
 * our process goes on when the last limit is removed, so that counts are kept while manifests are edited
-* a process that counts in memory begins at zero; so a change of Redis, which needs another process, does too
+* a process that counts in memory begins at zero; so a change from Redis to memory, which needs another
+  process, does too
 """
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import grpc.aio
@@ -26,8 +33,8 @@ from moongate.infra.ports import PortError
 from moongate.infra.rate_limit_process import RateLimitProcess
 from moongate.rate_limits.config import Limits
 from moongate.rate_limits.rls_conf_pb2 import RateLimitConfig
-from moongate.rate_limits.service import Report, reported, unused
-from moongate.rate_limits.settings import Redis, Settings
+from moongate.rate_limits.service import Report, is_same, reported, unused
+from moongate.rate_limits.settings import Redis, Settings, identity
 from moongate.rate_limits.subscription import NODE
 from moongate.xds.wire import RATE_LIMIT_CONFIG
 
@@ -41,6 +48,9 @@ _log = structlog.get_logger("moongate")
 
 CONFIGURATION_PORT: Final = 18001
 """The port at which a service of the user's gets its configuration, unless another one is named."""
+
+ENFORCED_WITHIN_S: Final = 10.0
+"""Seconds that routes wait at most for the service."""
 
 _READY_WITHIN_S: Final = 10.0
 _REPORT_WITHIN_S: Final = 1.0
@@ -65,7 +75,7 @@ class RateLimits:
         run: the folder for sockets; the caller has entered it.
         redis: where our service counts; None is in its memory.
         external: a service that Envoys ask instead of ours.
-        on_change: called when the state of the service has changed.
+        on_change: called when the state of the service, or ``enforced``, has changed.
 
     Attributes:
         service: where Envoys ask: the path of a Unix socket, or ``host:port``.
@@ -85,17 +95,18 @@ class RateLimits:
         self._on_change = on_change
         self._configs: dict[str, bytes] = {}
         self._server = SotwServer(RATE_LIMIT_CONFIG, NODE, on_change)
+        self._waiting: asyncio.TimerHandle | None = None
+        """Ends the wait for the service to take what was published; None if nobody waits."""
         self._wanted = asyncio.Event()
-        self._renewed = asyncio.Event()
         self._process: RateLimitProcess | None = None
         self._stack = AsyncExitStack()
 
     @property
     def service(self) -> str:
-        return self._external.address if self._external is not None else str(self._run.socket("limits"))
+        return self._external.address if self._external is not None else str(self._run.service.socket)
 
     async def __aenter__(self) -> Self:
-        """Start no process yet.
+        """Start no process yet, but go on with one that a former moongate left running.
 
         Raises:
             PortError: the port for the configuration of an external service is taken.
@@ -111,6 +122,8 @@ class RateLimits:
                         "opened: another program has the port. Name another one with --rate-limit-xds-port."
                     ) from None
             else:
+                if self._run.service.running() is not None:
+                    self._wanted.set()
                 tasks = await stack.enter_async_context(asyncio.TaskGroup())
                 serving = tasks.create_task(self._serve(), name="rate limits")
                 stack.callback(serving.cancel)
@@ -121,6 +134,8 @@ class RateLimits:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the process, if there is one."""
+        if self._waiting is not None:
+            self._waiting.cancel()
         await self._stack.__aexit__(None, None, None)
 
     def publish(self, changes: Mapping[str, bytes | None]) -> None:
@@ -134,15 +149,36 @@ class RateLimits:
                 self._configs[name] = config
             else:
                 self._configs.pop(name, None)
-        self._server.publish(self._configs)
         if self._configs:
             self._wanted.set()
+        if self._server.publish(self._configs) and self._wanted.is_set():
+            if self._waiting is not None:
+                self._waiting.cancel()
+            self._waiting = asyncio.get_running_loop().call_later(ENFORCED_WITHIN_S, self._give_up)
+
+    def enforced(self) -> bool:
+        """Whether routes may rely on what was published: the service has it, or does not take it in time."""
+        if self._waiting is None:
+            return True
+        # A service of the user's may be started later.
+        absent = self._external is not None and not self._server.has_clients
+        if absent or self._server.is_settled:
+            self._waiting.cancel()
+            self._waiting = None
+        return self._waiting is None
+
+    def _give_up(self) -> None:
+        if not self.enforced():
+            self._waiting = None
+            _log.error("rate_limits.late", after_s=ENFORCED_WITHIN_S)
+        self._on_change()
 
     def count_in(self, redis: Redis | None) -> None:
         """Count in another Redis, or in memory. Does nothing if it is the same."""
         if redis != self._redis:
             self._redis = redis
-            self._renewed.set()
+            if self._process is not None:
+                self._process.take(self._settings())
 
     async def served(self) -> None:
         """Return when our service enforces what was published; at once, if the service is another's."""
@@ -178,21 +214,35 @@ class RateLimits:
     async def _serve(self) -> None:
         await self._wanted.wait()
         xds = self._run.socket("limits-xds")
-        async with self._run.standing(xds, lambda: self._server.listen(f"unix:{xds}")):
-            while True:
-                self._renewed.clear()
-                settings = Settings(socket=self.service, configuration=f"unix:{xds}", redis=self._redis)
-                socket = self._run.socket("limits")
-                async with self._run.standing(socket, lambda settings=settings: self._running(settings)):
-                    await self._renewed.wait()
+        async with (
+            self._run.standing(xds, lambda: self._server.listen(f"unix:{xds}")),
+            self._run.standing(self._run.service.socket, self._running),
+        ):
+            await asyncio.Event().wait()
+
+    def _settings(self) -> bytes:
+        at = f"unix:{self._run.socket('limits-xds')}"
+        return msgspec.json.encode(Settings(configuration=at, redis=self._redis))
 
     @asynccontextmanager
-    async def _running(self, settings: Settings) -> AsyncGenerator[None]:
-        async with RateLimitProcess(msgspec.json.encode(settings), on_change=self._on_change) as process:
+    async def _running(self) -> AsyncGenerator[None]:
+        settings = self._settings()
+        process = RateLimitProcess(
+            settings,
+            self._run.service,
+            lifeline=self._run.lifeline,
+            is_same=partial(is_same, f"unix:{self.service}", identity(settings), _REPORT_WITHIN_S),
+            on_change=self._on_change,
+        )
+        async with process:
             self._process = process
-            # One that does not start is started again and again; meanwhile its socket is not missed.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_READY_WITHIN_S):
-                    await process.ready()
-            yield
-        self._process = None
+            try:
+                # One that does not start is started again and again; meanwhile its socket is not missed.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_READY_WITHIN_S):
+                        await process.ready()
+                yield
+            finally:
+                self._process = None
+                if self._run.outlived:
+                    process.leave()

@@ -1,4 +1,4 @@
-"""The Redis that an EnvoyGateway configuration names, with its certificates from a Secret."""
+"""The Redis that an EnvoyGateway configuration names; its address and certificates may be in Secrets."""
 
 from __future__ import annotations
 
@@ -41,28 +41,45 @@ def configured_redis(config: EnvoyGateway, held: Mapping[Ref, Resource]) -> Redi
         RedisConfigurationError: it cannot be used.
     """
     settings = config.rate_limit.backend.redis if config.rate_limit is not None else None
-    if settings is None or settings.url is None:
+    if settings is None:
+        return None
+    path, url = "url", settings.url
+    if settings.url_ref is not None:
+        path, of = "urlRef.secretKeyRef", settings.url_ref.secret_key_ref
+        secret = _secret(held, path, CONTROLLER_NAMESPACE, of.name)
+        if of.key not in secret.data:
+            raise RedisConfigurationError(path, f"The Secret {_name(secret)} must have {of.key!r}.")
+        url = _text(secret, of.key)
+    if url is None:
         return None
     try:
-        address = redis_address(settings.url)
+        address = redis_address(url)
     except RedisAddressError as error:
-        raise RedisConfigurationError("url", str(error)) from None
+        raise RedisConfigurationError(path, str(error)) from None
     if settings.tls is None:
         return Redis(address=address)
     address = structs.replace(address, tls=True)
     named = settings.tls.certificate_ref
     if named is None:
         return Redis(address=address)
-    ref = Ref.of(Secret, named.namespace or CONTROLLER_NAMESPACE, named.name)
-    secret = held.get(ref)
-    if not isinstance(secret, Secret):
-        message = f"There is no Secret {ref.namespace}/{ref.name}."
-        raise RedisConfigurationError("tls.certificateRef", message)
+    path = "tls.certificateRef"
+    secret = _secret(held, path, named.namespace or CONTROLLER_NAMESPACE, named.name)
     parts = {key: _text(secret, key) for key in ("tls.crt", "tls.key", "ca.crt")}
     if not parts["tls.crt"] or not parts["tls.key"]:
-        message = f"The Secret {ref.namespace}/{ref.name} must have tls.crt and tls.key, as PEM."
-        raise RedisConfigurationError("tls.certificateRef", message)
+        message = f"The Secret {_name(secret)} must have tls.crt and tls.key, as PEM."
+        raise RedisConfigurationError(path, message)
     return Redis(address=address, certificate=parts["tls.crt"], key=parts["tls.key"], ca=parts["ca.crt"])
+
+
+def _secret(held: Mapping[Ref, Resource], path: str, namespace: str, name: str) -> Secret:
+    secret = held.get(Ref.of(Secret, namespace, name))
+    if not isinstance(secret, Secret):
+        raise RedisConfigurationError(path, f"There is no Secret {namespace}/{name}.")
+    return secret
+
+
+def _name(secret: Secret) -> str:
+    return f"{secret.ref.namespace}/{secret.ref.name}"
 
 
 def _text(secret: Secret, key: str) -> str:

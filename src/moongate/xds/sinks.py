@@ -109,10 +109,16 @@ class Sink(Struct, frozen=True):
 @query
 def sinks(db: Db, fleet: FleetId) -> tuple[Sink, ...]:
     """The sinks that a fleet's EnvoyProxy asks for, in its order."""
-    return tuple(_sinks(fleet_proxy(db, fleet).spec.telemetry, metrics=on_host(db)))
+    return tuple(sinks_of(fleet_proxy(db, fleet).spec.telemetry, metrics=on_host(db)))
 
 
-def _sinks(telemetry: ProxyTelemetry | None, *, metrics: bool) -> Iterator[Sink]:
+def sinks_of(telemetry: ProxyTelemetry | None, *, metrics: bool) -> Iterator[Sink]:
+    """The sinks that an EnvoyProxy asks for.
+
+    Args:
+        telemetry: of the EnvoyProxy.
+        metrics: whether those of statistics are among them.
+    """
     if telemetry is None:
         return
     logs = telemetry.access_log
@@ -260,7 +266,7 @@ def permitted(db: Db, fleet: FleetId, name: str) -> tuple[BackendRef, ...]:
     below = class_settings(db, gateway.spec.gateway_class_name) if gateway is not None else None
     if owner is None or below is None or owner == below.owner:
         return of.refs
-    inherited = {at for each in _sinks(below.spec.telemetry, metrics=True) for at in each.targets}
+    inherited = {at for each in sinks_of(below.spec.telemetry, metrics=True) for at in each.targets}
     return tuple(
         ref
         for ref, at in zip(of.refs, of.targets, strict=True)

@@ -1,0 +1,125 @@
+"""Global rate limits of a run: moongate, its own rate limit service, and a real Envoy."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import httpx
+import psutil
+import pytest
+from msgspec import structs
+
+from moongate.api.envoygateway import EnvoyGateway
+from moongate.rate_limits.redis_address import redis_address
+from moongate.rate_limits.settings import Redis
+from moongate.run import Laptop
+from tests.e2e import manifests as m
+from tests.e2e.backends import Echo
+from tests.e2e.conftest import until
+from tests.ports import free_port
+from tests.redis_servers import redis_server
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
+    from pathlib import Path
+
+    from tests.e2e.manifests import Document
+
+pytestmark = [pytest.mark.envoy, pytest.mark.slow]
+
+NOTHING = "limit: {requests: 0, unit: Year}"
+ALL = f"{{{NOTHING}}}"
+BY_PATH = f"{{clientSelectors: [{{path: {{value: /}}}}], {NOTHING}}}"
+BY_METHOD = f"{{clientSelectors: [{{methods: [{{value: GET}}]}}], {NOTHING}, shared: true}}"
+
+
+@pytest.fixture(autouse=True)
+async def deadline() -> AsyncIterator[None]:
+    async with asyncio.timeout(90):
+        yield
+
+
+def limited(rule: str) -> Document:
+    body = f"rateLimit: {{type: Global, global: {{rules: [{rule}]}}}}"
+    return m.policy("BackendTrafficPolicy", "limits", body, "HTTPRoute/app")
+
+
+@asynccontextmanager
+async def asking(port: int) -> AsyncGenerator[set[int]]:
+    """Requests while the block runs, and the statuses that they got."""
+    statuses, done = set[int](), asyncio.Event()
+
+    async def ask() -> None:
+        async with httpx.AsyncClient(trust_env=False, base_url=f"http://127.0.0.1:{port}") as client:
+            while not done.is_set():
+                statuses.add((await client.get("/")).status_code)
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(4):
+            tasks.create_task(ask())
+        try:
+            yield statuses
+        finally:
+            done.set()
+
+
+@asynccontextmanager
+async def serving() -> AsyncGenerator[tuple[Laptop, Echo, int]]:
+    """A gateway without routes, a backend, and the port of the listener. Envoy has much patience."""
+    shipped, port = EnvoyGateway.shipped(), free_port()
+    assert shipped.rate_limit is not None
+    patient = structs.replace(shipped, rate_limit=structs.replace(shipped.rate_limit, timeout="30s"))
+    async with Echo("one").serving() as one, Laptop(config=patient) as laptop:
+        http = f"[{{name: http, port: {port}, protocol: HTTP}}]"
+        await laptop.apply([m.gateway("gateway", http), m.local("one", one.port)])
+        yield laptop, one, port
+
+
+def app() -> Document:
+    route = m.route("app", f"[{{{m.to('one')}}}]")
+    del route["spec"]["hostnames"]
+    return route
+
+
+async def test_no_request_passes_that_both_configurations_refuse() -> None:
+    """Neither while the service is started for the first limit, nor when rules change under load."""
+    async with serving() as (laptop, one, port), asking(port) as statuses:
+        await laptop.apply([app(), limited(ALL)], timeout_s=60)
+        for n in range(30):
+            await laptop.apply([limited((BY_PATH, BY_METHOD, ALL)[n % 3])])
+
+    assert statuses == {404, 429}
+    assert one.requests == []
+
+
+async def test_another_redis_lets_no_request_pass_uncounted(tmp_path: Path) -> None:
+    """The former process answers until the next one does."""
+    async with redis_server(tmp_path) as redis, serving() as (laptop, one, port):
+        await laptop.apply([app(), limited(ALL)], timeout_s=60)
+        before = (await laptop.limits())["service"]["pid"]
+        async with asking(port) as statuses:
+            laptop.rate_limits.count_in(Redis(address=redis_address(redis.url)))
+            await until(lambda: not psutil.pid_exists(before))
+        after = await laptop.limits()
+
+    assert after["service"]["counts_in"] != "memory"
+    assert after["limits"][0]["used"] > 0
+    assert statuses == {429}
+    assert one.requests == []
+
+
+@pytest.mark.parametrize("value", [b"anne", b"Zo\xeb", b"\xff", b"a b|c_d_1*", b"x" * 40_000])
+async def test_a_client_with_an_odd_value_is_counted(value: bytes) -> None:
+    """Or every limit for each value of a header could be passed by sending one that is no text."""
+    each = "clientSelectors: [{headers: [{name: x-user, type: Distinct}]}], limit: {requests: 1, unit: Year}"
+    async with serving() as (laptop, one, port):
+        await laptop.apply([app(), limited(f"{{{each}}}")], timeout_s=60)
+        async with httpx.AsyncClient(trust_env=False) as client:
+            asked = [
+                await client.get(f"http://127.0.0.1:{port}/", headers=[(b"x-user", value)]) for _ in range(3)
+            ]
+
+    assert [answer.status_code for answer in asked] == [200, 429, 429]
+    assert len(one.requests) == 1
