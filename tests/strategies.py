@@ -434,6 +434,7 @@ def _policy(
     )
 
 
+_BODY: Doc = {"type": "ValueRef", "valueRef": {"group": "", "kind": "ConfigMap", "name": "ca"}}
 TRAFFIC: list[Doc] = [
     {},
     {"timeout": {"tcp": {"connectTimeout": "3s"}}},
@@ -459,9 +460,6 @@ TRAFFIC: list[Doc] = [
             }
         }
     },
-]
-_BODY: Doc = {"type": "ValueRef", "valueRef": {"group": "", "kind": "ConfigMap", "name": "ca"}}
-TRAFFIC += [
     {"healthCheck": {"active": {"type": "HTTP", "http": {"path": "/"}, "overrides": {"port": 9}}}},
     {"healthCheck": {"active": {"type": "GRPC"}, "passive": {}, "panicThreshold": 0}},
     {"loadBalancer": {"type": "RoundRobin", "zoneAware": {"weightedZones": [{"zone": "z", "weight": 3}]}}},

@@ -521,10 +521,9 @@ def test_a_field_is_described_by_its_docstring_its_form_or_its_marks() -> None:
     )
 
 
-def test_a_field_that_is_not_built_says_so_and_keeps_its_type() -> None:
-    """Else it would turn to be stricter on the day when it is built."""
+def test_a_field_without_effect_says_so_and_keeps_its_type() -> None:
     spec = schema_within(custom_resource_definition(CLIENTS))["properties"]["spec"]["properties"]
 
     field = spec["connection"]["properties"]["socketBufferLimit"]
-    assert field["description"] == "Accepted and not built yet; it has no effect."
+    assert field["description"] == "Has no effect, as in Envoy Gateway."
     assert field["x-kubernetes-int-or-string"]

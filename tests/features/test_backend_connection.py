@@ -26,12 +26,6 @@ def test_more_connections_in_advance_than_envoy_takes_are_a_fault() -> None:
     assert faults(FEATURE, {"preconnect": {"predictivePercent": 300}}) == []
 
 
-def test_more_connections_in_advance_than_envoy_takes_are_a_fault() -> None:
-    """Envoy would refuse the cluster."""
-    assert faults(FEATURE, {"preconnect": {"predictivePercent": 301}}) == ["preconnect.predictivePercent"]
-    assert faults(FEATURE, {"preconnect": {"predictivePercent": 300}}) == []
-
-
 def test_what_the_crd_refuses() -> None:
     for spec in ({"bufferLimit": "1.5"}, {"preconnect": {"perEndpointPercent": 301}}):
         assert refused(FEATURE, spec)
