@@ -22,7 +22,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 SRC = ROOT / "src" / "moongate"
 MODULES = sorted(path for path in SRC.rglob("*.py") if not path.match("*_pb2.py"))  # those are generated
-FEATURES = [path for path in sorted((SRC / "features").glob("*.py")) if path.stem not in {"__init__", "base"}]
+SHARED = {"__init__", "base", "shared", "spans"}
+FEATURES = [path for path in sorted((SRC / "features").glob("*.py")) if path.stem not in SHARED]
 
 OUTSIDE_THE_CORE = {
     "__main__",

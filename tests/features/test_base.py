@@ -6,7 +6,6 @@ from typing import get_type_hints
 
 from moongate.api.base import Ref
 from moongate.features import FEATURES
-from moongate.features.base import duration
 from moongate.policies import POLICY_KINDS
 from moongate.policies.security_policy import SecurityPolicy
 
@@ -29,7 +28,3 @@ def test_a_filter_per_policy_is_named_after_its_policy() -> None:
 
     assert names["basic_auth"] == "envoy.filters.http.basic_auth/securitypolicy/shop/staff"
     assert names["cors"] == "envoy.filters.http.cors"
-
-
-def test_a_duration_keeps_its_milliseconds() -> None:
-    assert duration("1m500ms").ToMilliseconds() == 60_500

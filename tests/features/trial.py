@@ -17,14 +17,7 @@ from moongate.api.base import Model, ObjectMeta
 from moongate.api.shared import BackendRef, SecretObjectReference
 from moongate.engine import Db
 from moongate.features import FEATURES
-from moongate.features.base import (
-    Effective,
-    ExtraBackend,
-    ExtraCluster,
-    ExtraSecret,
-    Feature,
-    Reference,
-)
+from moongate.features.base import Effective, ExtraBackend, ExtraCluster, ExtraSecret, Feature, Reference
 from moongate.policies.security_policy import SecurityPolicy, SecurityPolicySpec
 
 

@@ -17,7 +17,8 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 from msgspec import Meta
 
 from moongate.api.base import DurationStr, Model, Rule
-from moongate.features.base import ClusterEdit, Effective, Feature, duration
+from moongate.features.base import ClusterEdit, Effective, Feature
+from moongate.features.shared import duration
 from moongate.xds.wire import packed
 
 GRPCCode = Literal[

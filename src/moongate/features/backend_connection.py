@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from moongate.api.cluster_settings import BackendConnection
 from moongate.api.shared import quantity
-from moongate.features.base import ClusterEdit, Effective, Feature, unused_socket_buffer
+from moongate.features.base import ClusterEdit, Effective, Feature
+from moongate.features.shared import unused_socket_buffer
 from moongate.problem import Problem
 
 if TYPE_CHECKING:

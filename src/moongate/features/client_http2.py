@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 from moongate.api.connections import HTTP2Settings
 from moongate.engine import Db
-from moongate.features.base import Effective, Feature, ManagerEdit, http2_hints, http2_options, http2_problems
+from moongate.features.base import Effective, Feature, ManagerEdit
+from moongate.features.shared import http2_hints, http2_options, http2_problems
 from moongate.problem import Problem
 
 

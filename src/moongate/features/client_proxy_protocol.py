@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moongate.api.base import Model
-from moongate.features.base import Effective, Feature, take_proxy_protocol
+from moongate.features.base import Effective, Feature
+from moongate.features.shared import take_proxy_protocol
 
 if TYPE_CHECKING:
     from envoy.config.listener.v3.listener_pb2 import Listener

@@ -19,7 +19,8 @@ from envoy.config.listener.v3.listener_pb2 import Listener
 from moongate.api.base import milliseconds
 from moongate.api.connections import TCPKeepalive
 from moongate.engine import Db
-from moongate.features.base import Effective, Feature, keepalive_problems
+from moongate.features.base import Effective, Feature
+from moongate.features.shared import keepalive_problems
 from moongate.problem import Problem
 
 _SOL_SOCKET: Final = 1

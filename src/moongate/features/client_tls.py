@@ -45,7 +45,8 @@ from moongate.attach.client_validation import (
 )
 from moongate.attach.tls_names import unknown_names
 from moongate.engine import Db
-from moongate.features.base import ChainEdit, Effective, Feature, Reference, tls_parameters
+from moongate.features.base import ChainEdit, Effective, Feature, Reference
+from moongate.features.shared import tls_parameters
 from moongate.problem import Problem
 from moongate.regex import regex_fault
 from moongate.xds.wire import encode

@@ -23,7 +23,8 @@ from moongate.api.base import DurationStr, Model, Rule, milliseconds
 from moongate.api.connections import Size
 from moongate.api.shared import Int32, quantity
 from moongate.engine import Db
-from moongate.features.base import ChainEdit, Effective, Feature, ManagerEdit, unused_socket_buffer
+from moongate.features.base import ChainEdit, Effective, Feature, ManagerEdit
+from moongate.features.shared import unused_socket_buffer
 from moongate.problem import Problem
 from moongate.xds.wire import packed
 

@@ -31,7 +31,8 @@ from moongate.api.base import Ref
 from moongate.api.core import Secret
 from moongate.api.httproutefilter import HTTPCredentialInjectionFilter
 from moongate.attach.extension_filters import CREDENTIAL_KEY
-from moongate.features.base import ExtraSecret, Feature, HttpFilter, Native, over_ads
+from moongate.features.base import ExtraSecret, Feature, HttpFilter, Native
+from moongate.features.shared import over_ads
 from moongate.xds.wire import packed
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from envoy.type.v3.percent_pb2 import FractionalPercent
 from msgspec import Meta
 
 from moongate.api.base import DurationStr, Model, Rule, milliseconds
-from moongate.features.base import Effective, Feature, HttpFilter, duration
+from moongate.features.base import Effective, Feature, HttpFilter
+from moongate.features.shared import duration
 from moongate.problem import Problem
 
 if TYPE_CHECKING:

@@ -41,16 +41,8 @@ from moongate.api.connections import Size
 from moongate.api.shared import HeaderName, StringMatch, quantity
 from moongate.attach.replacements import as_format
 from moongate.engine import Db
-from moongate.features.base import (
-    HEADER_NAME,
-    Effective,
-    Feature,
-    ListenerFacts,
-    ListenerHttpFilter,
-    ManagerEdit,
-    header_fault,
-    string_matcher,
-)
+from moongate.features.base import Effective, Feature, ListenerFacts, ListenerHttpFilter, ManagerEdit
+from moongate.features.shared import HEADER_NAME, header_fault, string_matcher
 from moongate.problem import Problem
 from moongate.regex import matches_whole, regex_fault
 from moongate.xds.wire import packed

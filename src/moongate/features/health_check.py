@@ -30,7 +30,8 @@ from moongate.api.health_checks import (
     HTTPHealthCheck,
     PassiveHealthCheck,
 )
-from moongate.features.base import ClusterEdit, Effective, Feature, duration
+from moongate.features.base import ClusterEdit, Effective, Feature
+from moongate.features.shared import duration
 from moongate.problem import Problem
 from moongate.xds.wire import packed
 

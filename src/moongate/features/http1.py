@@ -28,7 +28,8 @@ from moongate.api.base import Model
 from moongate.api.shared import StringMatch
 from moongate.attach.default_hosts import default_host
 from moongate.engine import Db
-from moongate.features.base import ClusterEdit, Effective, Feature, ManagerEdit, string_matcher
+from moongate.features.base import ClusterEdit, Effective, Feature, ManagerEdit
+from moongate.features.shared import string_matcher
 from moongate.problem import Problem
 from moongate.regex import regex_fault
 from moongate.xds.wire import packed

@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moongate.api.connections import HTTP2Settings
-from moongate.features.base import ClusterEdit, Effective, Feature, http2_hints, http2_options, http2_problems
+from moongate.features.base import ClusterEdit, Effective, Feature
+from moongate.features.shared import http2_hints, http2_options, http2_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -41,7 +41,8 @@ from moongate.api.cluster_settings import (
     SlowStart,
     ZoneAware,
 )
-from moongate.features.base import ClusterEdit, Effective, Feature, RouteEdit, Zones, by_zone, duration
+from moongate.features.base import ClusterEdit, Effective, Feature, RouteEdit, Zones
+from moongate.features.shared import by_zone, duration
 from moongate.problem import Problem
 from moongate.xds.wire import message_field, number_field, packed
 

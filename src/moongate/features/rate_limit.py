@@ -66,8 +66,8 @@ from moongate.features.base import (
     ListenerFacts,
     MatchedRule,
     ServiceLimit,
-    duration,
 )
+from moongate.features.shared import duration
 from moongate.problem import Problem
 from moongate.rate_limits.rls_conf_pb2 import RateLimitDescriptor as ServiceDescriptor
 from moongate.rate_limits.rls_conf_pb2 import RateLimitUnit

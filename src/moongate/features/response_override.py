@@ -37,7 +37,8 @@ from moongate.attach.backends import Target
 from moongate.attach.extension_filters import response_body
 from moongate.attach.replacements import as_format, path_fault, unfinished_command
 from moongate.engine import Db
-from moongate.features.base import Effective, Feature, HttpFilter, Reference, header_fault
+from moongate.features.base import Effective, Feature, HttpFilter, Reference
+from moongate.features.shared import header_fault
 from moongate.later_messages import HttpResponseLocalReplyMatchInput
 from moongate.problem import Problem
 from moongate.regex import regex_fault

@@ -20,7 +20,8 @@ from google.protobuf.wrappers_pb2 import UInt32Value
 from moongate.api.base import DurationStr, milliseconds
 from moongate.api.cluster_settings import BackOffPolicy, PerRetryPolicy, Retry, RetryOn
 from moongate.api.httproute import HTTPRouteRule
-from moongate.features.base import Effective, Feature, Native, RouteEdit, duration
+from moongate.features.base import Effective, Feature, Native, RouteEdit
+from moongate.features.shared import duration
 from moongate.problem import Problem
 from moongate.xds.wire import packed
 

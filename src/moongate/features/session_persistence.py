@@ -28,7 +28,8 @@ from envoy.extensions.http.stateful_session.header.v3.header_pb2 import HeaderBa
 
 from moongate.api.httproute import HTTPPathMatch
 from moongate.api.route import RequestRule, SessionPersistence
-from moongate.features.base import Effective, Feature, HttpFilter, MatchedRule, Native, duration
+from moongate.features.base import Effective, Feature, HttpFilter, MatchedRule, Native
+from moongate.features.shared import duration
 from moongate.xds.wire import packed
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from moongate.api.base import milliseconds
 from moongate.api.connections import TCPKeepalive
-from moongate.features.base import ClusterEdit, Effective, Feature, keepalive_problems
+from moongate.features.base import ClusterEdit, Effective, Feature
+from moongate.features.shared import keepalive_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,15 +19,9 @@ from moongate.api.shared import Fraction
 from moongate.api.telemetry import SpanSettings
 from moongate.attach.gateways import ROUTE_STAT_OPERATORS
 from moongate.engine import Db
-from moongate.features.base import (
-    Effective,
-    Feature,
-    RouteEdit,
-    fractional,
-    span_faults,
-    span_names,
-    span_tags,
-)
+from moongate.features.base import Effective, Feature, RouteEdit
+from moongate.features.shared import fractional
+from moongate.features.spans import span_faults, span_names, span_tags
 from moongate.problem import Problem
 
 _OPERATOR: Final = re.compile(r"%[^%]*%")

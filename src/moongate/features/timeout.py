@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from moongate.api.base import DurationStr, milliseconds
 from moongate.api.cluster_settings import HTTPTimeout, Timeout
 from moongate.api.httproute import HTTPRouteRule
-from moongate.features.base import ClusterEdit, Effective, Feature, Native, RouteEdit, duration
+from moongate.features.base import ClusterEdit, Effective, Feature, Native, RouteEdit
+from moongate.features.shared import duration
 from moongate.problem import Problem
 
 if TYPE_CHECKING:

@@ -62,7 +62,8 @@ from moongate.attach.patch_policies import named_resources
 from moongate.attach.route_kinds import route_kind
 from moongate.attach.routes import attached_hosts
 from moongate.engine import query
-from moongate.features.base import ClusterEdit, Lookup, Zones, by_zone, over_ads
+from moongate.features.base import ClusterEdit, Lookup, Zones
+from moongate.features.shared import by_zone, over_ads
 from moongate.policies.effective import (
     cluster_settings,
     connection_cluster_settings,

@@ -35,7 +35,7 @@ from google.protobuf.duration_pb2 import Duration
 from msgspec import structs
 
 from moongate import names
-from moongate.features.base import over_ads
+from moongate.features.shared import over_ads
 from moongate.xds.filters import mark
 from moongate.xds.scoped_chains import finding
 from moongate.xds.walk import visit

@@ -32,7 +32,8 @@ from moongate.attach.listener_certificates import listener_certificates
 from moongate.attach.listeners import listener_at
 from moongate.attach.tls_overlaps import overlap
 from moongate.engine import query
-from moongate.features.base import ChainEdit, ManagerEdit, over_ads
+from moongate.features.base import ChainEdit, ManagerEdit
+from moongate.features.shared import over_ads
 from moongate.policies.http_listeners import chain_policy, clients_of
 from moongate.xds.access_logs import access_logs
 from moongate.xds.client_certificates import check_clients

@@ -33,7 +33,8 @@ from moongate.api.gateway import GatewayClass
 from moongate.api.shared import Fraction
 from moongate.attach.gateways import fleet_proxy
 from moongate.engine import query
-from moongate.features.base import fractional, span_faults, span_names, span_tags
+from moongate.features.shared import fractional
+from moongate.features.spans import span_faults, span_names, span_tags
 from moongate.problem import Problem
 from moongate.xds.sinks import authority, grpc_service, has_cluster
 from moongate.xds.wire import encode, packed

@@ -26,7 +26,7 @@ from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, 
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 
 from moongate import names
-from moongate.features.base import tls_parameters
+from moongate.features.shared import tls_parameters
 from moongate.xds.filter_chains import TLS_SOCKET, secret_from
 from moongate.xds.wire import encode, fingerprint, packed
 
