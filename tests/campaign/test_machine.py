@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import os
 import resource
 import shutil
@@ -332,6 +333,17 @@ def unmount(folder: Path) -> None:
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+def remove(folder: Path) -> None:
+    """Remove a folder into which others write meanwhile."""
+    for _ in range(100):
+        try:
+            return shutil.rmtree(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+                raise
+    raise TimeoutError(f"{folder} never stayed empty")
+
+
 def fill(folder: Path) -> None:
     """Write until the disk is full."""
     with contextlib.suppress(OSError), (folder / "fill").open("wb", buffering=0) as file:
@@ -446,7 +458,7 @@ TROUBLES = (
     ),
     Trouble(
         name="a folder of the run that is removed costs no request and no edit",
-        act=lambda house: shutil.rmtree(house.home / "r"),
+        act=lambda house: remove(house.home / "r"),
     ),
     Trouble(
         name="a kernel that has no inotify instances left is named with its setting, and SIGHUP shows edits",

@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+@pytest.fixture(autouse=True)
+def _hangups_count() -> Generator[None]:
+    """Also in tests that were started below nohup: their children would ignore a hangup, as they are to."""
+    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, former)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", ENDING)
 def test_a_check_that_is_ended_leaves_no_private_key_behind(
