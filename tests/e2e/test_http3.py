@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
 from google.protobuf.wrappers_pb2 import StringValue
 from msgspec import structs
@@ -65,6 +66,21 @@ async def test_a_client_reaches_each_listener_by_its_name_over_http3(site: Site)
     assert (one.status, two.status) == (200, 200)
     assert one.body != two.body
     assert site.conditions(policy)["Accepted"]["status"] == "True"
+    await site.delete(policy, gateway)
+
+
+async def test_a_certificate_may_have_a_key_of_another_curve(site: Site) -> None:
+    """Envoy serves it to those who take such a signature; this client takes none of P-521."""
+    port = free_port()
+    gateway = await serve(site, "curves", port)
+    policy = http3("curves", "Gateway/curves")
+    larger = site.authority.sign(TWO, curve=ec.SECP521R1()).secret("two-cert")
+    await site.apply(site.authority.sign(ONE, curve=ec.SECP384R1()).secret("one-cert"), larger, policy)
+
+    assert (await http3_get(site.authority, port, ONE)).status == 200
+    assert await site.status(TWO, port=port, tls=True) == 200
+    with pytest.raises(ConnectionError, match="NO_COMMON_SIGNATURE_ALGORITHMS"):
+        await http3_get(site.authority, port, TWO)
     await site.delete(policy, gateway)
 
 
