@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,6 +19,7 @@ from tests.e2e import manifests as m
 from tests.e2e.backends import Request
 from tests.e2e.callers import Http3
 from tests.e2e.certificates import Authority
+from tests.e2e.conftest import DEADLINE_S
 from tests.e2e.http3 import http3_get
 from tests.ports import free_port
 
@@ -112,6 +114,39 @@ async def test_http3_comes_and_goes_beside_open_connections(site: Site) -> None:
         await http3_get(site.authority, port, ONE, patience_s=1)
     writer.close()
     await site.delete(gateway)
+
+
+async def test_a_gateway_that_takes_a_port_has_http3_when_the_former_one_has_drained(site: Site) -> None:
+    """Both Envoys have the port of UDP open until then; HTTPS goes over without a pause."""
+    port = free_port()
+    proxy = m.policy("EnvoyProxy", "hasty", "{shutdown: {drainTimeout: 1s}}")
+    del proxy["spec"]["targetRefs"]
+    ref = {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "hasty"}
+    listeners = f"[{https('one', ONE, port)}]"
+    former = m.gateway("former", listeners, infrastructure={"parametersRef": ref})
+    first = m.gateway("first", listeners)
+    policies = (http3("former", "Gateway/former"), http3("first", "Gateway/first"))
+    parents = "[{name: former}, {name: first}]"
+    await site.apply(
+        site.authority.sign(ONE).secret("one-cert"),
+        m.route("taking", f"[{{{m.to('one')}}}]", hostnames=(ONE,), parents=parents),
+        proxy,
+        former,
+        *policies,
+    )
+    assert (await http3_get(site.authority, port, ONE)).status == 200
+
+    await site.apply(first)
+
+    assert site.conditions(former)["Programmed"]["status"] == "False"
+    assert await site.status(ONE, port=port, tls=True) == 200
+    answer = None
+    async with asyncio.timeout(DEADLINE_S):
+        while answer is None:
+            with suppress(TimeoutError):
+                answer = await http3_get(site.authority, port, ONE, patience_s=0.5)
+    assert answer.status == 200
+    await site.delete(*policies, former, first, proxy)
 
 
 async def test_a_listener_that_checks_its_clients_is_not_reached_over_http3(site: Site) -> None:
