@@ -20,6 +20,7 @@ from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, Ref, Resource
 from moongate.api.envoygateway import EnvoyGateway, RuntimeFlags
 from moongate.kinds import KINDS, ref_of
 from tests.core import certificate, key_bytes, new_key
+from tests.e2e.certificates import Authority
 from tests.worlds import CONTROLLER
 
 Batch = dict[Ref, Resource | None]
@@ -27,6 +28,7 @@ Doc = dict[str, Any]
 
 NAMESPACES = ("default", "other")
 _KEYS = (new_key(), new_key())
+_AUTHORITIES = (Authority(), Authority())
 
 
 def resource(kind: str, namespace: str, name: str, doc: Doc) -> Resource:
@@ -319,6 +321,11 @@ _gateways = st.builds(
             ],
             [_listener("web"), _listener("tls", 80, tls=_tls("cert"))],
             [
+                _listener("web", 443, tls=_tls("cert"), allowedRoutes=_from("All")),
+                _listener("tls", 8443, tls=_tls("cert"), hostname="a.x.com"),
+                _listener("net", 443, protocol="UDP", allowedRoutes=_from("All")),
+            ],
+            [
                 _listener("web"),
                 _listener("tls", 443, tls=_PASSTHROUGH, protocol="TLS", allowedRoutes=_from("All")),
                 _listener("raw", 90, protocol="TCP", allowedRoutes=_from("All")),
@@ -381,6 +388,12 @@ _targets = st.one_of(
         [
             {"targetRefs": [{"group": GATEWAY_GROUP, "kind": "Gateway", "name": "eg"}]},
             {"targetRefs": [{"group": GATEWAY_GROUP, "kind": "Gateway", "name": "eg", "sectionName": "web"}]},
+            {"targetRefs": [{"group": GATEWAY_GROUP, "kind": "Gateway", "name": "eg", "sectionName": "tls"}]},
+            {
+                "targetRefs": [
+                    {"group": GATEWAY_GROUP, "kind": "Gateway", "name": "eg", "sectionName": "more"}
+                ]
+            },
             {"targetSelectors": [{"kind": "Gateway", "matchLabels": {"app": "x"}}]},
             {"targetRefs": [{"group": GATEWAY_GROUP, "kind": "ListenerSet", "name": "m0"}]},
             {
@@ -416,7 +429,9 @@ _route_targets = st.sampled_from(
         },
     ]
 )
-_merging = st.sampled_from([{}, {"mergeType": "StrategicMerge"}, {"mergeType": "JSONMerge"}])
+_merging = st.sampled_from(
+    [{}, {"mergeType": "StrategicMerge"}, {"mergeType": "JSONMerge"}, {"mergeType": "Replace"}]
+)
 
 
 def _policy(
@@ -505,19 +520,50 @@ _SECURITY: list[Doc] = [
     {"basicAuth": {"users": {"name": "users"}}},
     {"csrf": {"additionalOrigins": []}},
 ]
-_CLIENTS: list[Doc] = [
+_CA: Doc = {"caCertificateRefs": [_ref("ConfigMap", "ca")]}
+_REVOKED: Doc = {"crl": {"refs": [_ref("Secret", "revoked")], "onlyVerifyLeafCertificate": True}}
+CLIENTS: list[Doc] = [
     {},
-    {"timeout": {"http": {"streamIdleTimeout": "5s"}}},
-    {"connection": {"bufferLimit": "64Ki"}},
-    {"path": {"disableMergeSlashes": True}},
+    {"http3": {}},
+    {"http3": {}, "tls": {"alpnProtocols": ["h2"], "ciphers": ["ECDHE-RSA-AES128-GCM-SHA256"]}},
+    {"tls": {"clientValidation": _CA}},
+    {"tls": {"clientValidation": {**_CA, **_REVOKED}}},
+    {"tls": {"clientValidation": {**_CA, "optional": True, "allowExpiredCertificate": True}}, "http3": {}},
+    {"tls": {"clientValidation": {**_CA, "subjectAltNames": {"dnsNames": [{"value": "a.x.com"}]}}}},
+    {"tls": {"clientValidation": {"mode": "RequireAny", "spkiHashes": ["A" * 43 + "="]}}},
+    {"tls": {"clientValidation": {"caCertificateRefs": [_ref("ConfigMap", "ca", namespace="other")]}}},
+    {"tls": {"clientValidation": _REVOKED}},
+    {"tls": {"session": {"resumption": {"stateful": {}}}, "fingerprints": ["JA3"], "ecdhCurves": ["P-256"]}},
+    {"tls": {"ciphers": ["none"]}},
     {"tls": {"minVersion": "1.3"}},
+    {"timeout": {"http": {"streamIdleTimeout": "5s"}}},
+    {"timeout": {"http": {"requestReceivedTimeout": "9s", "idleTimeout": "7s"}}},
+    {"timeout": {"http": {"requestHeadersReceivedTimeout": "2s"}, "tcp": {"tlsHandshakeTimeout": "4s"}}},
+    {"timeout": {"tcp": {"idleTimeout": "5s", "connectionInspectionTimeout": "3s"}}},
+    {"connection": {"bufferLimit": "64Ki", "socketBufferLimit": "1Mi", "maxAcceptPerSocketEvent": 1}},
+    {"connection": {"connectionLimit": {"value": 7, "closeDelay": "1s", "maxRequestsPerConnection": 5}}},
+    {"connection": {"connectionLimit": {"maxConnectionDuration": "9s", "maxStreamDuration": "8s"}}},
+    {"path": {"disableMergeSlashes": True, "escapedSlashesAction": "RejectRequest"}},
+    {"clientIPDetection": {"xForwardedFor": {"numTrustedHops": 2}}},
+    {"clientIPDetection": {"xForwardedFor": {"trustedCIDRs": ["10.0.0.0/8"]}}},
+    {"clientIPDetection": {"xForwardedFor": {"trustedCIDRs": ["10.0.0.0/33"]}}},
+    {"clientIPDetection": {"customHeader": {"name": "x-real-ip", "failClosed": True}}},
+    {"clientIPDetection": {"directSourceIP": {}}, "http3": {}},
     {"headers": {"lateResponseHeaders": {"remove": ["server"]}, "enableEnvoyHeaders": True}},
     {"headers": {"earlyRequestHeaders": {"set": [{"name": "x", "value": "1"}]}}, "http1": {"http10": {}}},
+    {"headers": {"xForwardedClientCert": {"mode": "SanitizeSet", "certDetailsToAdd": ["Subject"]}}},
+    {"headers": {"requestID": "Disable", "host": {"stripTrailingHostDot": True}}},
+    {"headers": {"preserveXRequestID": True, "withUnderscoresAction": "Allow"}},
+    {"headers": {"disableRateLimitHeaders": True, "maxRequestHeaderLimit": "32Ki"}},
     {"headers": {"maxRequestHeaderLimit": 1}},
     {"http1": {"enableTrailers": True, "http10": {"useDefaultHost": True}}},
+    {"http1": {"preserveHeaderCase": True, "ignoredUpgradeTypes": [{"value": "h2c"}]}},
+    {"http1": {"disableSafeMaxConnectionDuration": True}, "http3": {}, "healthCheck": {"path": "/"}},
     {"grpc": {"enableWeb": True}, "healthCheck": {"path": "/healthz"}},
     {"grpc": {}, "http2": {"maxConcurrentStreams": 7}},
+    {"http2": {"onInvalidMessage": "TerminateStream", "initialStreamWindowSize": "64Ki"}},
     {"proxyProtocol": {"optional": True}, "tcpKeepalive": {"probes": 3}},
+    {"proxyProtocol": {}, "http3": {}, "tcpKeepalive": {"idleTime": "5s", "interval": "1s"}},
     {"enableProxyProtocol": True, "timeout": {"tcp": {"idleTimeout": "5s"}}, "scheme": "MatchBackend"},
 ]
 _services = st.builds(
@@ -583,7 +629,7 @@ _backends = st.builds(
     ),
 )
 _authorities: st.SearchStrategy[Doc] = st.sampled_from(
-    [{"data": {"ca.crt": certificate(key, common_name="ca").decode()}} for key in _KEYS]
+    [{"data": {"ca.crt": authority.pem.decode()}} for authority in _AUTHORITIES]
     + [{"data": {"ca.crt": "nonsense"}}, {}]
 )
 _backend_tls = st.builds(
@@ -645,6 +691,10 @@ _secrets: st.SearchStrategy[Doc] = st.sampled_from(
         for key, domains in [(_KEYS[0], ("a.x.com",)), (_KEYS[1], ("a.x.com",)), (_KEYS[0], ("b.com",))]
     ]
     + [{"type": "kubernetes.io/tls", "data": {"tls.crt": b"nonsense", "tls.key": b""}}, {"type": "Opaque"}]
+)
+_revoked: st.SearchStrategy[Doc] = st.sampled_from(
+    [{"data": {"ca.crl": authority.revoking()}} for authority in _AUTHORITIES]
+    + [{"data": {"ca.crl": b"nonsense"}}, {}]
 )
 _users: st.SearchStrategy[Doc] = st.sampled_from(
     [
@@ -758,7 +808,7 @@ PLACES: tuple[tuple[str, tuple[str, ...], st.SearchStrategy[Doc]], ...] = (
     ("BackendTrafficPolicy", ("p0", "p1"), _policy(TRAFFIC, _route_targets, _merging)),
     ("SecurityPolicy", ("p0", "p1"), _policy(_SECURITY, _targets)),
     ("SecurityPolicy", ("p0", "p1"), _policy(_SECURITY, _route_targets, _merging)),
-    ("ClientTrafficPolicy", ("p0", "p1"), _policy(_CLIENTS, _targets, _merging)),
+    ("ClientTrafficPolicy", ("p0", "p1"), _policy(CLIENTS, _targets, _merging)),
     # Now and then.
     ("EnvoyPatchPolicy", ("p0", "p1"), _patch_policies),
     ("Backend", ("b0",), _backends),
@@ -767,6 +817,7 @@ PLACES: tuple[tuple[str, tuple[str, ...], st.SearchStrategy[Doc]], ...] = (
     ("ReferenceGrant", ("g0",), _grants),
     ("Namespace", NAMESPACES, _namespaces),
     ("Secret", ("cert",), _secrets),
+    ("Secret", ("revoked",), _revoked),
     ("Secret", ("users",), _users),
     ("Secret", ("token",), _tokens),
     ("HTTPRouteFilter", ("f0",), _extensions),
@@ -798,9 +849,6 @@ batches: st.SearchStrategy[Batch] = st.lists(
     st.one_of(writes(), writes(), writes(), deletes()), max_size=5
 ).map(dict)
 """One batch of edits."""
-histories = st.lists(batches, min_size=1, max_size=6)
-"""Batches, one after another, on top of ``BASE``."""
-
 SCOPED = EnvoyGateway(runtime_flags=RuntimeFlags(enabled=("ScopedTables",)))
 """The reference's defaults, but each hostname has a route table of its own."""
 
@@ -897,7 +945,7 @@ def base() -> Batch:
             "validation": {"hostname": "up.x.com", "caCertificateRefs": [_ref("ConfigMap", "ca")]},
         }}),
         ("ConfigMap", "default", "ca", {
-            "data": {"ca.crt": certificate(_KEYS[0], common_name="ca").decode()},
+            "data": {"ca.crt": _AUTHORITIES[0].pem.decode()},
         }),
     ]  # fmt: skip
     resources = [resource(*doc) for doc in docs]
@@ -935,6 +983,38 @@ def merged_base() -> Batch:
 
 
 MERGED_BASE = merged_base()
+
+
+def quic() -> Batch:
+    """HTTP/3 on two listeners of a port, and on one of another port; nobody is asked for a certificate."""
+    docs: list[tuple[str, str, str, Doc]] = [
+        ("Gateway", "default", "eg", {"metadata": _meta({"app": "x"}), "spec": {
+            "gatewayClassName": "eg",
+            "listeners": [
+                _listener("web", allowedRoutes=_from("All")),
+                _listener("tls", 443, tls=_tls("cert"), hostname="*.x.com"),
+                _listener("more", 443, tls=_tls("cert"), hostname="b.com"),
+                _listener("raw", 8443, tls=_tls("cert")),
+            ],
+            "allowedListeners": _from("All"),
+        }}),
+        ("ClientTrafficPolicy", "default", "p0", {"spec": {
+            "targetRefs": [{"group": GATEWAY_GROUP, "kind": "Gateway", "name": "eg"}],
+            "http3": {},
+        }}),
+    ]  # fmt: skip
+    resources = [resource(*doc) for doc in docs]
+    return {each.ref: each for each in resources}
+
+
+_firsts: st.SearchStrategy[list[Batch]] = st.sampled_from(
+    [[], [], [], [quic()], [{ref: each for ref, each in MERGED_BASE.items() if BASE.get(ref) != each}]]
+)
+"""Nothing, HTTP/3, or one fleet for both Gateways."""
+histories: st.SearchStrategy[list[Batch]] = st.builds(
+    lambda first, rest: first + rest, _firsts, st.lists(batches, min_size=1, max_size=6)
+)
+"""Batches, one after another, on top of ``BASE``."""
 
 
 def renamed(resource: Resource, name: str) -> Resource:

@@ -9,19 +9,35 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any
 
+import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from moongate import names
-from moongate.api.base import FleetId, Ref, Resource
+from moongate.api.base import FleetId, Model, Ref, Resource, fields_of
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.envoypatchpolicy import EnvoyPatchPolicy
 from moongate.api.httproute import HTTPRoute
+from moongate.api.policy import PolicyTargetReferences
 from moongate.attach.fleets import fleets, keeps_what_it_has
+from moongate.policies.backend_traffic_policy import BackendTrafficPolicySpec
+from moongate.policies.client_traffic_policy import ClientTrafficPolicySpec
 from moongate.world import Changes, World
-from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource
-from tests.strategies import BASE, Batch, batches, configs, deletes, histories, renamed, resource
+from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, XdsResource
+from tests.strategies import (
+    BASE,
+    CLIENTS,
+    TRAFFIC,
+    Batch,
+    batches,
+    configs,
+    deletes,
+    histories,
+    quic,
+    renamed,
+    resource,
+)
 
 law = settings(max_examples=max(4, settings().max_examples // 6))
 
@@ -318,6 +334,29 @@ def test_the_base_of_all_histories_works() -> None:
     assert {t.rpartition(".")[2] for types in warm.xds().values() for t in types} == {
         "Listener", "RouteConfiguration", "Cluster", "ClusterLoadAssignment", "Secret",
     }  # fmt: skip
+
+
+def test_the_histories_have_http3() -> None:
+    """Beside the listeners of TCP there are those of UDP, also where two share a port."""
+    warm = world(None, BASE | quic())
+
+    assert warm.failures() == {}
+    assert {name for kind, name in flat(warm)["default/eg"] if kind == LISTENER} == {
+        f"default/eg/{name}" for name in ("web", "tls", "tls-quic", "raw", "raw-quic")
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings_of", "spec"),
+    [(CLIENTS, ClientTrafficPolicySpec), (TRAFFIC, BackendTrafficPolicySpec)],
+    ids=["clients", "traffic"],
+)
+def test_the_histories_set_every_field(settings_of: list[dict[str, Any]], spec: type[Model]) -> None:
+    """What no history sets, no law tries."""
+    targets = {each.encode_name for each in fields_of(PolicyTargetReferences)} | {"mergeType"}
+    fields = {each.encode_name for each in fields_of(spec)} - targets
+
+    assert fields - {name for each in settings_of for name in each} == set()
 
 
 def test_a_gateway_that_is_rejected_again_keeps_what_it_had_in_between() -> None:

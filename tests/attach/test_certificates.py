@@ -20,10 +20,11 @@ from hypothesis import given, settings, strategies
 
 from moongate.api.base import Ref
 from moongate.api.core import Secret
-from moongate.attach.certificates import NOW, Certificate, Fault, out_of_date, reading
+from moongate.attach.certificates import NOW, Certificate, Fault, Unlisted, out_of_date, reading, unlisted
 from moongate.attach.certificates import certificate as certificate_in
 from tests.certificates import Odd, pem
 from tests.core import Core, builder, certificate, key_bytes, new_key, secret, tls_secret
+from tests.e2e.certificates import Authority
 
 CERT = Ref.of(Secret, "default", "cert")
 KEY = new_key()
@@ -369,6 +370,28 @@ def test_a_certificate_has_its_time(days: int, fault: Fault | None) -> None:
     core.db.put(NOW, int(now.timestamp()))
 
     assert out_of_date(core.db, CERT) == fault
+
+
+OURS, THEIRS, FORMER = Authority("ours"), Authority("theirs"), Authority("ours")
+
+
+@pytest.mark.parametrize(
+    ("pem", "missing"),
+    [
+        pytest.param(OURS.pem, Unlisted((), ()), id="no-lists"),
+        pytest.param(OURS.pem + OURS.revoking(), Unlisted((), ()), id="its-list"),
+        pytest.param(OURS.pem + OURS.revoking() + THEIRS.revoking(), Unlisted((), ("CN=theirs",)), id="more"),
+        pytest.param(OURS.pem + THEIRS.revoking(), Unlisted(("CN=ours",), ("CN=theirs",)), id="another"),
+        pytest.param(
+            OURS.pem + FORMER.revoking(),
+            Unlisted(("CN=ours",), ("CN=ours by another key",)),
+            id="another-key",
+        ),
+        pytest.param(OURS.pem + THEIRS.pem + OURS.revoking(), Unlisted(("CN=theirs",), ()), id="one-of-two"),
+    ],
+)
+def test_an_authority_without_its_list_beside_lists_is_found(pem: bytes, missing: Unlisted) -> None:
+    assert unlisted(pem) == missing
 
 
 def leaks(text: str, key: bytes) -> bool:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
-import grpc.aio
 from envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption
 from envoy.service.auth.v3.attribute_context_pb2 import AttributeContext
 from envoy.service.auth.v3.external_auth_pb2 import (
@@ -20,28 +18,24 @@ from google.protobuf.struct_pb2 import Struct
 from google.rpc.status_pb2 import Status
 
 from moongate.xds.wire import encode
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+from tests.e2e.calls import GrpcServer
 
 CHECK = "/envoy.service.auth.v3.Authorization/Check"
 
 
-class AuthServer(grpc.GenericRpcHandler):
+class AuthServer(GrpcServer):
     """Lets those pass who say the right ``x-key``, and tells the backend and the client of it.
 
     Args:
         key: the right one.
 
     Attributes:
-        port: where it listens on loopback.
         asked: the requests that it was asked about, oldest first.
         noted: what filters behind get to know of those who pass, as dynamic metadata.
     """
 
     def __init__(self, key: str = "sesame") -> None:
         self.key = key
-        self.port = 0
         self.asked: list[AttributeContext.HttpRequest] = []
         self.noted = Struct()
 
@@ -67,18 +61,6 @@ class AuthServer(grpc.GenericRpcHandler):
             status=HttpStatus(code=StatusCode.Unauthorized), headers=[_header("x-why", "key")], body="no key"
         )
         return CheckResponse(status=Status(code=16), denied_response=denied)
-
-    @asynccontextmanager
-    async def serving(self) -> AsyncGenerator[AuthServer]:
-        """Serve until the block is left."""
-        server = grpc.aio.server()
-        server.add_generic_rpc_handlers((self,))
-        self.port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        try:
-            yield self
-        finally:
-            await server.stop(None)
 
 
 def _header(name: str, value: str) -> HeaderValueOption:

@@ -275,6 +275,7 @@ class Http3(QuicConnectionProtocol):
             await client.opened
         except BaseException:
             client.close()
+            transport.close()  # nobody answers, so nothing would end it
             raise
         return client
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import grpc
 import grpc.aio
@@ -44,17 +44,37 @@ class Answered(Struct, frozen=True):
         return self.initial.get("x-backend")
 
 
-class CallServer(grpc.GenericRpcHandler):
+class GrpcServer(grpc.GenericRpcHandler):
+    """A server on loopback that has all methods itself.
+
+    Attributes:
+        port: where it listens.
+    """
+
+    port = 0
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncGenerator[Self]:
+        """Serve until the block is left."""
+        server = grpc.aio.server()
+        server.add_generic_rpc_handlers((self,))
+        self.port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            yield self
+        finally:
+            await server.stop(None)
+
+
+class CallServer(GrpcServer):
     """Answers each message of any method with itself, once it has come, and a call without any with one.
 
     Attributes:
-        port: where it listens on loopback.
         calls: all that reached it, oldest first.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.port = 0
         self.calls: list[Call] = []
 
     def service(self, handler_call_details: HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
@@ -71,18 +91,6 @@ class CallServer(grpc.GenericRpcHandler):
                 yield message
 
         return grpc.stream_stream_rpc_method_handler(answer)
-
-    @asynccontextmanager
-    async def serving(self) -> AsyncGenerator[CallServer]:
-        """Serve until the block is left."""
-        server = grpc.aio.server()
-        server.add_generic_rpc_handlers((self,))
-        self.port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        try:
-            yield self
-        finally:
-            await server.stop(None)
 
 
 @asynccontextmanager

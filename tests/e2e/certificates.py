@@ -64,10 +64,14 @@ class Authority:
         others: Iterable[x509.GeneralName] = (),
         signs: bool = True,
         rsa: bool = False,
+        curve: ec.EllipticCurve | None = None,
         days: int = 36_500,
     ) -> Certificate:
-        """A certificate for these names; its key may be one that is not to sign, and it may have expired."""
-        key = generate_rsa(65537, 2048) if rsa else ec.generate_private_key(ec.SECP256R1())
+        """A certificate for these names; its key may be one that is not to sign, and it may have expired.
+
+        The key is one of P-256, unless a curve or RSA is asked for.
+        """
+        key = generate_rsa(65537, 2048) if rsa else ec.generate_private_key(curve or ec.SECP256R1())
         named = [x509.NameAttribute(NameOID.COMMON_NAME, name) for name in hostnames[:1]]
         subject = x509.Name(named or [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "tests")])
         names = x509.SubjectAlternativeName([*map(x509.DNSName, hostnames), *others])

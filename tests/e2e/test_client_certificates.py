@@ -551,6 +551,10 @@ async def test_authorities_between_may_be_without_a_list(
     )
 
     assert [await clients.ask(port, each) for each in (shown, revoked)] == [status, 0]
+    # A client whose certificate the other authority has signed itself would pass in neither mode.
+    assert await clients.ask(port, ours.sign("carol")) == 0
+    warning = site.conditions(clients_policy("between", NAMED))["Warning"]
+    assert warning["reason"] == "NoRevocationList"
     await site.delete(clients_policy("between", NAMED), gateway)
 
 

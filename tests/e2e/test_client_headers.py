@@ -387,10 +387,20 @@ INSIDERS = {
     "x-forwarded-client-cert": "Hash=0;Subject=boss",
 }
 """What tells Envoy, or a backend, something that no client may say."""
-PASSED_ON = {"x-forwarded-proto": "https", "x-envoy-external-address": "203.0.113.9", "x-request-id": "mine"}
+PASSED_ON = {
+    "x-forwarded-proto": "https",
+    "x-request-id": "mine",
+    "x-envoy-external-address": "203.0.113.9",
+    "x-envoy-decorator-operation": "mine",
+    "x-envoy-original-path": "/other",
+    "x-envoy-original-host": "other.test",
+    "x-envoy-downstream-service-cluster": "mine",
+    "x-envoy-downstream-service-node": "mine",
+}
 """What is the word of the proxies in front, where the address of a client is."""
 
 
+@pytest.mark.parametrize("headers", ["", ", headers: {requestID: Generate}"], ids=["", "Generate"])
 @pytest.mark.parametrize(
     ("way", "trusts"),
     [
@@ -402,12 +412,11 @@ PASSED_ON = {"x-forwarded-proto": "https", "x-envoy-external-address": "203.0.11
     ],
 )
 async def test_no_client_says_what_only_envoy_may_wherever_its_address_is_read(
-    site: Site, way: str, trusts: bool
+    site: Site, way: str, trusts: bool, headers: str
 ) -> None:
     """Also an address of a private network in a header makes nobody an insider."""
-    policy = m.policy(
-        "ClientTrafficPolicy", "insiders", f"{{clientIPDetection: {{{way}}}}}", "Gateway/gateway"
-    )
+    spec = f"{{clientIPDetection: {{{way}}}{headers}}}"
+    policy = m.policy("ClientTrafficPolicy", "insiders", spec, "Gateway/gateway")
     await site.apply(m.route("insiders", f"[{{{m.to('one')}}}]"), policy)
     claims = {"x-client": "10.0.0.1", "x-forwarded-for": "10.0.0.1"}
 
@@ -420,4 +429,20 @@ async def test_no_client_says_what_only_envoy_may_wherever_its_address_is_read(
     assert {name for name, value in PASSED_ON.items() if received.get(name) == value} == (
         set(PASSED_ON) if trusts else set()
     )
+    await site.delete(policy)
+
+
+async def test_what_no_proxy_sets_is_removed_by_an_early_mutation(site: Site) -> None:
+    """So a request has an ID of Envoy's, though its address is read from a header."""
+    removed = f"{{earlyRequestHeaders: {{remove: [{', '.join(PASSED_ON)}]}}}}"
+    spec = f"{{clientIPDetection: {{xForwardedFor: {{numTrustedHops: 1}}}}, headers: {removed}}}"
+    policy = m.policy("ClientTrafficPolicy", "early-removed", spec, "Gateway/gateway")
+    await site.apply(m.route("early-removed", f"[{{{m.to('one')}}}]"), policy)
+
+    async with httpx.AsyncClient(trust_env=False) as client:
+        request = await site.reached("early-removed.test", headers=PASSED_ON, client=client)
+
+    received = dict(request.headers)
+    assert {name for name, value in PASSED_ON.items() if received.get(name) == value} == set()
+    assert received["x-request-id"]
     await site.delete(policy)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
 from google.protobuf.wrappers_pb2 import StringValue
 from msgspec import structs
@@ -17,6 +19,7 @@ from tests.e2e import manifests as m
 from tests.e2e.backends import Request
 from tests.e2e.callers import Http3
 from tests.e2e.certificates import Authority
+from tests.e2e.conftest import DEADLINE_S
 from tests.e2e.http3 import http3_get
 from tests.ports import free_port
 
@@ -68,6 +71,21 @@ async def test_a_client_reaches_each_listener_by_its_name_over_http3(site: Site)
     await site.delete(policy, gateway)
 
 
+async def test_a_certificate_may_have_a_key_of_another_curve(site: Site) -> None:
+    """Envoy serves it to those who take such a signature; this client takes none of P-521."""
+    port = free_port()
+    gateway = await serve(site, "curves", port)
+    policy = http3("curves", "Gateway/curves")
+    larger = site.authority.sign(TWO, curve=ec.SECP521R1()).secret("two-cert")
+    await site.apply(site.authority.sign(ONE, curve=ec.SECP384R1()).secret("one-cert"), larger, policy)
+
+    assert (await http3_get(site.authority, port, ONE)).status == 200
+    assert await site.status(TWO, port=port, tls=True) == 200
+    with pytest.raises(ConnectionError, match="NO_COMMON_SIGNATURE_ALGORITHMS"):
+        await http3_get(site.authority, port, TWO)
+    await site.delete(policy, gateway)
+
+
 @pytest.mark.proves("ClientTrafficPolicy", "http3")
 async def test_http3_comes_and_goes_beside_open_connections(site: Site) -> None:
     """The first policy leaves the listener that is there; clients learn of the other one by a header."""
@@ -96,6 +114,39 @@ async def test_http3_comes_and_goes_beside_open_connections(site: Site) -> None:
         await http3_get(site.authority, port, ONE, patience_s=1)
     writer.close()
     await site.delete(gateway)
+
+
+async def test_a_gateway_that_takes_a_port_has_http3_when_the_former_one_has_drained(site: Site) -> None:
+    """Both Envoys have the port of UDP open until then; HTTPS goes over without a pause."""
+    port = free_port()
+    proxy = m.policy("EnvoyProxy", "hasty", "{shutdown: {drainTimeout: 1s}}")
+    del proxy["spec"]["targetRefs"]
+    ref = {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "hasty"}
+    listeners = f"[{https('one', ONE, port)}]"
+    former = m.gateway("former", listeners, infrastructure={"parametersRef": ref})
+    first = m.gateway("first", listeners)
+    policies = (http3("former", "Gateway/former"), http3("first", "Gateway/first"))
+    parents = "[{name: former}, {name: first}]"
+    await site.apply(
+        site.authority.sign(ONE).secret("one-cert"),
+        m.route("taking", f"[{{{m.to('one')}}}]", hostnames=(ONE,), parents=parents),
+        proxy,
+        former,
+        *policies,
+    )
+    assert (await http3_get(site.authority, port, ONE)).status == 200
+
+    await site.apply(first)
+
+    assert site.conditions(former)["Programmed"]["status"] == "False"
+    assert await site.status(ONE, port=port, tls=True) == 200
+    answer = None
+    async with asyncio.timeout(DEADLINE_S):
+        while answer is None:
+            with suppress(TimeoutError):
+                answer = await http3_get(site.authority, port, ONE, patience_s=0.5)
+    assert answer.status == 200
+    await site.delete(*policies, former, first, proxy)
 
 
 async def test_a_listener_that_checks_its_clients_is_not_reached_over_http3(site: Site) -> None:

@@ -38,6 +38,8 @@ from moongate.features.client_tls import (
 )
 from moongate.infra.binary import envoy_binary
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy
+from moongate.status.conditions import Condition
+from moongate.status.policies import PolicyStatus
 from moongate.world import World
 from tests.attach.test_client_validation import CERT
 from tests.core import GATEWAY_CLASS, ON_HOST, dump, gateway, policy, read
@@ -335,21 +337,66 @@ def test_authorities_are_of_a_kind_whatever_group_is_written(kind: str) -> None:
     assert other == plain
 
 
+def conditions(*documents: str, more: str = "") -> dict[str, Condition]:
+    """Those of a policy that asks clients of a listener for certificates of a ConfigMap's CAs, by type."""
+    world = World(ON_HOST)
+    body = f"{{tls: {{clientValidation: {{caCertificateRefs: [{{kind: ConfigMap, name: ca}}]{more}}}}}}}"
+    asks = policy("ClientTrafficPolicy", body, target="Gateway/eg")
+    all_ = (GATEWAY_CLASS, gateway(listening("one", "cert")), CERT, asks, *documents)
+    world.apply({each.ref: each for text in all_ for each in read(text)})
+    world.pull()
+    status = world.statuses()[Ref.of(ClientTrafficPolicy, "default", "policy")]
+    assert isinstance(status, PolicyStatus)
+    assert world.failures() == {}
+    return {each.type: each for each in status.ancestors[0].conditions}
+
+
+def config_map(name: str, data: dict[str, str]) -> str:
+    metadata = {"name": name, "namespace": "default"}
+    return dump({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
+
+
+LISTED = ", crl: {refs: [{kind: ConfigMap, name: lists}]}"
+
+
+@pytest.mark.parametrize("more", [LISTED, f"{LISTED}, mode: VerifyIfGiven"])
+def test_a_list_of_another_authority_is_told(more: str) -> None:
+    """Envoy looks for a list of each authority then, and refuses all clients of one without."""
+    ours, theirs = Authority("ours"), Authority("theirs")
+
+    of_policy = conditions(
+        config_map("ca", {"ca.crt": ours.pem.decode()}),
+        config_map("lists", {"ca.crl": theirs.revoking().decode()}),
+        more=more,
+    )
+
+    assert of_policy["Accepted"].status == "True"
+    assert of_policy["Warning"].reason == "NoRevocationList"
+    assert of_policy["Warning"].message == (
+        "spec.tls.clientValidation.crl: No list of revoked certificates is of CN=ours, so Envoy refuses all "
+        "clients whose certificates it has signed. There are lists of CN=theirs, which is no CA of this "
+        "policy."
+    )
+
+
+@pytest.mark.parametrize("more", ["", LISTED, f"{LISTED}, mode: RequireAny"])
+def test_a_policy_whose_authorities_have_their_lists_or_need_none_has_no_warning(more: str) -> None:
+    ours, other = Authority("ours"), Authority("other")
+    lists = other if "RequireAny" in more else ours
+
+    of_policy = conditions(
+        config_map("ca", {"ca.crt": ours.pem.decode()}),
+        config_map("lists", {"ca.crl": lists.revoking().decode()}),
+        more=more,
+    )
+
+    assert of_policy["Accepted"].status == "True"
+    assert "Warning" not in of_policy
+
+
 def test_authorities_that_envoy_could_not_use_are_a_fault_of_the_policy() -> None:
     """Otherwise its listeners would be closed, and nobody would know why."""
-    world = World(ON_HOST)
-    body = "{tls: {clientValidation: {caCertificateRefs: [{kind: ConfigMap, name: ca}]}}}"
-    asks = policy("ClientTrafficPolicy", body, target="Gateway/eg")
-    holds = dump(
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "ca", "namespace": "default"}}
-        | {"data": {"ca.crt": "no certificate"}}
-    )
-    documents = (GATEWAY_CLASS, gateway(listening("one", "cert")), CERT, asks, holds)
-    world.apply({each.ref: each for text in documents for each in read(text)})
-    world.pull()
+    accepted = conditions(config_map("ca", {"ca.crt": "no certificate"}))["Accepted"]
 
-    status: Any = world.statuses()[Ref.of(ClientTrafficPolicy, "default", "policy")]
-
-    [accepted] = [each for each in status.ancestors[0].conditions if each.type == "Accepted"]
     assert accepted.status == "False"
     assert accepted.message.startswith("spec.tls.clientValidation.caCertificateRefs[0]: ConfigMap default/ca")

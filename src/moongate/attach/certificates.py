@@ -289,6 +289,63 @@ def size_of_names(pem: bytes) -> int:
     return sum(2 + len(name) for name in {_member(der).certificate.subject.public_bytes() for der in blocks})
 
 
+class Unlisted(NamedTuple):
+    """CAs whose clients are all refused, as lists of revoked certificates are looked for, and none is theirs.
+
+    Args:
+        authorities: the names of these CAs.
+        lists: the issuers of the lists that are of no CA.
+    """
+
+    authorities: tuple[str, ...]
+    lists: tuple[str, ...]
+
+
+def unlisted(pem: bytes) -> Unlisted:
+    """The CAs that have no list of revoked certificates, if there is any list.
+
+    Args:
+        pem: certificates and lists that can be read.
+    """
+    blocks = _blocks(pem)
+    lists = [x509.load_der_x509_crl(der) for label, der in blocks if label == _LIST_LABEL]
+    authorities = [_member(der).certificate for label, der in blocks if label == _CERTIFICATE_LABEL]
+    if not lists:
+        return Unlisted((), ())
+    owners = [{n for n, each in enumerate(authorities) if _has_issued(each, one)} for one in lists]
+    subjects = [each.subject for each in authorities]
+    return Unlisted(
+        tuple(
+            dict.fromkeys(
+                subject.rfc4514_string()
+                for n, subject in enumerate(subjects)
+                if not any(n in of for of in owners)
+            )
+        ),
+        tuple(
+            dict.fromkeys(
+                one.issuer.rfc4514_string() + (" by another key" if one.issuer in subjects else "")
+                for one, of in zip(lists, owners, strict=True)
+                if not of
+            )
+        ),
+    )
+
+
+def _has_issued(authority: x509.Certificate, one: x509.CertificateRevocationList) -> bool:
+    """Whether a list is one of a CA: it has its name, and its signature."""
+    if authority.subject != one.issuer:
+        return False
+
+    def is_signed() -> bool:
+        key = authority.public_key()
+        return one.is_signature_valid(key)  # pyright: ignore[reportArgumentType] - keys of other kinds raise
+
+    # What cannot be compared may be right.
+    signed = reading(is_signed, "cannot be compared.")
+    return isinstance(signed, Fault) or signed
+
+
 def _pair(secret: Secret) -> tuple[x509.Certificate, Certificate] | Fault:
     """The certificate in a Secret, as far as a server and a client need the same of it."""
     for name in (CERTIFICATE, KEY):

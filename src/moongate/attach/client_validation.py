@@ -28,7 +28,7 @@ from moongate import names
 from moongate.api.base import GATEWAY_GROUP, Ref
 from moongate.api.gateway import Gateway
 from moongate.attach.authorities import KINDS, Bundle, bundle, revoked, source, valid_bundle
-from moongate.attach.certificates import refused_as_it_is, size_of_names
+from moongate.attach.certificates import Unlisted, refused_as_it_is, size_of_names, unlisted
 from moongate.attach.fleets import fleet_of
 from moongate.attach.grants import granted
 from moongate.engine import query
@@ -255,6 +255,15 @@ def client_authorities_contents(db: Db, of: Authorities) -> str:
         return ""
     only_leaf = b"leaf" if isinstance(of, PolicyAuthorities) and of.only_leaf else b""
     return fingerprint(authorities.pem + authorities.revoked + only_leaf)
+
+
+@query
+def client_authorities_unlisted(db: Db, of: PolicyAuthorities) -> Unlisted:
+    """The CAs of a policy whose clients are refused, as it names lists of revoked certificates of others."""
+    authorities = client_authorities(db, of)
+    if isinstance(authorities, Problem) or not authorities.revoked:
+        return Unlisted((), ())
+    return unlisted(authorities.pem + authorities.revoked)
 
 
 @query

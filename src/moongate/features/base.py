@@ -481,6 +481,8 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
         check: faults that types cannot express, with paths relative to the field.
         hints: what is valid in a value and hardly meant, because it quietly closes something; with paths
             relative to the field. A hint says what happens to requests.
+        warnings: who is shut out by a value that is in force as it is written, because of what is in other
+            resources. The condition ``Warning`` of a policy of listeners says so.
         native: the rule's own field or filter, which overrides the policy's.
         clusters: the clusters that a value needs besides those of routes.
         secrets: the secrets that Envoy must be able to fetch for a value.
@@ -518,6 +520,7 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
     references: Callable[[M], Iterable[Reference]] | None = None
     check: Callable[[Db, Effective[M]], Iterable[Problem]] | None = None
     hints: Callable[[M], Iterable[Problem]] | None = None
+    warnings: Callable[[Db, Effective[M]], Iterable[Problem]] | None = None
     native: Native[M] | None = None
     clusters: Callable[[Db, Effective[M]], Iterable[ExtraCluster]] | None = None
     secrets: Callable[[Db, Effective[M]], Iterable[ExtraSecret]] | None = None

@@ -24,7 +24,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, ClassVar, Final, Literal
 
 from envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2 import TlsInspector
@@ -42,6 +42,7 @@ from moongate.attach.client_validation import (
     ClientValidation,
     PolicyAuthorities,
     client_authorities_fault,
+    client_authorities_unlisted,
 )
 from moongate.attach.tls_names import unknown_names
 from moongate.engine import Db
@@ -55,6 +56,8 @@ _SHA256_BYTES: Final = 32
 _AUTHORITIES: Final = "clientValidation.caCertificateRefs"
 _LISTS: Final = "clientValidation.crl.refs"
 _HEX_HASH: Final = re.compile("[0-9a-fA-F]{64}|[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){31}")
+_MOST_NAMED: Final = 5
+"""How many CAs a message names."""
 _OID: Final = re.compile(r"[0-2](\.[0-9]+)+")
 
 
@@ -249,6 +252,27 @@ def hints(tls: ClientTLSSettings) -> Iterator[Problem]:
             yield Problem(f"clientValidation.{field}", message, "Unused")
 
 
+def warnings(db: Db, tls: Effective[ClientTLSSettings]) -> Iterator[Problem]:
+    """CAs without a list of what they revoked, where there are lists."""
+    validation, authorities = tls.value.client_validation, _authorities(tls)
+    if validation is None or authorities is None or not validation.verifies:
+        return
+    missing = client_authorities_unlisted(db, authorities)
+    if missing.authorities:
+        message = (
+            f"No list of revoked certificates is of {_listed(missing.authorities)}, so Envoy refuses all "
+            "clients whose certificates it has signed."
+        )
+        if missing.lists:
+            message += f" There are lists of {_listed(missing.lists)}, which is no CA of this policy."
+        yield Problem("clientValidation.crl", message, "NoRevocationList")
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
 def _authorities(tls: Effective[ClientTLSSettings]) -> PolicyAuthorities | None:
     """The CAs that a value names; ``None`` for none."""
     validation = tls.value.client_validation
@@ -341,6 +365,7 @@ FEATURE = Feature(
     references=references,
     check=check,
     hints=hints,
+    warnings=warnings,
     clients=_clients,
     filter_chain=_filter_chain,
 )

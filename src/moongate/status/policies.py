@@ -268,6 +268,8 @@ def _judge_clients(db: Db, policy: Ref, beneath: Sequence[ListenerId], draft: Dr
     for parent in parents or (None,):
         problems = _problems(db, policy, parent)
         draft.hold(problems)
+        for warning in _warnings(db, policy, parent):
+            draft.warn(warning)
         if parent is not None and not problems:
             draft.merge(f"Merged with policy {parent.namespace}/{parent.name}.")
     if merged:
@@ -365,6 +367,16 @@ def _problems(db: Db, policy: Ref, parent: Ref | None) -> list[Problem]:
         for problem in judged.problems
         if problem.reason != NOT_SUPPORTED or problem.path not in faults
     ]
+
+
+def _warnings(db: Db, policy: Ref, parent: Ref | None) -> Iterator[Problem]:
+    """Who is shut out by settings of a policy that are in force as they are written."""
+    judged = effective_policy(db, policy, parent)
+    if judged is None:
+        return
+    for feature, effective in judged.features():
+        if feature.warnings is not None:
+            yield from (each.under(judged.path(feature)) for each in feature.warnings(db, effective))
 
 
 def _claimed_sections(db: Db, kind: str, target: Ref) -> list[str]:
@@ -497,6 +509,9 @@ def _warning(draft: Draft, deprecated: str, generation: int) -> Iterator[Conditi
         warnings["UnsupportedHTTP3ClientValidation"] = (
             f"{where} no HTTP/3, because Envoy does not check certificates of clients over QUIC."
         )
+    for warning in draft.warnings:
+        line = f"{warning.path}: {warning.message}"
+        warnings[warning.reason] = "\n".join(filter(None, (warnings.get(warning.reason), line)))
     if deprecated and draft.held:
         warnings["DeprecatedField"] = deprecated
     if warnings:

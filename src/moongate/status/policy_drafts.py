@@ -67,6 +67,14 @@ class Draft:
         """A listener has no HTTP/3, as it checks certificates of clients."""
         self._state("dropped", listener)
 
+    def warn(self, warning: Problem) -> None:
+        """Something of the policy shuts somebody out, though it is in force as it is written."""
+        self._state("warning", warning)
+
+    @property
+    def warnings(self) -> list[Problem]:
+        return [content for content in self._about("warning") if isinstance(content, Problem)]
+
     @property
     def faults(self) -> list[Problem]:
         return [content for content in self._about("fault") if isinstance(content, Problem)]
