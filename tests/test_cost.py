@@ -512,6 +512,20 @@ def test_to_log_that_a_policy_is_gone_costs_no_look_at_routes(many: World, some:
     assert lines[0] == lines[1]
 
 
+def test_to_log_that_a_route_is_gone_looks_at_others_one_by_one(many: World, some: World) -> None:
+    """Anything may have referred to it: that is looked for in steps, and endpoints go between them."""
+    gone: dict[Ref, Resource | None] = {Ref.of(HTTPRoute, "default", "gone"): None}
+    logs = [RunLog(world.store.held()) for world in (many, some)]
+
+    for log in logs:
+        log.loaded((), {}, files=1, resources=1)
+    lines = [lines_of(lambda log=log: log.loaded((), gone, files=1, resources=1)) for log in logs]
+    steps = [len([*log.search()]) for log in logs]
+
+    assert lines[0] == lines[1]
+    assert steps == [len(world.store.held()) for world in (many, some)]
+
+
 async def test_to_log_what_was_loaded_leaves_what_it_puts_in_doubt_to_the_pump(tmp_path: Path) -> None:
     """The pump marks that in slices, and endpoints go between them."""
     gateway = Laptop()

@@ -507,6 +507,10 @@ class Laptop:
         yield from self.fleets.review()
         self.statuses.observe(self.fleets.envoy_states(), self.fleets.refusals())
         self._log.transitions(self.statuses.transitions())
+        for _ in self._log.search():
+            yield
+            if not self.world.settled:
+                break  # what was written meanwhile does not wait; the next turn goes on with the search
         if self.world.settled:
             self._log.references(self.statuses)
         self._log.serving(self.urls())
