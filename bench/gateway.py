@@ -61,13 +61,14 @@ class _Turns:
 
         def timed(handle: Handle) -> None:
             named = _name(handle)
-            turns._seen.clear()
+            turns._seen = Counter()
             cpu, began = thread_time(), perf_counter()
             turns._began = cpu
             run(handle)
             took = thread_time() - cpu, perf_counter() - began
+            seen, turns._seen = turns._seen, Counter()  # a signal may come at any time
             if took[0] > _LONG_S:
-                named = " in ".join((*(place for place, _ in turns._seen.most_common(1)), named))
+                named = " in ".join((*(place for place, _ in seen.most_common(1)), named))
                 turns._long[named] = max(turns._long[named], round(1000 * took[0]))
             if took > turns._longest[:2]:
                 turns._longest = (*took, named)

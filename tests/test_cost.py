@@ -13,8 +13,12 @@ from itertools import chain, count, islice
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 from msgspec import Struct, structs
 
+from moongate import names
+from moongate.ads.session import Session
+from moongate.ads.snapshot import Snapshot
 from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, Ref, Resource
 from moongate.api.envoygateway import EnvoyGateway, ExtensionAPIs, RuntimeFlags
 from moongate.api.gateway import (
@@ -40,7 +44,7 @@ from moongate.run.log import RunLog
 from moongate.sources.files import Files
 from moongate.store import parts, shard
 from moongate.world import Changes, World
-from moongate.xds.wire import ROUTE
+from moongate.xds.wire import ROUTE, SCOPE, XdsResource
 from tests.core import ON_HOST, WHOLE, certificate, key_bytes, new_key
 from tests.strategies import renamed, resource
 from tests.worlds import (
@@ -498,6 +502,25 @@ def test_a_first_policy_that_says_nothing_of_clusters_builds_none(many: World) -
     for change in (cost(many, retries(1).ref), cost(many, retries(1))):
         assert change.runs["route_entries_of"] == 501
         assert {"cluster", "load_assignment", "endpoints"}.isdisjoint(change.runs)
+
+
+def test_a_stream_is_handed_thousands_of_routes_at_once_for_little_each() -> None:
+    """It is one edit, so nothing else runs meanwhile; endpoints wait for it."""
+    snapshot = Snapshot()
+    scopes = [names.scope("default/eg/http", f"{n}.example.com") for n in range(200)]
+    collection = names.scopes("default/eg/http")
+    snapshot.apply([XdsResource.of(SCOPE, name, b"1") for name in scopes], ())
+    session = Session("eg", "node", snapshot)
+    session.receive(DeltaDiscoveryRequest(type_url=SCOPE, resource_names_subscribe=[collection]), 0)
+
+    lines = [
+        lines_of(lambda news=news: session.touch(snapshot.apply(news, ())))
+        for news in (
+            [XdsResource.of(SCOPE, name, b"%d" % many) for name in scopes[:many]] for many in (100, 200)
+        )
+    ]
+
+    assert lines[1] - lines[0] < 40 * 100
 
 
 def test_to_log_that_a_policy_is_gone_costs_no_look_at_routes(many: World, some: World) -> None:
