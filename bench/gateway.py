@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from asyncio.events import Handle
+from collections import Counter
 from time import perf_counter, thread_time
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,22 @@ from moongate.report.logs import configure
 from moongate.run import LaptopOptions, run_laptop
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from moongate.run import Laptop
+
+
+_SAMPLE_S = 0.002
+"""Seconds of CPU between two looks at what a callback does."""
+
+_LONG_S = 0.005
+"""Seconds of CPU after which it is noted what a callback does."""
+
+_DEPTH = 4
+"""How many functions name the place in a callback where it was mostly seen."""
+
+_MOST = 5
+"""How many long callbacks are reported."""
 
 
 class _Turns:
@@ -33,21 +49,48 @@ class _Turns:
     def __init__(self) -> None:
         self._run = Handle._run  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         self._longest: tuple[float, float, str] = (0.0, 0.0, "")
+        self._long: Counter[str] = Counter()
+        self._began = 0.0
+        self._seen: Counter[str] = Counter()
 
     def watch(self) -> None:
         """Forget what was, and look at each callback from now on, which costs it a microsecond."""
         self._longest = (0.0, 0.0, "")
+        self._long.clear()
         turns, run = self, self._run
 
         def timed(handle: Handle) -> None:
             named = _name(handle)
+            turns._seen = Counter()
             cpu, began = thread_time(), perf_counter()
+            turns._began = cpu
             run(handle)
             took = thread_time() - cpu, perf_counter() - began
+            seen, turns._seen = turns._seen, Counter()  # a signal may come at any time
+            if took[0] > _LONG_S:
+                named = " in ".join((*(place for place, _ in seen.most_common(1)), named))
+                turns._long[named] = max(turns._long[named], round(1000 * took[0]))
             if took > turns._longest[:2]:
                 turns._longest = (*took, named)
 
+        signal.signal(signal.SIGPROF, self._look)
+        signal.setitimer(signal.ITIMER_PROF, _SAMPLE_S, _SAMPLE_S)
+
         Handle._run = timed  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+
+    def _look(self, _signal: int, frame: FrameType | None) -> None:
+        if thread_time() - self._began < _LONG_S:
+            return
+        places: list[str] = []
+        while frame is not None:
+            if "/moongate/" in frame.f_code.co_filename:
+                places.append(frame.f_code.co_qualname)
+            frame = frame.f_back
+        self._seen[" < ".join(places[:_DEPTH])] += 1
+
+    def long(self) -> dict[str, int]:
+        """The longest callbacks since ``watch``: what they were, and milliseconds of CPU."""
+        return dict(self._long.most_common(_MOST))
 
     def longest(self) -> dict[str, Any]:
         """The longest since ``watch``: milliseconds of CPU and of time, and what it was."""
@@ -64,18 +107,26 @@ def _name(handle: Handle) -> str:
 
 async def _run(paths: tuple[str, ...]) -> None:
     turns = _Turns()
+    serving: list[asyncio.Task[None]] = []
 
     def served(running: Laptop) -> None:
+        def await_served() -> None:
+            """Wait until all that was read is acknowledged: ``turns`` says whether it is."""
+            serving[:] = [tasks.create_task(running.served(timeout_s=None), name="served")]
+
         answer_commands(
             {
                 "figures": running.figures,
                 "settle": gc.collect,
                 "profile": profile,
                 "watch": turns.watch,
+                "await served": await_served,
                 "turns": lambda: {
                     "slices": running.slices,
                     "settling": running.status.settling(),
+                    "served": all(task.done() for task in serving),
                     "longest": turns.longest(),
+                    "long": turns.long(),
                 },
             },
             lambda: os.kill(os.getpid(), signal.SIGTERM),
@@ -94,7 +145,10 @@ async def _run(paths: tuple[str, ...]) -> None:
         profiler.dump_stats(to)
         return to
 
-    await run_laptop(LaptopOptions(paths=paths), served=served)
+    async with asyncio.TaskGroup() as tasks:
+        await run_laptop(LaptopOptions(paths=paths), served=served)
+        for task in serving:
+            task.cancel()
 
 
 if __name__ == "__main__":

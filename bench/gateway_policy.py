@@ -34,7 +34,7 @@ from bench.upstream import CONNECTION, ENDPOINT, TIMEOUT
 from tests.ports import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from bench.prober import Answer
 
@@ -64,7 +64,8 @@ spec:
   {spec}
 """
 
-_LIMIT = "rateLimit: {{type: Global, global: {{rules: [{{limit: {{requests: {0}, unit: Hour}}}}]}}}}"
+# As many as that, for one route is asked more than a thousand times until it is served, and none may fail.
+_LIMIT = "rateLimit: {{type: Global, global: {{rules: [{{limit: {{requests: {0}00000, unit: Hour}}}}]}}}}"
 _TIMEOUT = "timeout: {{http: {{requestTimeout: {0}s}}}}"
 
 
@@ -97,7 +98,7 @@ def _has_other_timeout(_number: int, answer: Answer, before: Answer) -> bool:
 
 
 def _is_limited(number: int, answer: Answer, _before: Answer) -> bool:
-    return answer.headers.get("x-ratelimit-limit", "").startswith(f"{number},")
+    return answer.headers.get("x-ratelimit-limit", "").startswith(f"{number}00000,")
 
 
 def _has_other_connection(_number: int, answer: Answer, before: Answer) -> bool:
@@ -154,6 +155,8 @@ class Series(Struct, frozen=True, kw_only=True):
         bytes: sent, at the mean; with the endpoints.
         endpoints_ms: all changes of endpoints in the middle of these edits: written → served.
         requests, failed: of the other client.
+        failures: of each failed request when it failed, its route, and the answer.
+        long_callbacks: the longest callbacks by what they were, milliseconds of CPU; of all edits.
     """
 
     kind: str
@@ -170,6 +173,8 @@ class Series(Struct, frozen=True, kw_only=True):
     endpoints_ms: list[float]
     requests: int
     failed: int
+    failures: list[str]
+    long_callbacks: dict[str, int]
 
 
 class Size(Struct, frozen=True, kw_only=True):
@@ -189,6 +194,7 @@ class _Edited(Struct, kw_only=True):
     envoy_cpu_ms: float = 0.0
     slices: int = 0
     longest: dict[str, Any] = {}
+    long: dict[str, int] = {}
     runs: dict[str, int] = {}
     bytes: int = 0
     endpoints_ms: list[float] = []
@@ -200,14 +206,19 @@ class _Others:
     def __init__(self, prober: Prober, scene: Scene) -> None:
         self._prober = prober
         self._scene = scene
-        self.requests = self.failed = 0
+        self.requests = 0
+        self.failures: list[str] = []
 
     async def run(self) -> None:
         """Ask until cancelled."""
         while True:
-            answer = await self._prober.ask(self._scene.host(self.requests * 7919 % self._scene.routes))
+            host = self._scene.host(self.requests * 7919 % self._scene.routes)
+            answer = await self._prober.ask(host)
             self.requests += 1
-            self.failed += answer is None or answer.status != 200
+            if answer is None or answer.status != 200:
+                words = self._prober.fault if answer is None else f"{answer}"
+                self.failures.append(f"[{monotonic() - _BEGAN:.1f} s] {host}: {words}")
+                _say(f"a request failed: {host}: {words}")
             await asyncio.sleep(_OTHERS_PAUSE_S)
 
 
@@ -232,7 +243,7 @@ class _Bench:
         """Edit a policy in one way, again and again."""
         _say(f"{self._scene.routes:,} routes: {kind.name}")
         seen: list[_Edited] = []
-        requests, failed = self.others.requests, self.others.failed
+        requests, failed = self.others.requests, len(self.others.failures)
         for _ in range(edits):
             if seen and monotonic() > self._until:
                 break
@@ -258,7 +269,9 @@ class _Bench:
             bytes=fmean(each.bytes for each in seen),
             endpoints_ms=[ms for each in seen for ms in each.endpoints_ms],
             requests=self.others.requests - requests,
-            failed=self.others.failed - failed,
+            failed=len(self.others.failures) - failed,
+            failures=self.others.failures[failed:],
+            long_callbacks=_greatest(each.long for each in seen),
         )
 
     async def at_rest(self, count: int) -> list[float]:
@@ -267,20 +280,14 @@ class _Bench:
 
     async def settled(self) -> None:
         """Return when all is handed out and acknowledged."""
+        await self._gateway.ask("await served")
         async with asyncio.timeout(DEADLINE_S):
-            while not await self._is_settled():  # noqa: ASYNC110 - only an answer tells
+            while not (await self._gateway.ask("turns"))["served"]:  # noqa: ASYNC110 - only an answer tells
                 await asyncio.sleep(0.05)
 
     async def _settles(self) -> bool:
         """Whether something that was read is not handed out yet."""
         return (await self._gateway.ask("turns"))["settling"]
-
-    async def _is_settled(self) -> bool:
-        figures = await self._gateway.ask("figures")
-        tallies = figures["sent"].values()
-        if any(tally["responses"] != tally["acks"] + tally["nacks"] for tally in tallies):
-            return False
-        return not await self._settles()
 
     async def _prepare(self, kind: Kind, spec: str) -> None:
         self._write(kind, spec)
@@ -322,9 +329,10 @@ class _Bench:
             # An endpoint that is read together with the policy may wait for it.
             while not await self._settles() and not served.done():  # noqa: ASYNC110 - only an answer tells
                 await asyncio.sleep(0.001)
+            await self._gateway.ask("await served")
             while True:
                 edited.endpoints_ms.append(await self._move_endpoint())
-                if served.done() and await self._is_settled():
+                if served.done() and (await self._gateway.ask("turns"))["served"]:
                     break
         edited.served_ms = 1000 * (served.result() - began)
         edited.settled_ms = 1000 * (perf_counter() - began)
@@ -332,7 +340,7 @@ class _Bench:
         edited.envoy_cpu_ms = 1000 * (cpu_s(self._envoy) - cpus[1])
         after, turns_after = await self._gateway.ask("figures"), await self._gateway.ask("turns")
         edited.slices = turns_after["slices"] - turns["slices"]
-        edited.longest = turns_after["longest"]
+        edited.longest, edited.long = turns_after["longest"], turns_after["long"]
         edited.runs = {name: n - figures["runs"].get(name, 0) for name, n in after["runs"].items()}
         edited.bytes = _sent(after) - _sent(figures)
         return edited
@@ -351,6 +359,15 @@ class _Bench:
 
 def _say(words: str) -> None:
     print(f"[{monotonic() - _BEGAN:4.0f} s] {words}", file=sys.stderr, flush=True)
+
+
+def _greatest(of: Iterable[dict[str, int]]) -> dict[str, int]:
+    """The greatest of each name, the greatest first."""
+    greatest: dict[str, int] = {}
+    for each in of:
+        for what, ms in each.items():
+            greatest[what] = max(ms, greatest.get(what, 0))
+    return dict(sorted(greatest.items(), key=lambda item: -item[1]))
 
 
 def _sent(figures: dict[str, Any]) -> int:

@@ -18,10 +18,11 @@ DEADLINE_S = 300.0
 
 
 class Answer(Struct, frozen=True):
-    """A response's status and headers, the names in lower case."""
+    """A response's status and headers, the names in lower case; and its body."""
 
     status: int
     headers: dict[str, str]
+    body: bytes = b""
 
 
 class Prober:
@@ -30,6 +31,8 @@ class Prober:
     def __init__(self, port: int) -> None:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self.fault = ""
+        """Why nobody answered the last time that nobody did."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -49,13 +52,14 @@ class Prober:
             headers = {
                 name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
             }
-            await reader.readexactly(int(headers.get("content-length", "0")))
+            body = await reader.readexactly(int(headers.get("content-length", "0")))
             if headers.get("connection") == "close":
                 self._drop()
-        except (OSError, asyncio.IncompleteReadError):
+        except (OSError, asyncio.IncompleteReadError) as error:
             self._drop()
+            self.fault = repr(error)
             return None
-        return Answer(int(first.split(" ")[1]), headers)
+        return Answer(int(first.split(" ")[1]), headers, body)
 
     async def until(self, host: str, claim: Callable[[Answer], bool], *, anew: bool = False) -> float:
         """When the answer was first as claimed: seconds of ``perf_counter``.

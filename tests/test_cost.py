@@ -13,8 +13,12 @@ from itertools import chain, count, islice
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 from msgspec import Struct, structs
 
+from moongate import names
+from moongate.ads.session import Session
+from moongate.ads.snapshot import Snapshot
 from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, Ref, Resource
 from moongate.api.envoygateway import EnvoyGateway, ExtensionAPIs, RuntimeFlags
 from moongate.api.gateway import (
@@ -40,7 +44,7 @@ from moongate.run.log import RunLog
 from moongate.sources.files import Files
 from moongate.store import parts, shard
 from moongate.world import Changes, World
-from moongate.xds.wire import ROUTE
+from moongate.xds.wire import ROUTE, SCOPE, XdsResource
 from tests.core import ON_HOST, WHOLE, certificate, key_bytes, new_key
 from tests.strategies import renamed, resource
 from tests.worlds import (
@@ -500,6 +504,25 @@ def test_a_first_policy_that_says_nothing_of_clusters_builds_none(many: World) -
         assert {"cluster", "load_assignment", "endpoints"}.isdisjoint(change.runs)
 
 
+def test_a_stream_is_handed_thousands_of_routes_at_once_for_little_each() -> None:
+    """It is one edit, so nothing else runs meanwhile; endpoints wait for it."""
+    snapshot = Snapshot()
+    scopes = [names.scope("default/eg/http", f"{n}.example.com") for n in range(200)]
+    collection = names.scopes("default/eg/http")
+    snapshot.apply([XdsResource.of(SCOPE, name, b"1") for name in scopes], ())
+    session = Session("eg", "node", snapshot)
+    session.receive(DeltaDiscoveryRequest(type_url=SCOPE, resource_names_subscribe=[collection]), 0)
+
+    lines = [
+        lines_of(lambda news=news: session.touch(snapshot.apply(news, ())))
+        for news in (
+            [XdsResource.of(SCOPE, name, b"%d" % many) for name in scopes[:many]] for many in (100, 200)
+        )
+    ]
+
+    assert lines[1] - lines[0] < 40 * 100
+
+
 def test_to_log_that_a_policy_is_gone_costs_no_look_at_routes(many: World, some: World) -> None:
     """Nothing refers to a policy. Else the event loop would stand still for a look at each of them."""
     gone: dict[Ref, Resource | None] = {retries(1).ref: None}
@@ -510,6 +533,20 @@ def test_to_log_that_a_policy_is_gone_costs_no_look_at_routes(many: World, some:
     lines = [lines_of(lambda log=log: log.loaded((), gone, files=1, resources=1)) for log in logs]
 
     assert lines[0] == lines[1]
+
+
+def test_to_log_that_a_route_is_gone_looks_at_others_one_by_one(many: World, some: World) -> None:
+    """Anything may have referred to it: that is looked for in steps, and endpoints go between them."""
+    gone: dict[Ref, Resource | None] = {Ref.of(HTTPRoute, "default", "gone"): None}
+    logs = [RunLog(world.store.held()) for world in (many, some)]
+
+    for log in logs:
+        log.loaded((), {}, files=1, resources=1)
+    lines = [lines_of(lambda log=log: log.loaded((), gone, files=1, resources=1)) for log in logs]
+    steps = [len([*log.search()]) for log in logs]
+
+    assert lines[0] == lines[1]
+    assert steps == [len(world.store.held()) for world in (many, some)]
 
 
 async def test_to_log_what_was_loaded_leaves_what_it_puts_in_doubt_to_the_pump(tmp_path: Path) -> None:

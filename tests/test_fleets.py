@@ -680,7 +680,8 @@ async def test_a_refused_cluster_that_is_mended_is_no_longer_reported() -> None:
         await laptop.apply(opened(free_port()))
         for type_, status in ((Cluster.EDS, "False"), (Cluster.STATIC, "True")):
             cluster = XdsResource.of(CLUSTER, "odd", encode(Cluster(name="odd", type=type_)))
-            laptop.fleets.publish(Changes({"default/eg": (cluster,)}, {}, {}, {}))
+            for _ in laptop.fleets.publish(Changes({"default/eg": (cluster,)}, {}, {}, {})):
+                pass
             async with asyncio.timeout(5):
                 while conditions(laptop)["Programmed"]["status"] != status:  # noqa: ASYNC110 - a document
                     await asyncio.sleep(0.01)

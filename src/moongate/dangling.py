@@ -16,8 +16,9 @@ from __future__ import annotations
 import re
 from bisect import bisect
 from collections import defaultdict
-from functools import cached_property
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from functools import cached_property, wraps
+from itertools import chain
+from typing import TYPE_CHECKING, Literal, NamedTuple, ParamSpec
 
 from moongate.api.backend import Backend
 from moongate.api.backendtlspolicy import BackendTLSPolicy
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     from moongate.api.base import Resource
     from moongate.api.route import RouteFilter
     from moongate.api.shared import BackendObjectReference, LocalObjectReference
+
+P = ParamSpec("P")
 
 REASON = "TargetNotFound"
 """Reason of a dangling reference that no status reports."""
@@ -114,7 +117,7 @@ class DanglingReference(NamedTuple):
         return Problem(self.problem.path, f"{self.problem.message} {effect}".strip(), problem.reason)
 
 
-def dangling_references(
+def dangling_by_resource(
     held: Mapping[Ref, Resource],
     refs: Iterable[Ref],
     *,
@@ -123,12 +126,14 @@ def dangling_references(
     sliced: Callable[[Ref], bool] | None = None,
     listening: Callable[[int], Iterable[Ref]] | None = None,
     unread: Callable[[], object | None] = lambda: None,
-) -> Iterator[DanglingReference]:
-    """The dangling references of some resources.
+) -> Iterator[tuple[DanglingReference, ...]]:
+    """For each of some resources its dangling references.
+
+    To look at thousands takes long: a caller can stop between two of them, and then go on.
 
     Args:
         held: all resources in force.
-        refs: the resources whose references are checked; those that are not in force are skipped.
+        refs: the resources whose references are checked; those that are not in force have none.
         controller: the controllerName of the GatewayClasses that this controller serves.
         faulty: the place in a file of a resource that has an error and is therefore not in force; or None.
         sliced: whether a Service has an EndpointSlice; if it is absent, all EndpointSlices are searched.
@@ -140,46 +145,72 @@ def dangling_references(
     sliced = sliced or known.sliced
     listening = listening or known.listening
     for ref in refs:
-        if ref.is_a(EnvoyProxy) and ref in held and ref not in known.parameters:
-            message = "No parametersRef of a GatewayClass or Gateway names this EnvoyProxy: it has no effect."
-            yield DanglingReference(ref, Problem("metadata.name", message, UNUSED), "warning")
-        for problem in hints(held.get(ref)):
+        yield tuple(_dangling(held, ref, known, controller, faulty, sliced, listening))
+
+
+def _in_a_row(
+    by_resource: Callable[P, Iterator[tuple[DanglingReference, ...]]],
+) -> Callable[P, Iterator[DanglingReference]]:
+    @wraps(by_resource)
+    def in_a_row(*args: P.args, **kwargs: P.kwargs) -> Iterator[DanglingReference]:
+        return chain.from_iterable(by_resource(*args, **kwargs))
+
+    return in_a_row
+
+
+dangling_references = _in_a_row(dangling_by_resource)
+"""The dangling references of all of some resources, from the same arguments."""
+
+
+def _dangling(
+    held: Mapping[Ref, Resource],
+    ref: Ref,
+    known: _Known,
+    controller: str,
+    faulty: Callable[[Ref], object | None],
+    sliced: Callable[[Ref], bool],
+    listening: Callable[[int], Iterable[Ref]],
+) -> Iterator[DanglingReference]:
+    if ref.is_a(EnvoyProxy) and ref in held and ref not in known.parameters:
+        message = "No parametersRef of a GatewayClass or Gateway names this EnvoyProxy: it has no effect."
+        yield DanglingReference(ref, Problem("metadata.name", message, UNUSED), "warning")
+    for problem in hints(held.get(ref)):
+        yield DanglingReference(ref, problem, "warning")
+    for problem in (
+        *_loops(held.get(ref), held, listening),
+        *_of_no_service(held.get(ref), known),
+        *_uncovered(held.get(ref), held),
+        *_of_no_port(held.get(ref), held),
+        *_of_wrong_kind(held.get(ref), known),
+    ):
+        yield DanglingReference(ref, problem, "warning")
+    for path, to, reason in _references(held.get(ref)):
+        if to not in held:
+            place = faulty(to)
+            is_known = place is not None or (to.group, to.kind) in UNBUILT_KINDS
+            if place is not None:
+                message = f"{to} is not in force: it is written at {place}, with an error."
+            elif is_known:
+                message = f"The kind {to.kind} is not built yet."
+            else:
+                message = f"There is no {to}.{known.question(path, to)}"
+            problem = Problem(path, f"{message}{_effect(ref, reason)}", reason)
+            yield DanglingReference(ref, problem, "warning" if is_known else "error")
+        elif (other := known.controller_of(to)) is not None and other != controller:
+            message = (
+                f"{to} is of the controller {other!r}, and this one is {controller!r}; "
+                "use a class of this controller, or correct spec.controllerName of the class."
+            )
+            if _likeness(other, controller) > _TYPED_WRONG:
+                message += f" Did you mean {controller!r} there?"
+            problem = Problem(path, f"{message}{_effect(ref, reason)}", reason)
             yield DanglingReference(ref, problem, "warning")
-        for problem in (
-            *_loops(held.get(ref), held, listening),
-            *_of_no_service(held.get(ref), known),
-            *_uncovered(held.get(ref), held),
-            *_of_no_port(held.get(ref), held),
-            *_of_wrong_kind(held.get(ref), known),
-        ):
+        elif to.is_a(Service) and known.reads_slices(to) and not sliced(to):
+            label = f"{SERVICE_NAME}: {to.name}"
+            remedy = f"add an EndpointSlice with the label {label}, or {_BACKEND}"
+            message = f"{to} has no endpoints: {remedy}."
+            problem = Problem(path, message, ROUTABLE if known.has_address(to) else EMPTY)
             yield DanglingReference(ref, problem, "warning")
-        for path, to, reason in _references(held.get(ref)):
-            if to not in held:
-                place = faulty(to)
-                is_known = place is not None or (to.group, to.kind) in UNBUILT_KINDS
-                if place is not None:
-                    message = f"{to} is not in force: it is written at {place}, with an error."
-                elif is_known:
-                    message = f"The kind {to.kind} is not built yet."
-                else:
-                    message = f"There is no {to}.{known.question(path, to)}"
-                problem = Problem(path, f"{message}{_effect(ref, reason)}", reason)
-                yield DanglingReference(ref, problem, "warning" if is_known else "error")
-            elif (other := known.controller_of(to)) is not None and other != controller:
-                message = (
-                    f"{to} is of the controller {other!r}, and this one is {controller!r}; "
-                    "use a class of this controller, or correct spec.controllerName of the class."
-                )
-                if _likeness(other, controller) > _TYPED_WRONG:
-                    message += f" Did you mean {controller!r} there?"
-                problem = Problem(path, f"{message}{_effect(ref, reason)}", reason)
-                yield DanglingReference(ref, problem, "warning")
-            elif to.is_a(Service) and known.reads_slices(to) and not sliced(to):
-                label = f"{SERVICE_NAME}: {to.name}"
-                remedy = f"add an EndpointSlice with the label {label}, or {_BACKEND}"
-                message = f"{to} has no endpoints: {remedy}."
-                problem = Problem(path, message, ROUTABLE if known.has_address(to) else EMPTY)
-                yield DanglingReference(ref, problem, "warning")
 
 
 def references_of(resource: object) -> frozenset[Ref]:

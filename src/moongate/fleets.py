@@ -76,6 +76,9 @@ T = TypeVar("T")
 UNOPENED: Final = "Until then moongate serves nothing there, and asks again from time to time."
 """What a port that cannot be had means for requests."""
 
+STEP: Final = 100
+"""How many resources are looked at in one step before they are handed out; less than a millisecond."""
+
 SUCCESSOR_S: Final = 5.0
 """How many seconds an Envoy that is to end waits at most for the start of Envoys that may take its ports."""
 
@@ -144,8 +147,8 @@ class Fleets:
 
     # -- in -----------------------------------------------------------------
 
-    def publish(self, changes: Changes) -> None:
-        """Start new fleets, end removed fleets, and hand changed resources to the others.
+    def publish(self, changes: Changes) -> Iterator[None]:
+        """Start new fleets, end removed fleets, and hand changed resources to the others; in steps.
 
         An Envoy that ends keeps its resources, so that it can complete the requests in flight.
         """
@@ -157,25 +160,42 @@ class Fleets:
         if self._ending:
             self._hand_over()
         left: dict[str, frozenset[tuple[int, bool]]] = {}
+        for name, put in changes.put.items():
+            if name in self._fleets:
+                self._ads.prepare(name, put)
         for name in changes.put.keys() | changes.gone.keys():
             fleet = self._fleets.get(name)
             if fleet is None:
                 continue
             put, gone = changes.put.get(name, ()), changes.gone.get(name, ())
+            # Envoy's answers are compared with what is noted here, so it is noted before they can come.
+            for at in range(0, len(put), STEP):
+                part = put[at : at + STEP]
+                self._transitions.handed_out(fleet.id, part)
+                self._certificates.handed_out(fleet.id, part, ())
+                yield
             if any(type_url == LISTENER for type_url, _ in gone):
                 self._hand_over(name)
                 left[name] = self._ports(name)
             if not self._enforced():
                 self._hold_routes(name)
-            self._transitions.handed_out(fleet.id, put, gone)
-            self._certificates.handed_out(fleet.id, put, gone)
+            self._transitions.handed_out(fleet.id, (), gone)
+            self._certificates.handed_out(fleet.id, (), gone)
             self._quarantine.left(fleet.id, gone)
-            self._ads.publish(name, put, gone)
+            # All in one edit: what an Envoy has of it, or not yet, is told by the number of the edit.
+            self._ads.publish_prepared(name, gone)
             # A resource that Envoy never accepted is not removed by a response, so no answer will come.
             for key in gone:
                 fleet.refused.pop(key, None)
+            yield
         for name, before in left.items():
             self._await_starting(name, before - self._ports(name))
+
+    def publish_endpoints(self, changes: Changes) -> None:
+        """Hand changed endpoints to the Envoys at once, also between two steps of ``publish``."""
+        for name, put in changes.put.items():
+            if name in self._fleets:
+                self._ads.publish(name, put)
 
     def review(self) -> Iterator[None]:
         """React to the events, now that the world is settled; in steps."""

@@ -64,6 +64,20 @@ async def test_a_resource_arrives_as_it_was_published(socket: Path) -> None:
     assert (received.resource.type_url, received.resource.value) == (ENDPOINT, made.body)
 
 
+async def test_what_is_published_before_what_is_prepared_is_newer(socket: Path) -> None:
+    """Endpoints change while thousands of routes are about to be published, in one edit."""
+    async with serving(socket) as ads:
+        old, new, other = endpoints("a", b"1"), endpoints("a", b"2"), endpoints("b")
+        ads.prepare("eg", [old, other])
+        assert ads.version("eg", ENDPOINT, "b") is None
+
+        ads.publish("eg", [new])
+        ads.publish_prepared("eg")
+
+        assert ads.version("eg", ENDPOINT, "a") == new.version
+        assert ads.version("eg", ENDPOINT, "b") == other.version
+
+
 async def test_a_change_reaches_every_envoy_of_its_fleet_and_no_other(socket: Path) -> None:
     async with (
         serving(socket) as ads,

@@ -68,6 +68,8 @@ class Run:
             else:
                 self.held[ref] = resource
         self.log.loaded(self.folder.diagnostics(), batch, files=len(files), resources=len(self.folder))
+        for _ in self.log.search():
+            pass
 
     def settle(self, statuses: Mapping[Ref, Struct | None] = {}) -> None:
         """All statuses are known; these have changed."""
@@ -111,6 +113,25 @@ def test_the_end_of_an_error_that_led_to_another_is_reported_once(events: list[A
     run.write(gateway=gateway(http("web")))
 
     assert len(of(events, "manifests.mended")) == 1
+
+
+def test_an_error_that_is_still_looked_for_is_no_end_of_all_errors(events: list[Any]) -> None:
+    """One file is mended, and another is gone: what that leads to is known once all is looked through."""
+    run = Run()
+    run.write(classes=GATEWAY_CLASS, gateway=gateway(http("web")), policy=POLICY, a="kind: [")
+
+    batch = run.folder.update_many({"gateway": None, "a": None})
+    for ref in batch:
+        del run.held[ref]
+    run.log.loaded(run.folder.diagnostics(), batch, files=2, resources=2)
+    next(run.log.search())  # then something else was to do
+    assert of(events, "manifests.mended") == []
+    assert run.log.has_errors
+    for _ in run.log.search():
+        pass
+
+    assert of(events, "manifests.mended") == []
+    assert any("There is no Gateway" in event["message"] for event in of(events, "manifest"))
 
 
 def test_the_end_of_all_warnings_is_reported_too(events: list[Any]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import weakref
 from contextlib import asynccontextmanager
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,9 +30,12 @@ class Running:
         self.pump = Pump(self.world)
         self.turns: list[Changes] = []
         self.endpoints: list[tuple[int, Changes]] = []
-        self.outlet = Outlet(self._endpoints, self.turns.append, self.observe)
+        self.outlet = Outlet(self._endpoints, self.publish, self.observe)
         self.to_correct: list[Resource] = []
         self.to_write: list[Resource] = []
+        self.to_write_amid: list[Resource] = []
+        self.observed: list[int] = []
+        """How many turns were handed out at each look at the answers."""
 
     def _endpoints(self, changes: Changes) -> None:
         """Keep what is handed out between two slices, with the turns before; then write, as a source may."""
@@ -40,8 +44,16 @@ class Running:
         while self.to_write:
             self.put(self.to_write.pop())
 
+    def publish(self, changes: Changes) -> Iterator[None]:
+        """Keep what is handed out at the end of a turn; before the last of it, write, as a source may."""
+        while self.to_write_amid:
+            self.put(self.to_write_amid.pop())
+        yield from repeat(None, 50)
+        self.turns.append(changes)
+
     def observe(self) -> Iterator[None]:
         """Write what an Envoy's answer would lead to, once."""
+        self.observed.append(len(self.turns))
         yield
         while self.to_correct:
             self.world.apply({(resource := self.to_correct.pop()).ref: resource})
@@ -121,6 +133,38 @@ async def test_endpoints_that_come_during_a_turn_are_handed_out_before_its_end()
     ((turns, changes),) = run.endpoints
     assert turns == before, "the turn was still on"
     assert {r.type_url for put in changes.put.values() for r in put} == {ENDPOINT}
+
+
+async def test_endpoints_that_come_while_changes_are_handed_out_do_not_wait_for_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """To hand out thousands of routes takes long, too."""
+    monkeypatch.setattr("moongate.run.pump.SLICE_S", 0)
+    async with running() as run:
+        run.put(*worlds.routes_with_services(2))
+        await run.settled()
+        before = len(run.turns)
+
+        run.put(worlds.route(1, "/other"))
+        run.to_write_amid.append(worlds.endpoint_slice(1, last_octet=99))
+        await run.settled()
+
+    ((turns, changes),) = run.endpoints
+    assert turns == before, "not all was handed out"
+    assert {r.type_url for put in changes.put.values() for r in put} == {ENDPOINT}
+
+
+async def test_answers_are_looked_at_when_all_that_was_written_is_handed_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are compared with what Envoys should have, so a write while changes are handed out goes first."""
+    monkeypatch.setattr("moongate.run.pump.SLICE_S", 0)
+    async with running() as run:
+        run.put(*worlds.routes_with_services(2))
+        run.to_write_amid.append(worlds.route(1, "/other"))
+        await run.settled()
+
+    assert run.observed == [2]
 
 
 class Circle:

@@ -75,7 +75,7 @@ async def test_a_field_that_is_not_built_is_reported_once(folder: Path, from_fil
             running.take_text("all", text(gateway, *([POLICY] if from_file else [])))
             if not from_file:
                 running.put({ref: admitted(POLICY)})
-            await until(lambda: running.statuses.document(ref) is not None)
+            await until(lambda: running.statuses.document(ref) is not None and not running.status.settling())
             report = running.report()
             running.take_text("all", text(gateway))
             running.put({ref: None})

@@ -157,10 +157,11 @@ class Channel(Struct):
         if not self.dirty:
             self.dirty_since = seq
         self.dirty.add(name)
-        if (dropped := self.pending_removal.get(name)) is not None:
-            # It may be in use again, in the version from before the removal.
-            self.dirty_since = min(self.dirty_since, dropped.since)
-        self.cancel_removal(name)
+        if self.pending_removal or self.lingering:
+            if (dropped := self.pending_removal.get(name)) is not None:
+                # It may be in use again, in the version from before the removal.
+                self.dirty_since = min(self.dirty_since, dropped.since)
+            self.cancel_removal(name)
 
     def take_back(self, batch: Batch) -> None:
         """Mark the resources of an unsent batch as dirty again. They keep the age of the batch."""

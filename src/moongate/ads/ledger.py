@@ -237,16 +237,26 @@ class Ledger:
         for each in (name, *members):
             self.set(each, None)
 
-    def enter(self, name: str, before: str | None) -> None:
-        """Note one name of an edit that the snapshot has already.
+    def enter(self, name: str, before: str | None) -> bool:
+        """Note one name of an edit that the snapshot has already. Whether Envoy subscribes to it.
 
         Args:
             name: the name that the edit changed.
             before: the version before the edit; None if there was none.
         """
-        self.names.enter(name, existed=before is not None)
-        if self.wants(name):
-            self.set(name, self._exceptions.get(name, before))
+        resource = self._view.get(name)
+        if before is None or resource is None:
+            self.names.enter(name, existed=before is not None)
+        if not self.wants(name):
+            return False
+        # As ``set`` does it, which would ask once more: an edit may have thousands of names.
+        version = self._exceptions.get(name, before)
+        if resource is not None and version != resource.version:
+            self._exceptions[name] = version
+            self._peak = max(self._peak, len(self._exceptions))
+        else:
+            self.set(name, version)
+        return True
 
     def compact(self) -> None:
         """Save memory. Called when all names of an edit are entered."""

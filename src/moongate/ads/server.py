@@ -116,11 +116,25 @@ class AdsServer:
         """
         of = self._fleet(fleet)
         of.published = True
+        if of.prepared:
+            put = tuple(put)
+            for resource in put:
+                of.prepared.pop((resource.type_url, resource.name), None)  # it is older
         differences = of.snapshot.apply(put, gone)
         for stream in of.streams:
             stream.session.touch(differences)
             stream.wake.set()
         of.notify()
+
+    def prepare(self, fleet: str, put: Iterable[XdsResource]) -> None:
+        """Take resources that ``publish_prepared`` publishes: what is published before that is newer."""
+        self._fleet(fleet).prepared = {(each.type_url, each.name): each for each in put}
+
+    def publish_prepared(self, fleet: str, gone: Iterable[Key] = ()) -> None:
+        """Publish what was prepared, and the end of others, in one edit."""
+        of = self._fleet(fleet)
+        put, of.prepared = of.prepared.values(), {}
+        self.publish(fleet, put, gone)
 
     def departed(self, fleet: str, node: str, names: Iterable[str]) -> None:
         """Note an Envoy of a fleet that runs already, and the scopes that it has.
@@ -368,6 +382,8 @@ class _Fleet:
         self.snapshot = Snapshot()
         self.published = False
         """Whether it was ever published. If not, only the name of a connected Envoy is known."""
+        self.prepared: dict[Key, XdsResource] = {}
+        """What is published soon."""
         self.held: set[str] = set()
         """The types of which nothing is sent."""
         self.streams: list[_Stream] = []

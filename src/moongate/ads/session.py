@@ -196,10 +196,11 @@ class Session:
             channel = self._channels.get(type_url)
             if channel is None:
                 continue
-            channel.ledger.enter(name, before)
-            if channel.ledger.wants(name):
+            if channel.ledger.enter(name, before):
                 channel.mark(name, self._snapshot.seq)
-                if type_url in _TABLES:
+                # A table that is there before and after does not return, nor do its scopes.
+                stays = before is not None and self._snapshot.get(type_url, name) is not None
+                if type_url in _TABLES and (channel.returning or not stays):
                     self._note_return(channel, name, before, listening)
         for channel in self._channels.values():
             channel.ledger.compact()

@@ -58,23 +58,26 @@ class Snapshot:
             The real differences. An equal resource is no change, and neither is the end of an unknown name.
             A name that is both in ``gone`` and in ``put`` stays.
         """
-        before: dict[Key, XdsResource | None] = {}
+        before: dict[Key, XdsResource] = {}
         for type_url, name in gone:
             if (was := self._resources[type_url].pop(name, None)) is not None:
                 before[type_url, name] = was
+        differing: list[Difference] = []
+        # Thousands may come at once, so this does little for each.
         for resource in put:
-            held = self._resources[resource.type_url]
-            before.setdefault((resource.type_url, resource.name), held.get(resource.name))
-            held[resource.name] = resource
-        differences = tuple(
-            Difference(*key, None if was is None else was.version)
-            for key, was in before.items()
-            if not _same(was, self.get(*key))
-        )
+            type_url, name, version = resource.type_url, resource.name, resource.version
+            held = self._resources[type_url]
+            was = (before.pop((type_url, name), None) if before else None) or held.get(name)
+            if was is None or was.version != version:
+                differing.append(Difference(type_url, name, None if was is None else was.version))
+            held[name] = resource
+        left = [Difference(*key, was.version) for key, was in before.items()]
+        differences = (*left, *differing)
         if differences or not self.seq:
             self.seq += 1
         for type_url, name, was in differences:
-            self._note(type_url, name, existed=was is not None)
+            if was is None or name not in self._resources[type_url]:
+                self._note(type_url, name, existed=was is not None)
         return differences
 
     def depart(self, names: Iterable[str]) -> list[str]:
@@ -131,9 +134,3 @@ class Snapshot:
         if not exists:
             for needed in NEEDED_BY:
                 self._needs.pop((needed, name), None)
-
-
-def _same(one: XdsResource | None, other: XdsResource | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return one.version == other.version

@@ -205,7 +205,7 @@ class Laptop:
             opened = partial(effective_socket, asked, self.world)
             await stack.enter_async_context(self._run.standing(asked, opened))
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
-            outlet = Outlet(self.fleets.publish, self._publish, self._observe)
+            outlet = Outlet(self.fleets.publish_endpoints, self._publish, self._observe)
             pump = tasks.create_task(self._pump.run(outlet), name="pump")
             stack.callback(pump.cancel)
             restorer = tasks.create_task(restoring(self._run), name="files of the run")
@@ -492,14 +492,16 @@ class Laptop:
 
     # -- the pump's outlet --------------------------------------------------
 
-    def _publish(self, changes: Changes) -> None:
+    def _publish(self, changes: Changes) -> Iterator[None]:
         if changes.limits:
             # Before the routes that rely on them.
             limits = changes.limits.items()
             self.rate_limits.publish({name: each.body if each is not None else None for name, each in limits})
-        self.fleets.publish(changes)
+        yield from self.fleets.publish(changes)
         if changes.statuses:
-            self.statuses.update(changes.statuses)
+            for ref, status in changes.statuses.items():
+                self.statuses.update({ref: status})
+                yield
             self._log.statuses(changes.statuses)
         self._log.failures(self.world.failures().values())
 
@@ -507,6 +509,10 @@ class Laptop:
         yield from self.fleets.review()
         self.statuses.observe(self.fleets.envoy_states(), self.fleets.refusals())
         self._log.transitions(self.statuses.transitions())
+        for _ in self._log.search():
+            yield
+            if not self.world.settled:
+                break  # what was written meanwhile does not wait; the next turn goes on with the search
         if self.world.settled:
             self._log.references(self.statuses)
         self._log.serving(self.urls())

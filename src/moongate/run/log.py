@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -10,7 +10,7 @@ import structlog
 from moongate.api.envoygateway import CONTROLLER_NAME
 from moongate.api.gateway import GatewayClass
 from moongate.attach.policies import Policy
-from moongate.dangling import EMPTY, MISSING, ROUTABLE, dangling_references, selecting_nothing, selects_only
+from moongate.dangling import EMPTY, MISSING, ROUTABLE, dangling_by_resource, selecting_nothing, selects_only
 from moongate.policies import POLICY_KINDS
 from moongate.sources.diagnostics import NOWHERE, Diagnostic
 
@@ -69,8 +69,10 @@ class RunLog:
         self._logged_as = ""
         self._folders: list[Folder] = []
         self._diagnostics: dict[str, tuple[Diagnostic, ...]] = {}
-        self._hints: dict[Ref, list[DanglingReference]] = {}
-        """The dangling references that a condition may report too, by the resource that has them."""
+        self._ends: dict[Ref, tuple[DanglingReference, ...]] = {}
+        """The dangling references of the resources that have any."""
+        self._searched: Iterator[tuple[Ref, tuple[DanglingReference, ...]]] | None = None
+        """Looks through all resources, as something is gone that any of them may refer to."""
         self._alone: set[DanglingReference] = set()
         """Those of them that no condition reports."""
         self._unsettled: dict[Ref, None] = {}
@@ -98,7 +100,8 @@ class RunLog:
         """All about manifests as they are now: their faults, and all references that lead nowhere."""
         references = (_DANGLING, _ALONE)
         faults = (d for source, own in self._diagnostics.items() if source not in references for d in own)
-        ends = (end for end in self._dangling(self._held) if end.problem.reason != ROUTABLE)
+        dangling = chain.from_iterable(self._dangling(self._held))
+        ends = (end for end in dangling if end.problem.reason != ROUTABLE)
         return (*faults, *(self.diagnostic(*end) for end in ends))
 
     def has_unbuilt(self, ref: Ref, path: str) -> bool:
@@ -167,27 +170,57 @@ class RunLog:
                 self._selecting[ref] = None
             else:
                 self._selecting.pop(ref, None)
-        logged = (f.resource for f in self._diagnostics.get(_DANGLING, ()) if f.resource)
-        known = (*logged, *self._hints)
         # What is gone may have been the target of any resource, and a class decides on all its Gateways. But
-        # nothing refers to a policy, and to look through thousands of routes takes long.
-        anywhere = (
-            any(resource is None and ref.kind not in _POLICIES for ref, resource in batch.items())
-            or self._logged_as != self._controller()
-            or any(ref.is_a(GatewayClass) for ref in batch)
+        # nothing refers to a policy.
+        anywhere = any(
+            (resource is None and ref.kind not in _POLICIES) or ref.is_a(GatewayClass)
+            for ref, resource in batch.items()
         )
-        self._logged_as = self._controller()
-        ends = self._dangling(self._held if anywhere else dict.fromkeys((*known, *batch)))
-        self._unsettled.update(dict.fromkeys((*self._hints, *batch)))
-        self._hints = {}
-        for end in ends:
-            if end.problem.reason in _IN_STATUS:
-                self._hints.setdefault(end.resource, []).append(end)
-                self._unsettled[end.resource] = None
+        refs = dict.fromkeys((*self._ends, *batch))
+        if self._logged_as != self._controller():
+            self._logged_as = self._controller()
+            refs = dict.fromkeys((*self._ends, *batch, *self._held))
+        elif anywhere:
+            self._searched = self._by_resource(dict.fromkeys(self._held))
+        for each in self._by_resource(refs):
+            self._note_ends(*each)
+        self._unsettled.update(dict.fromkeys(batch))
+        self._log_ends()
+        _log.info("manifests.loaded", files=files, resources=resources, changed=len(batch))
+
+    def search(self) -> Iterator[None]:
+        """Look for dangling references in all resources where any of them may have one now; in steps.
+
+        To look through thousands takes long. A caller with something else to do can leave it, and call this
+        again later: it goes on where it was.
+        """
+        while (searched := self._searched) is not None:
+            if (each := next(searched, None)) is None:
+                self._searched = None
+                self._log_ends()
+            else:
+                self._note_ends(*each)
+                yield
+
+    def _note_ends(self, ref: Ref, ends: tuple[DanglingReference, ...]) -> None:
+        """Keep the dangling references of a resource."""
+        if ends or ref in self._ends:
+            self._unsettled[ref] = None
+        if ends:
+            self._ends[ref] = ends
+        else:
+            self._ends.pop(ref, None)
+
+    def _log_ends(self) -> None:
+        """Log the new ones among those that no condition reports."""
+        if self._searched is not None:
+            # Others may come, which may be the end of no fault.
+            self._erroneous |= any(d.severity == "error" for own in self._diagnostics.values() for d in own)
+            return
+        ends = chain.from_iterable(self._ends.values())
         unreported = (end for end in ends if end.problem.reason not in _IN_STATUS)
         self._log_new(_DANGLING, tuple(self.diagnostic(*end) for end in unreported))
         self._log_end_of_faults()
-        _log.info("manifests.loaded", files=files, resources=resources, changed=len(batch))
 
     def statuses(self, changed: Iterable[Ref]) -> None:
         """Note which statuses changed: a condition may report a reference from now on, or not any more."""
@@ -200,10 +233,11 @@ class RunLog:
         """
         unsettled, self._unsettled = self._unsettled, {}
         alone = {end for end in self._alone if end.resource not in unsettled}
-        for ref, ends in self._hints.items() if unsettled else ():
-            if ref in unsettled:
+        for ref, ends in self._ends.items() if unsettled else ():
+            hints = [end for end in ends if end.problem.reason in _IN_STATUS] if ref in unsettled else ()
+            if hints:
                 reported = {fault.path for fault in self._faults(ref, statuses)}
-                alone.update(e for e in ends if e.field not in reported and e.problem.reason != ROUTABLE)
+                alone.update(e for e in hints if e.field not in reported and e.problem.reason != ROUTABLE)
         self._alone = alone
         unselecting = selecting_nothing(self._held, self._selecting, statuses.has)
         self._log_new(_ALONE, tuple(self.diagnostic(*end) for end in sorted(alone)))
@@ -215,7 +249,8 @@ class RunLog:
         lines: dict[tuple[Ref, str, Problem], tuple[Place, Transition]] = {}
         # Asked again, as what a resource refers to may have changed without it: a Service loses its slices.
         bad_ones = dict.fromkeys(each.resource for each in transitions[:MOST_LOGGED] if each.bad)
-        about = {(end.resource, end.field): end for end in self._dangling(bad_ones)} if bad_ones else {}
+        dangling = chain.from_iterable(self._dangling(bad_ones)) if bad_ones else ()
+        about = {(end.resource, end.field): end for end in dangling}
         for transition in transitions:
             ref, degradation, bad = transition
             causes = self._causes(ref).get((degradation.at, degradation.condition), ()) if bad else ()
@@ -246,8 +281,12 @@ class RunLog:
         for degradation in statuses.degradations(ref):
             yield from causes.get((degradation.at, degradation.condition), ()) or degradation.problems
 
-    def _dangling(self, refs: Iterable[Ref]) -> tuple[DanglingReference, ...]:
-        ends = dangling_references(
+    def _by_resource(self, refs: Mapping[Ref, None]) -> Iterator[tuple[Ref, tuple[DanglingReference, ...]]]:
+        """Resources with their dangling references."""
+        return zip(refs, self._dangling(refs), strict=True)
+
+    def _dangling(self, refs: Iterable[Ref]) -> Iterator[tuple[DanglingReference, ...]]:
+        return dangling_by_resource(
             self._held,
             refs,
             controller=self._controller(),
@@ -256,7 +295,6 @@ class RunLog:
             listening=self._listening,
             unread=self._unread_place,
         )
-        return tuple(ends)
 
     def _faulty_place(self, ref: Ref) -> Place | None:
         places = (folder.faulty_place(ref) for folder in self._folders)

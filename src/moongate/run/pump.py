@@ -5,8 +5,8 @@ Theory of operation
 Code that writes into the world calls ``on_write``. Code with another event, such as an Envoy that became
 ready, calls ``wake``. Both begin a *turn*. A turn settles the world in slices of a few milliseconds, and the
 event loop runs between them. Endpoints that changed in the meantime are settled and handed out after each
-slice, so they do not wait for the rest. When the world is settled, the turn hands out all other changes. Then
-it looks at the answers of the Envoys, in slices too.
+slice, so they do not wait for the rest. When the world is settled, the turn hands out all other changes, and
+then looks at the answers of the Envoys; both in slices too.
 
 Facts
 -----
@@ -64,12 +64,12 @@ class Outlet(Struct, frozen=True):
 
     Args:
         publish_endpoints: receives changed endpoints, in the middle of a turn.
-        publish: receives all other changes, at the end of a turn.
+        publish: receives all other changes, at the end of a turn; in steps.
         observe: looks at the answers of the Envoys, in steps; it may write into the world because of them.
     """
 
     publish_endpoints: Callable[[Changes], None]
-    publish: Callable[[Changes], None]
+    publish: Callable[[Changes], Iterator[None]]
     observe: Callable[[], Iterator[None]]
 
 
@@ -116,8 +116,10 @@ class Pump:
             self._steps = 0
             await self._take(self._world.settle(), outlet)
             written = self._written  # All of it is settled, except for endpoints if very many come.
-            outlet.publish(self._world.take())
-            await self._take(outlet.observe(), outlet)
+            await self._take(outlet.publish(self._world.take()), outlet)
+            if self._world.settled:
+                await self._take(outlet.observe(), outlet)
+            # Else something was written while much was handed out: the next turn looks at the answers.
             if self._world.settled:
                 self._published = written
             else:
