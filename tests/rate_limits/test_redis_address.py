@@ -21,7 +21,10 @@ from moongate.rate_limits.redis_address import RedisAddress, RedisAddressError, 
         ("redis://:p@ss@r", RedisAddress(nodes=(("r", 6379),), password="p@ss")),
         ("redis://:a%2Cb%3A%2F%2F%20%25@r", RedisAddress(nodes=(("r", 6379),), password="a,b:// %")),
         ("redis://r?password=a@b", RedisAddress(nodes=(("r", 6379),), password="a@b")),
-        ("redis://u:p@a:1, b:2", RedisAddress(nodes=(("a", 1), ("b", 2)), kind="cluster", username="u", password="p")),
+        (
+            "redis://u:p@a:1, b:2",
+            RedisAddress(nodes=(("a", 1), ("b", 2)), kind="cluster", username="u", password="p"),
+        ),
         ("unix:///run/redis.sock?db=2", RedisAddress(path="/run/redis.sock", db=2)),
         ("a:1,b:2", RedisAddress(nodes=(("a", 1), ("b", 2)), kind="cluster")),
         (

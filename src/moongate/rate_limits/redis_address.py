@@ -186,8 +186,8 @@ def _part(word: str) -> _Part:
         raise RedisAddressError(f"The address of Redis has no host; it must be one of {FORMS}.")
     if not _HOST.fullmatch(host):
         raise RedisAddressError(
-            "A host in the address of Redis has a character that hosts cannot have. If it is one of a user or "
-            "a password, it must be written percent-encoded."
+            "A host in the address of Redis has a character that hosts cannot have. If it is one of a user "
+            "or a password, it must be written percent-encoded."
         )
     if port and not (port.isdecimal() and 0 < int(port) < 65536):
         raise RedisAddressError(
