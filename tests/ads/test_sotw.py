@@ -96,6 +96,36 @@ async def test_it_is_settled_when_a_client_has_answered_the_last_publication(tmp
     assert not before
 
 
+async def test_who_comes_during_a_change_gets_what_was_before_it_first(tmp_path: Path) -> None:
+    """Envoys have the routes of that, and the service may have been started anew."""
+    server, address = SotwServer(TYPE, "services"), f"unix:{tmp_path}/s"
+    async with server.listen(address):
+        async with grpc.aio.insecure_channel(address) as channel:
+            client = Client(channel)
+            await client.subscribe()
+            server.publish({"a": b"1"})
+            await client.accept(await client.next())
+            await server.settled()
+        server.publish({"a": b"2"})
+        async with grpc.aio.insecure_channel(address) as channel:
+            client = Client(channel)
+            await client.subscribe()
+            before = await client.next()
+            await client.accept(before)
+            now = await client.next()
+            unsettled = not server.is_settled
+            await client.accept(now)
+            await server.settled()
+        async with grpc.aio.insecure_channel(address) as channel:
+            client = Client(channel)
+            await client.subscribe()
+            again = await client.next()
+
+    contents = [[each.value for each in response.resources] for response in (before, now, again)]
+    assert contents == [[b"1"], [b"2"], [b"2"]]
+    assert unsettled
+
+
 async def test_a_refusal_is_logged_and_what_was_refused_is_not_sent_again(tmp_path: Path) -> None:
     server, address = SotwServer(TYPE, "services"), f"unix:{tmp_path}/s"
     with capture_logs() as log:

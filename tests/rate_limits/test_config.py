@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from envoy.extensions.common.ratelimit.v3.ratelimit_pb2 import RateLimitDescriptor as Descriptor
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
 
+from moongate.rate_limits import config as limits_config
 from moongate.rate_limits.config import SECONDS, ConfigError, Limit, Limits
 from tests.rate_limits.configs import config, descriptor, level
 
@@ -135,3 +138,22 @@ def test_windows_are_aligned_to_the_clock() -> None:
 
 def test_every_unit_has_a_length() -> None:
     assert SECONDS.keys() == set(_Unit.values()) - {_Unit.UNKNOWN}
+
+
+def test_what_is_equal_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the service, which answers meanwhile, would be slow when one limit of 10,000 changes."""
+    levels = [level(f"key-{n}", limit=(n, "DAY")) for n in range(100)]
+    before = Limits([config(*levels), config(*levels, domain="other")])
+    reads: list[object] = []
+    read = limits_config._limit  # pyright: ignore[reportPrivateUsage]
+
+    def reading(*arguments: Any, **more: Any) -> object:
+        reads.append(arguments)
+        return read(*arguments, **more)
+
+    monkeypatch.setattr(limits_config, "_limit", reading)
+    after = Limits([config(*levels[1:], level("key-0", limit=(7, "DAY")))], before)
+
+    assert len(reads) == 1
+    assert [limit.requests for limit in after] == [*range(1, 100), 7]
+    assert {limit.domain for limit in after} == {"shop"}

@@ -74,6 +74,26 @@ async def test_for_a_while_the_limits_of_a_former_configuration_count_that_are_g
     assert await service.codes(2, descriptor(("plan", "gold"))) == ".."
 
 
+async def test_many_configurations_make_no_limit_forgotten_before_its_time() -> None:
+    """They may be about other routes. And those that go on to come do not keep it for good."""
+    gold, silver = descriptor(("plan", "gold")), descriptor(("plan", "silver"))
+    service = Service(config(level("plan", "gold", limit=(0, "YEAR")), level("plan", limit=(1, "YEAR"))))
+
+    for n in range(100):
+        service.take(config(level("plan", "silver", level("user", limit=(n, "YEAR")))))
+    service.now += FORMER_S - 1
+    service.take(config(level("user", limit=(1, "YEAR"))))
+
+    assert await service.codes(1, gold) == "x"
+    assert await service.codes(2, silver) == ".."
+    assert await service.codes(1, descriptor(("plan", "silver"), ("user", "anne")), hits=99) == "."
+    assert await service.codes(1, descriptor(("plan", "silver"), ("user", "anne"))) == "x"
+    for n in range(2 * int(FORMER_S)):
+        service.now += 1
+        service.take(config(level("user", limit=(n, "YEAR"))))
+    assert await service.codes(1, gold) == "."
+
+
 @pytest.mark.parametrize(
     ("unit", "seconds"),
     [

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import socket
 from contextlib import asynccontextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -122,6 +123,28 @@ async def test_routes_wait_until_the_service_has_their_limits(
                 service.resume()
 
     assert [entry["event"] for entry in log] == ["rate_limits.late"]
+
+
+async def test_routes_do_not_wait_longer_because_limits_go_on_to_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each wait is for itself, whether or not anybody has looked at the end of the one before."""
+    n = 0
+    async with limited(tmp_path) as (limits, _):
+        service = psutil.Process((await limits.report())["service"]["pid"])
+        service.suspend()
+        try:
+            monkeypatch.setattr(rate_limits, "ENFORCED_WITHIN_S", 0.5)
+            async with asyncio.timeout(5):
+                for n in count():
+                    limits.publish({"other": encode(config(level("user", limit=(n, "YEAR")), domain="o"))})
+                    await asyncio.sleep(0.02)  # one change after another
+                    if limits.enforced():
+                        break
+        finally:
+            service.resume()
+
+    assert n > 1
 
 
 async def test_another_redis_counts_from_then_on(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ Facts
 * a version is a hash of what it contains, so a restarted moongate sends what services have already under the
   same version
 * a response that is refused is not sent again; the next one has another content
+* a service that comes while another publication is on its way gets the one before it first: Envoys still ask
+  by that, and a service that has just been started would not know it
 
 Source: xDS protocol, "Basic Protocol Overview" and "ACK and NACK semantics summary".
 """
@@ -63,6 +65,8 @@ class SotwServer:
         self._node = node
         self._on_change = on_change
         self._response: DiscoveryResponse | None = None
+        self._settled: DiscoveryResponse | None = None
+        """The last one that all had answered."""
         self._clients: list[_Client] = []
         self._changed = asyncio.Event()
 
@@ -150,7 +154,10 @@ class SotwServer:
 
     async def _write(self, client: _Client, context: Context) -> None:
         sent = ""
+        before = self._settled
         with suppress(grpc.aio.InternalError):  # the client is gone
+            if before is not None and before is not self._response:
+                await context.write(before)
             while True:
                 client.wake.clear()
                 if self._response is not None and self._response.version_info != sent:
@@ -167,6 +174,8 @@ class SotwServer:
         else:
             _log.debug("rate_limits.accepted", version=request.version_info)
         client.answered = request.response_nonce
+        if self.is_settled:
+            self._settled = self._response
         self._note_change()
 
     def _note_change(self) -> None:

@@ -17,13 +17,16 @@ Source: envoyproxy/ratelimit, README.md, "Loading configuration" and "Unit".
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Self
+from functools import partial
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
 from msgspec import Struct, structs
 
+from moongate.xds.wire import encode
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from envoy.extensions.common.ratelimit.v3.ratelimit_pb2 import RateLimitDescriptor as Descriptor
 
@@ -88,24 +91,44 @@ class Limit(Struct, frozen=True, kw_only=True):
 class Limits:
     """All limits of a configuration. It does not change; a new configuration is another object."""
 
-    def __init__(self, configs: Iterable[RateLimitConfig] = ()) -> None:
+    def __init__(self, configs: Iterable[RateLimitConfig] = (), former: Limits | None = None) -> None:
         """Read a configuration.
+
+        Args:
+            configs: of all domains.
+            former: another configuration, of which equal parts are not read again.
 
         Raises:
             ConfigError: it has a fault, so that none of it can be used.
         """
         self._domains: dict[str, _Node] = {}
+        self._read: dict[tuple[str, bytes], _Node] = {}
+        """What is below a domain, by its encoding."""
+        known = former._read if former is not None else {}  # noqa: SLF001 - another object of this class
+
+        def read(domain: str, descriptor: RateLimitDescriptor) -> _Node:
+            at = domain, encode(descriptor)
+            node = self._read[at] = known.get(at) or _Node.of(domain, (), descriptor)
+            return node
+
         for config in configs:
             if not config.domain:
                 raise ConfigError(f"{config.name}: it has no domain.")
             if config.domain in self._domains:
                 raise ConfigError(f"{config.name}: the domain {config.domain!r} is configured twice.")
-            self._domains[config.domain] = _Node.of(config.domain, (), None, config.descriptors)
+            below = _below(config.domain, (), config.descriptors, partial(read, config.domain))
+            self._domains[config.domain] = _Node.at(None, below)
 
     def __iter__(self) -> Iterator[Limit]:
         """All limits that count, in the order of the configuration."""
         for node in self._domains.values():
             yield from (limit for limit in node.limits() if not limit.unlimited)
+
+    def over(self, former: Limits) -> Limits:
+        """These limits, and those of ``former`` that are not among them."""
+        limits = Limits()
+        limits._domains = _over(self._domains, former._domains)
+        return limits
 
     def matching(
         self, domain: str, descriptors: Sequence[Descriptor], former: Iterable[Limits] = ()
@@ -149,28 +172,24 @@ class _Node(Struct, frozen=True):
     wildcards: dict[str, list[tuple[str, _Node]]]
 
     @classmethod
-    def of(
-        cls,
-        domain: str,
-        path: tuple[tuple[str, str], ...],
-        limit: Limit | None,
-        descriptors: Iterable[RateLimitDescriptor],
-    ) -> Self:
-        below: dict[tuple[str, str], _Node] = {}
-        for each in descriptors:
-            place = (*path, (each.key, each.value))
-            if not each.key:
-                raise ConfigError(f"{_shown(domain, path)}: a descriptor below it has no key.")
-            if (each.key, each.value) in below:
-                raise ConfigError(f"{_shown(domain, place)}: it is configured twice.")
-            policy = each.rate_limit if each.HasField("rate_limit") else None
-            own = _limit(domain, place, policy, shadow=each.shadow_mode) if policy is not None else None
-            below[each.key, each.value] = _Node.of(domain, place, own, each.descriptors)
+    def of(cls, domain: str, path: tuple[tuple[str, str], ...], descriptor: RateLimitDescriptor) -> _Node:
+        place = (*path, (descriptor.key, descriptor.value))
+        policy = descriptor.rate_limit if descriptor.HasField("rate_limit") else None
+        limit = _limit(domain, place, policy, shadow=descriptor.shadow_mode) if policy is not None else None
+        return cls.at(limit, _below(domain, place, descriptor.descriptors, partial(cls.of, domain, place)))
+
+    @classmethod
+    def at(cls, limit: Limit | None, below: dict[tuple[str, str], _Node]) -> Self:
         wildcards: dict[str, list[tuple[str, _Node]]] = {}
         for (key, value), node in below.items():
             if value.endswith(WILDCARD):
                 wildcards.setdefault(key, []).append((value.removesuffix(WILDCARD), node))
         return cls(limit, below, wildcards)
+
+    def over(self, former: _Node) -> _Node:
+        if self is former:
+            return self
+        return _Node.at(self.limit or former.limit, _over(self.below, former.below))
 
     def limits(self) -> Iterator[Limit]:
         if self.limit is not None:
@@ -203,6 +222,32 @@ class _Node(Struct, frozen=True):
             if value.startswith(beginning):
                 return node
         return self.below.get((key, ""))
+
+
+def _below(
+    domain: str,
+    path: tuple[tuple[str, str], ...],
+    descriptors: Iterable[RateLimitDescriptor],
+    read: Callable[[RateLimitDescriptor], _Node],
+) -> dict[tuple[str, str], _Node]:
+    below: dict[tuple[str, str], _Node] = {}
+    for each in descriptors:
+        if not each.key:
+            raise ConfigError(f"{_shown(domain, path)}: a descriptor below it has no key.")
+        at = each.key, each.value
+        if at in below:
+            raise ConfigError(f"{_shown(domain, (*path, at))}: it is configured twice.")
+        below[at] = read(each)
+    return below
+
+
+_K = TypeVar("_K")
+
+
+def _over(nodes: dict[_K, _Node], former: dict[_K, _Node]) -> dict[_K, _Node]:
+    """These nodes before the others: of wildcards, the first counts."""
+    both = {at: node.over(former[at]) if at in former else node for at, node in nodes.items()}
+    return both | {at: node for at, node in former.items() if at not in nodes}
 
 
 def _limit(

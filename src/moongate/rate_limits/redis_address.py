@@ -10,6 +10,7 @@ An address may contain a password, so no message has more of it than its hosts.
 
 from __future__ import annotations
 
+import re
 from typing import Final, Literal
 from urllib.parse import parse_qsl, unquote
 
@@ -79,6 +80,13 @@ class _Part(Struct, frozen=True):
     port: int | None
 
 
+_RAW: Final = (
+    "The address of Redis has a user or a password where it cannot be read: it stands once, before the first "
+    "host, and one of : / @ , ? in it must be written percent-encoded."
+)
+_HOST: Final = re.compile(r"[\w.%-]+|[0-9A-Fa-f:.]+(%[\w.-]+)?")
+
+
 def redis_address(text: str) -> RedisAddress:
     """The address that a text says.
 
@@ -92,13 +100,18 @@ def redis_address(text: str) -> RedisAddress:
     whole, options = _options(text)
     words = whole.split(",")
     words[-1], slash, path = _without_path(words[-1])
-    schemes = (word.strip().rpartition("://")[0].lower() for word in words)
+    schemes = [word.strip().rpartition("://")[0].lower() for word in words]
     scheme = next(filter(None, schemes), "redis")
     base, _, kind = scheme.partition("+")
     if base not in ("redis", "rediss") or kind not in ("", "cluster", "sentinel"):
         # What is no name of a scheme may be a password with :// in it.
-        begins = f"{scheme}://" if scheme.replace("+", "").isalnum() else "another scheme"
+        is_name = scheme == schemes[0] and scheme.replace("+", "").isalnum()
+        begins = f"{scheme}://" if is_name else "another scheme"
         raise RedisAddressError(f"The address of Redis begins with {begins}; it must be one of {FORMS}.")
+    user = _before_host(words[0])
+    others = [each for each in map(_before_host, words[1:]) if each not in ("", user)]
+    if others or "@" in path or {*schemes} - {"", scheme} or _has_user(options):
+        raise RedisAddressError(_RAW)
     parts = [_part(word) for word in words]
     master = ""
     if not kind and len(parts) > 1:
@@ -114,8 +127,7 @@ def redis_address(text: str) -> RedisAddress:
             "The address names Sentinels, and not the name by which they know Redis: "
             "it must be redis+sentinel://host:port,host:port/name."
         )
-    user = next((part.user for part in parts if part.user), "")
-    username, _, password = user.rpartition(":") if user else ("", "", "")
+    username, _, password = user.removesuffix("@").rpartition(":")
     default = SENTINEL_PORT if kind == "sentinel" else PORT
     return _with_options(
         RedisAddress(
@@ -145,6 +157,17 @@ def _options(text: str) -> tuple[str, dict[str, str]]:
     return head, dict(parse_qsl(query, keep_blank_values=True))
 
 
+def _before_host(word: str) -> str:
+    """User and password, with the ``@`` behind them; "" if there is none."""
+    user, at, _ = word.rpartition("://")[2].rpartition("@")
+    return user + at
+
+
+def _has_user(options: dict[str, str]) -> bool:
+    """Whether what looks like options is the end of a password with a question mark."""
+    return any("@" in name + ("" if name in _CREDENTIALS[1:] else value) for name, value in options.items())
+
+
 def _without_path(word: str) -> tuple[str, str, str]:
     scheme, separator, rest = word.rpartition("://")
     rest, slash, path = rest.partition("/")
@@ -161,6 +184,11 @@ def _part(word: str) -> _Part:
         host, _, port = place.partition(":")
     if not host:
         raise RedisAddressError(f"The address of Redis has no host; it must be one of {FORMS}.")
+    if not _HOST.fullmatch(host):
+        raise RedisAddressError(
+            "A host in the address of Redis has a character that hosts cannot have. If it is one of a user "
+            "or a password, it must be written percent-encoded."
+        )
     if port and not (port.isdecimal() and 0 < int(port) < 65536):
         raise RedisAddressError(
             f"The port of Redis at {host} is no number from 1 to 65535. If a user or a password contains one "

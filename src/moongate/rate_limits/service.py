@@ -10,7 +10,8 @@ Facts
 * what cannot be counted is answered with an error, and Envoy lets the request pass or refuses it by its
   ``failure_mode_deny``. That is also so until the first configuration has come
 * an Envoy has its new routes a little later than we have their limits. So for ``FORMER_S`` seconds a
-  descriptor without a limit has that of a former configuration: nothing passes that both refuse
+  descriptor without a limit has that of a former configuration: nothing passes that both refuse. Former
+  configurations are joined, however many come, as limits of others change as well
 * the values of buckets may be secrets, such as API keys, so reports do not have them
 """
 
@@ -19,10 +20,9 @@ Facts
 
 from __future__ import annotations
 
-from collections import deque
 from contextlib import asynccontextmanager
 from time import time  # noqa: TID251 - windows are aligned to the clock
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import grpc
 import grpc.aio
@@ -54,10 +54,8 @@ END_WITHIN_S: Final = 1.0
 """Seconds for answers that are under way when the service is to end."""
 
 FORMER_S: Final = 60.0
-"""Seconds in which the limits of a former configuration count that the newest does not have."""
-
-MOST_FORMER: Final = 8
-"""How many former configurations there are at most; a request may be under way while several come."""
+"""Seconds in which the limits of a former configuration count that the newest does not have; at most twice
+as many, while others come."""
 
 _Code = RateLimitResponse.Code
 _Status = RateLimitResponse.DescriptorStatus
@@ -95,6 +93,20 @@ class Report(Struct, frozen=True, kw_only=True):
     trouble: str
 
 
+class _Former(NamedTuple):
+    """Former configurations, of which newer ones come first.
+
+    Args:
+        limits: theirs.
+        since: the oldest of them is former since this time.
+        until: when they do not count any more.
+    """
+
+    limits: Limits
+    since: float
+    until: float
+
+
 class RateLimitService:
     """The service, without its transport.
 
@@ -108,15 +120,22 @@ class RateLimitService:
 
     def __init__(self, counters: Counters, clock: Callable[[], float] = time) -> None:
         self.limits: Limits | None = None
-        self._former: deque[tuple[Limits, float]] = deque(maxlen=MOST_FORMER)
-        """The newest first, each with the time until which it counts."""
+        self._former: list[_Former] = []
+        """The newest first, and not more than two."""
         self._counters = counters
         self._clock = clock
 
     def take(self, limits: Limits) -> None:
         """Let another configuration be in force."""
+        now = self._clock()
+        self._forget(now)
         if self.limits is not None:
-            self._former.appendleft((self.limits, self._clock() + FORMER_S))
+            if self._former and now < self._former[0].since + FORMER_S:
+                joined = self._former.pop(0)
+                former = _Former(self.limits.over(joined.limits), joined.since, now + FORMER_S)
+            else:
+                former = _Former(self.limits, now, now + FORMER_S)
+            self._former.insert(0, former)
         self.limits = limits
 
     async def answer(self, request: RateLimitRequest) -> RateLimitResponse:
@@ -130,9 +149,8 @@ class RateLimitService:
         if not request.domain or not request.descriptors:
             raise CountersError("A request needs a domain and descriptors.")
         now = self._clock()
-        while self._former and self._former[-1][1] <= now:
-            self._former.pop()
-        former = [each for each, _ in self._former]
+        self._forget(now)
+        former = [each.limits for each in self._former]
         limits = self.limits.matching(request.domain, request.descriptors, former)
         hits: list[Hit] = []
         for limit, descriptor in zip(limits, request.descriptors, strict=True):
@@ -159,6 +177,10 @@ class RateLimitService:
                 used.setdefault((bucket.limit.domain, bucket.limit.path), []).append(bucket.used)
         uses = (_use(limit, used.get((limit.domain, limit.path), ()), now) for limit in self.limits or ())
         return Report(limits=tuple(uses), trouble=self._counters.trouble)
+
+    def _forget(self, now: float) -> None:
+        while self._former and self._former[-1].until <= now:
+            self._former.pop()
 
     def _status(self, limit: Limit | None, counts: Any, now: float) -> RateLimitResponse.DescriptorStatus:
         if limit is None:

@@ -44,7 +44,7 @@ async def follow(address: str, take: Callable[[Limits], None]) -> None:
         address: of moongate, as gRPC has it.
         take: is called with each configuration that can be used.
     """
-    pause_s = _FIRST_PAUSE_S
+    pause_s, limits = _FIRST_PAUSE_S, None
     while True:
         async with grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
             call = channel.stream_stream(_STREAM, encode, DiscoveryResponse.FromString)
@@ -58,7 +58,8 @@ async def follow(address: str, take: Callable[[Limits], None]) -> None:
                     pause_s = _FIRST_PAUSE_S
                     answer = DiscoveryRequest(type_url=RATE_LIMIT_CONFIG, response_nonce=response.nonce)
                     try:
-                        take(Limits(_configs(response)))
+                        limits = Limits(_configs(response), limits)
+                        take(limits)
                     except (ConfigError, DecodeError) as error:
                         _log.error("refused", message=str(error))
                         answer.error_detail.code = _INVALID

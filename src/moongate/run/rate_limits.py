@@ -151,9 +151,9 @@ class RateLimits:
                 self._configs.pop(name, None)
         if self._configs:
             self._wanted.set()
-        if self._server.publish(self._configs) and self._wanted.is_set():
-            if self._waiting is not None:
-                self._waiting.cancel()
+        # What comes during a wait does not begin it anew: under many changes it would have no end.
+        waiting = not self.enforced()
+        if self._server.publish(self._configs) and self._wanted.is_set() and not waiting:
             self._waiting = asyncio.get_running_loop().call_later(ENFORCED_WITHIN_S, self._give_up)
 
     def enforced(self) -> bool:
@@ -190,13 +190,15 @@ class RateLimits:
 
         ``used`` is the count of the fullest bucket; it is None where nobody tells it.
         """
-        limits = Limits(RateLimitConfig.FromString(body) for _, body in sorted(self._configs.items()))
-        report = Report(limits=tuple(unused(limit) for limit in limits), trouble="")
+        report, trouble = None, ""
         if self._configs and self._external is None:
             try:
                 report = await reported(f"unix:{self.service}", _REPORT_WITHIN_S)
             except grpc.aio.AioRpcError:
-                report = msgspec.structs.replace(report, trouble="The rate limit service does not answer.")
+                trouble = "The rate limit service does not answer."
+        if report is None:
+            limits = Limits(RateLimitConfig.FromString(body) for _, body in sorted(self._configs.items()))
+            report = Report(limits=tuple(unused(limit) for limit in limits), trouble=trouble)
         return {"service": self._description(report.trouble), "limits": msgspec.to_builtins(report.limits)}
 
     def _description(self, trouble: str) -> dict[str, Any]:
