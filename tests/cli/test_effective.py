@@ -144,9 +144,9 @@ def test_what_has_a_fault_says_so(command: Command, folder: Path) -> None:
     ("resource", "code", "words"),
     [
         ("HTTPRoute/default/none", 1, "There is no HTTPRoute default/none."),
-        ("HTTPRoute/default/shop/none", 1, "has no listener or rule 'none'"),
+        ("HTTPRoute/default/shop/none", 1, "has no listener or rule named 'none'"),
         ("HTTPRoute/shop", 2, "must be KIND/NAMESPACE/NAME"),
-        ("Service/default/up", 2, "Policies hold for none of kind 'Service'"),
+        ("Service/default/up", 2, "No policy applies to kind 'Service'"),
     ],
 )
 def test_what_cannot_be_shown_is_explained(
@@ -156,6 +156,18 @@ def test_what_cannot_be_shown_is_explained(
 
     assert ended.code == code
     assert words in ended.err
+
+
+def test_a_rule_that_no_policy_is_for_says_so(command: Command, tmp_path: Path) -> None:
+    """It speaks of policies: the spec of a Gateway may set something too, such as ``tls.frontend``."""
+    (tmp_path / "all.yaml").write_text("---".join(MANIFESTS.split("---")[:3]))
+
+    ended = command("effective", "Gateway/default/eg/http", tmp_path)
+
+    assert (ended.out, ended.code) == (
+        "Gateway default/eg: default/eg/http\nNo policy sets anything here.\n",
+        0,
+    )
 
 
 async def test_a_running_moongate_answers_the_same(command: Command, tmp_path: Path) -> None:
