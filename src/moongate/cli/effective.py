@@ -41,7 +41,7 @@ def effective(
     config: Config = None,
     namespace: Namespace = "default",
 ) -> int:
-    """Show what policies set for a route, a Gateway or a ListenerSet, and which policy sets it.
+    """Show the settings of a route, Gateway or ListenerSet, and who sets each.
 
     Policies of several levels may apply to one rule, and merge; a rule may set
     something itself. What is shown is the result for each rule on each
