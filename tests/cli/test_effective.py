@@ -140,6 +140,34 @@ def test_what_has_a_fault_says_so(command: Command, folder: Path) -> None:
     )
 
 
+def test_rules_with_equal_settings_are_shown_apart_if_one_is_refused(command: Command, folder: Path) -> None:
+    """A policy whose text has a fault sets nothing, but its requests are refused."""
+    head = "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: SecurityPolicy\nmetadata: {name: guard}\n"
+    target = "{group: gateway.networking.k8s.io, kind: HTTPRoute, name: shop, sectionName: pay}"
+    (folder / "guard.yaml").write_text(f"{head}spec:\n  targetRefs: [{target}]\n  corz: {{}}\n")
+    manifests = (folder / "all.yaml").read_text()
+    (folder / "all.yaml").write_text(manifests.replace("    timeouts: {request: 5s}\n", ""))
+
+    ended = command("effective", "HTTPRoute/default/shop", folder)
+
+    first, second = ended.out.split("\n\n")
+    refusal = "All requests are refused, because SecurityPolicy default/guard has a fault."
+    assert first.startswith("HTTPRoute default/shop: rule 0 (pay) on default/eg/http\n")
+    assert first.endswith(refusal)
+    assert second.startswith("HTTPRoute default/shop: rule 1 on default/eg/http\n")
+    assert refusal not in second
+
+
+def test_a_route_that_no_listener_serves_says_so(command: Command, folder: Path) -> None:
+    manifests = (folder / "all.yaml").read_text()
+    (folder / "all.yaml").write_text(manifests.replace("sectionName: http}", "sectionName: none}"))
+
+    ended = command("effective", "HTTPRoute/default/shop", folder)
+
+    assert ended.out == "HTTPRoute default/shop: no listener serves it, so no policy applies to it.\n"
+    assert ended.code == 0
+
+
 @pytest.mark.parametrize(
     ("resource", "code", "words"),
     [
