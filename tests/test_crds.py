@@ -513,6 +513,7 @@ def test_a_field_is_described_by_its_docstring_its_form_or_its_marks() -> None:
     assert spec["circuitBreaker"]["properties"]["maxConnections"]["description"] == "1024 when absent."
     assert spec["circuitBreaker"]["description"] == "Limits of each cluster, of each Envoy."
     assert spec["compression"]["description"] == "Deprecated: use compressor."
+    assert spec["targetRef"]["description"] == "Deprecated: `targetRefs` with one entry says the same."
     assert spec["timeout"]["properties"]["tcp"]["properties"]["connectTimeout"]["description"] == (
         "The limit for establishing a connection; 10s when absent."
     )

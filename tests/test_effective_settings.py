@@ -21,7 +21,7 @@ from moongate.api.policy import PolicyTargetReferences
 from moongate.effective_settings import effective_settings
 from moongate.policies.backend_traffic_policy import BackendTrafficPolicy, BackendTrafficPolicySpec
 from moongate.world import World
-from tests.core import Core, gateway, http
+from tests.core import Core, allowing, gateway, http, listener_set, policy
 from tests.strategies import BASE, TRAFFIC, resource
 from tests.test_law import Xds, flat, law
 
@@ -57,6 +57,50 @@ def test_a_field_that_is_no_feature_is_shown_too() -> None:
 def test_what_does_not_exist_is_not_empty() -> None:
     assert effective_settings(CORE.db, Ref.of(Gateway, "default", "none")) is None
     assert effective_settings(CORE.db, Ref.of(Gateway, "default", "eg"), "none") == ()
+
+
+def test_a_policy_that_its_port_rules_out_is_not_in_force_and_refuses_nothing() -> None:
+    """It would apply to the other listener of the port as well, so requests are served without it."""
+    spec = "{connection: {bufferLimit: 1Mi}, tcpKeepalive: {probes: 200}}"
+    one = policy("ClientTrafficPolicy", spec, target="Gateway/eg/a")
+    core = Core(gateway(http("a", "a.example.com"), http("b", "b.example.com")), one)
+
+    scopes = effective_settings(core.db, Ref.of(Gateway, "default", "eg"), "a")
+
+    assert scopes is not None
+    [scope] = scopes
+    assert sorted(setting.field for setting in scope.settings) == [
+        "connection.bufferLimit",
+        "tcpKeepalive.probes",
+    ]
+    assert all("shares its port" in setting.fault for setting in scope.settings)
+    assert scope.refused == ()
+
+
+def test_a_gateway_has_the_listeners_of_its_sets() -> None:
+    core = Core(
+        gateway(http("http"), allowedListeners=allowing("Same")), listener_set(http("other", port=81))
+    )
+
+    scopes = effective_settings(core.db, Ref.of(Gateway, "default", "eg"))
+
+    assert scopes is not None
+    assert [(scope.listener.owner.kind, scope.listener.name) for scope in scopes] == [
+        ("Gateway", "http"),
+        ("ListenerSet", "other"),
+    ]
+
+
+def test_the_fault_of_an_entry_of_a_list_is_the_fault_of_its_field() -> None:
+    page = {"type": "ValueRef", "valueRef": {"group": "", "kind": "ConfigMap", "name": "none"}}
+    override = {"match": {"statusCodes": [{"value": 500}]}, "response": {"body": page}}
+
+    scopes = effective_settings(world_of({}, {"responseOverride": [override]}).db, ROUTE)
+
+    assert scopes
+    faults = {each.fault for each in scopes[0].settings if each.field.startswith("responseOverride[0]")}
+    [fault] = faults
+    assert "none" in fault
 
 
 WIDE, NARROW = (Ref.of(BackendTrafficPolicy, "default", name) for name in ("wide", "narrow"))

@@ -442,8 +442,8 @@ def _of_gateway(gateway: Gateway) -> Iterator[_Reference]:
         path = "spec.infrastructure.parametersRef"
         yield from _parameters(path, infrastructure.parameters_ref, gateway.metadata.namespace)
     yield from _certificates(gateway)
-    for _, path, asked in validations(gateway):
-        for n, ref in enumerate(asked.ca_certificate_refs):
+    for _, path, validation in validations(gateway):
+        for n, ref in enumerate(validation.ca_certificate_refs):
             to = source(ref.kind, ref.namespace or gateway.metadata.namespace, ref.name)
             if to is not None:
                 yield _Reference(f"{path}.caCertificateRefs[{n}].name", to)
@@ -567,8 +567,8 @@ def _of_wrong_kind(resource: Resource | None, known: _Known) -> Iterator[Problem
                 if not _may_have_tls(aim):
                     fault = kind_problem(Target(aim.group, aim.kind, "", aim.name, 0))
                     assert fault is not None, "there is no such backend"
-                    said = f"{fault.message[:1].upper()}{fault.message[1:]}."
-                    message = f"{said} This policy adds TLS to no requests there."
+                    sentence = f"{fault.message[:1].upper()}{fault.message[1:]}."
+                    message = f"{sentence} This policy adds TLS to no requests there."
                     yield Problem(f"spec.targetRefs[{n}]", message, UNUSED)
         case EnvoyPatchPolicy():
             named = named_by(resource)

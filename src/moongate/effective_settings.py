@@ -1,6 +1,6 @@
-"""What policies and routes set for a rule or a listener: each leaf with its value and its owner.
+"""The settings that apply to a rule or a listener: each leaf with its value and the resource that sets it.
 
-It is for people who ask why something is as it is (``moongate effective``), and reads what the builders read.
+``moongate effective`` shows them. The builders of xDS read the same queries.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ if TYPE_CHECKING:
 
 
 class Setting(Struct, frozen=True):
-    """One leaf of what is set.
+    """One leaf of the settings.
 
     Args:
         field: its path, below the spec of a policy of ``kind``: ``retry.numRetries``.
         value: plain data.
         kind: the kind of policy that has the field; the rule of a route may set it too.
         owner: the resource that sets it.
-        fault: why it is not in force; "" when it is.
+        fault: why the value is not in force; "" when it is.
     """
 
     field: str
@@ -63,14 +63,14 @@ class Setting(Struct, frozen=True):
 
 
 class Scope(Struct, frozen=True):
-    """What is set for the requests of one rule on one listener, or for a listener.
+    """The settings for the requests of one rule on one listener, or for a listener.
 
     Args:
         listener: which listener.
         rule: the index of the rule; ``None`` for a listener.
         name: the name of the rule, "" when it has none.
         settings: in the order of the fields of the policies.
-        refused: the policies for whose faults all requests are refused.
+        refused: policies with a fault for which all requests are refused.
     """
 
     listener: ListenerId
@@ -81,17 +81,17 @@ class Scope(Struct, frozen=True):
 
 
 def effective_settings(db: Db, ref: Ref, section: str = "") -> tuple[Scope, ...] | None:
-    """What is set for a route, a Gateway or a ListenerSet.
+    """The settings that apply to a route, a Gateway or a ListenerSet.
 
     Args:
         db: what is read.
         ref: which resource.
-        section: the name of the only listener or rule that is asked about; "" for all.
+        section: the name of one listener or rule; "" for all.
 
     Returns:
         For each listener that serves a route, one scope for each of its rules; for each listener of a Gateway
-        or ListenerSet, one scope with what holds there where no route says otherwise. ``None`` if there is no
-        such resource.
+        or ListenerSet, one scope with what applies there where no route has settings of its own. ``None`` if
+        there is no such resource.
     """
     resource = db.read(ref)
     if isinstance(resource, Route):
@@ -121,8 +121,8 @@ def _of_rule(db: Db, listener: ListenerId, route: Ref, n: int, rule: RouteRule) 
     settings: list[Setting] = []
     for kind in RULE_POLICIES:
         policy = next((each for each in policies if each.owner.kind == kind), None)
-        over = {f.field: each for f, each in of_rule.items() if f.kind == kind}
-        settings += _merged(kind, policy, over)
+        overrides = {f.field: each for f, each in of_rule.items() if f.kind == kind}
+        settings += _merged(kind, policy, overrides)
     refused = tuple(policy.owner for policy in policies if policy.failed)
     return Scope(listener, tuple(settings), n, rule.name or "", refused)
 
@@ -141,28 +141,28 @@ def _of_listener(db: Db, listener: ListenerId) -> Scope:
 
 
 def _merged(
-    kind: str, policy: EffectivePolicy | None, over: dict[str, Effective[Any]], fault: str = ""
+    kind: str, policy: EffectivePolicy | None, overrides: dict[str, Effective[Any]], fault: str = ""
 ) -> Iterator[Setting]:
-    """The leaves of a policy's spec, with fields of a rule over them."""
+    """The leaves of a policy's spec, with those that a rule sets in their place."""
     for field in _fields(kind):
-        effective = over.get(field.name)
-        wrong = ""
+        effective = overrides.get(field.name)
+        reason = ""
         if effective is None and policy is not None:
             effective = _of_policy(policy, field.name, field.encode_name)
-            wrong = fault or _fault(policy, field.name, field.encode_name)
+            reason = fault or _fault(policy, field.name, field.encode_name)
         if effective is not None:
             for path, value in _leaves(msgspec.to_builtins(effective.value), ""):
                 at = f"{field.encode_name}{path}"
-                yield Setting(at, value, kind, effective.owner_of(path.removeprefix(".")), wrong)
+                yield Setting(at, value, kind, effective.owner_of(path.removeprefix(".")), reason)
 
 
 @cache
 def _fields(kind: str) -> tuple[FieldInfo, ...]:
-    """The fields of a kind of policies that say what it does."""
+    """The fields of a kind of policy that are settings: all but its targets and ``mergeType``."""
     policy = next(each for each in POLICY_KINDS if kind == each.KIND)
     spec = next(field.type for field in fields_of(policy) if field.name == "spec")
-    others = {*(field.name for field in fields_of(PolicyTargetReferences)), "merge_type"}
-    return tuple(field for field in fields_of(spec) if field.name not in others)
+    not_settings = {*(field.name for field in fields_of(PolicyTargetReferences)), "merge_type"}
+    return tuple(field for field in fields_of(spec) if field.name not in not_settings)
 
 
 def _of_policy(policy: EffectivePolicy, name: str, wire: str) -> Effective[Any] | None:

@@ -140,13 +140,41 @@ def test_what_has_a_fault_says_so(command: Command, folder: Path) -> None:
     )
 
 
+def test_rules_with_equal_settings_are_shown_apart_if_one_is_refused(command: Command, folder: Path) -> None:
+    """A policy whose text has a fault sets nothing, but its requests are refused."""
+    head = "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: SecurityPolicy\nmetadata: {name: guard}\n"
+    target = "{group: gateway.networking.k8s.io, kind: HTTPRoute, name: shop, sectionName: pay}"
+    (folder / "guard.yaml").write_text(f"{head}spec:\n  targetRefs: [{target}]\n  corz: {{}}\n")
+    manifests = (folder / "all.yaml").read_text()
+    (folder / "all.yaml").write_text(manifests.replace("    timeouts: {request: 5s}\n", ""))
+
+    ended = command("effective", "HTTPRoute/default/shop", folder)
+
+    first, second = ended.out.split("\n\n")
+    refusal = "All requests are refused, because SecurityPolicy default/guard has a fault."
+    assert first.startswith("HTTPRoute default/shop: rule 0 (pay) on default/eg/http\n")
+    assert first.endswith(refusal)
+    assert second.startswith("HTTPRoute default/shop: rule 1 on default/eg/http\n")
+    assert refusal not in second
+
+
+def test_a_route_that_no_listener_serves_says_so(command: Command, folder: Path) -> None:
+    manifests = (folder / "all.yaml").read_text()
+    (folder / "all.yaml").write_text(manifests.replace("sectionName: http}", "sectionName: none}"))
+
+    ended = command("effective", "HTTPRoute/default/shop", folder)
+
+    assert ended.out == "HTTPRoute default/shop: no listener serves it, so no policy applies to it.\n"
+    assert ended.code == 0
+
+
 @pytest.mark.parametrize(
     ("resource", "code", "words"),
     [
         ("HTTPRoute/default/none", 1, "There is no HTTPRoute default/none."),
-        ("HTTPRoute/default/shop/none", 1, "has no listener or rule 'none'"),
+        ("HTTPRoute/default/shop/none", 1, "has no listener or rule named 'none'"),
         ("HTTPRoute/shop", 2, "must be KIND/NAMESPACE/NAME"),
-        ("Service/default/up", 2, "Policies hold for none of kind 'Service'"),
+        ("Service/default/up", 2, "No policy applies to kind 'Service'"),
     ],
 )
 def test_what_cannot_be_shown_is_explained(
@@ -156,6 +184,18 @@ def test_what_cannot_be_shown_is_explained(
 
     assert ended.code == code
     assert words in ended.err
+
+
+def test_a_rule_that_no_policy_is_for_says_so(command: Command, tmp_path: Path) -> None:
+    """It speaks of policies: the spec of a Gateway may set something too, such as ``tls.frontend``."""
+    (tmp_path / "all.yaml").write_text("---".join(MANIFESTS.split("---")[:3]))
+
+    ended = command("effective", "Gateway/default/eg/http", tmp_path)
+
+    assert (ended.out, ended.code) == (
+        "Gateway default/eg: default/eg/http\nNo policy sets anything here.\n",
+        0,
+    )
 
 
 async def test_a_running_moongate_answers_the_same(command: Command, tmp_path: Path) -> None:

@@ -228,9 +228,9 @@ class Plan:
         self.marked_here: dict[str, list[tuple[str, str, Any]]] = {}
         """Mark → the fields that have it: Python name, wire name, what the mark says."""
         for field in info.fields:
-            for mark, said in extra_of(field.type).items():
-                self.marked_here.setdefault(mark, []).append((field.name, field.encode_name, said))
-        unbuilt = {wire for _, wire, said in self.marked_here.get("unbuilt", ()) if said}
+            for mark, detail in extra_of(field.type).items():
+                self.marked_here.setdefault(mark, []).append((field.name, field.encode_name, detail))
+        unbuilt = {wire for _, wire, detail in self.marked_here.get("unbuilt", ()) if detail}
 
         self.filling = [(wire, node) for wire, node in self.fields.items() if node.fills]
         self.judging = [(wire, node) for wire, node in self.fields.items() if node.judges]
@@ -383,8 +383,8 @@ class Plan:
     def marked(self, value: Any, mark: str) -> Iterator[tuple[str, Any, Any]]:
         if value is None:
             return
-        for name, wire, said in self.marked_here.get(mark, ()):
-            yield wire, said, getattr(value, name)
+        for name, wire, detail in self.marked_here.get(mark, ()):
+            yield wire, detail, getattr(value, name)
         for name, wire, node in self.marked_below.get(mark, ()):
             for path, *rest in node.marked(getattr(value, name), mark):
                 yield f"{wire}{path}" if path.startswith("[") else f"{wire}.{path}", *rest

@@ -160,7 +160,7 @@ class RateLimits(Model, frozen=True, kw_only=True):
     """Both kinds of limits; with both of them, a request must be within all."""
 
     type: Literal["Global", "Local"] | None = None
-    """Deprecated: the other kind is then left out."""
+    """Deprecated: ``local`` or ``global`` alone says the same. With a type, the other kind is left out."""
     global_: GlobalRateLimit | None = field(default=None, name="global")
     local: LocalRateLimit | None = None
 

@@ -273,11 +273,11 @@ def upstream_tls(db: Db, backend: Validation, gateway: Ref) -> UpstreamTLS | Pro
 
 def _refused(db: Db, gateway: Ref, backend: Validation, certificate: Ref | None) -> Problem | None:
     """Why TLS to a backend cannot be built as Envoy refuses what is needed for it, and never took any."""
-    fleet, found = fleet_of(db, gateway), backend.authorities
-    if found is not None:
-        refused = authorities_refusal(db, fleet, found.owner or OF_SYSTEM)
+    fleet, bundle = fleet_of(db, gateway), backend.authorities
+    if bundle is not None:
+        refused = authorities_refusal(db, fleet, bundle.owner or OF_SYSTEM)
         if refused is not None and refused.before is None:
-            message = f"Envoy refuses the CAs of {found.owner or 'the system'}: {refused.message}"
+            message = f"Envoy refuses the CAs of {bundle.owner or 'the system'}: {refused.message}"
             return Problem("", message, INVALID_BACKEND_TLS)
     if certificate is not None:
         refused = refusal(db, fleet, certificate)
@@ -298,8 +298,8 @@ def authorities_contents(db: Db, owner: Ref) -> str:
     """What tells one state of the CAs that a resource names from the next."""
     if owner == OF_SYSTEM:
         return system_authorities(db)
-    found = authorities(db, owner)
-    return "" if isinstance(found, Problem) else fingerprint(found.pem)
+    bundle = authorities(db, owner)
+    return "" if isinstance(bundle, Problem) else fingerprint(bundle.pem)
 
 
 @query
@@ -333,8 +333,8 @@ def authorities(db: Db, owner: Ref) -> Bundle | Problem:
 
 @query
 def _authorities_server(db: Db, owner: Ref) -> ServedSecret | None:
-    found = authorities(db, owner)
-    return None if isinstance(found, Problem) else found.server
+    bundle = authorities(db, owner)
+    return None if isinstance(bundle, Problem) else bundle.server
 
 
 def _fault(db: Db, owner: Ref) -> Problem | None:
@@ -348,8 +348,8 @@ def _fault(db: Db, owner: Ref) -> Problem | None:
 @query
 def authorities_problem(db: Db, owner: Ref) -> Problem | None:
     """Why the CAs of a BackendTLSPolicy or Backend cannot be used; another CA is no other answer."""
-    found = authorities(db, owner)
-    return found if isinstance(found, Problem) else None
+    bundle = authorities(db, owner)
+    return bundle if isinstance(bundle, Problem) else None
 
 
 @query
@@ -496,12 +496,12 @@ def _secret(ref: SecretObjectReference, namespace: str) -> Ref | str:
 def _merged(own: BackendTLSConfig, others: BackendTLSConfig) -> BackendTLSConfig:
     """The settings of a Backend over those of its Gateway, field by field."""
     unset: tuple[object, ...] = (None, ())
-    said: dict[str, object] = {
+    overrides: dict[str, object] = {
         name: value
         for name in _SETTINGS
         if (value := getattr(own, name)) not in unset or (name == "alpn_protocols" and value is not None)
     }
-    return structs.replace(others, **said) if said else others
+    return structs.replace(others, **overrides) if overrides else others
 
 
 def _faults(settings: BackendTLSConfig) -> Iterator[Problem]:

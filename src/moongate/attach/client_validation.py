@@ -144,11 +144,11 @@ def client_validation(gateway: Gateway, port: int) -> ClientValidation | None:
     if frontend is None:
         return None
     own = next((each for each in frontend.per_port if each.port == port), None)
-    asked = (own.tls if own is not None else frontend.default).validation
-    if asked is None:
+    validation = (own.tls if own is not None else frontend.default).validation
+    if validation is None:
         return None
     place = DEFAULT if own is None else str(port)
-    only_valid = asked.mode == "AllowValidOnly"
+    only_valid = validation.mode == "AllowValidOnly"
     return ClientValidation(ClientAuthorities(gateway.ref, place), required=only_valid, verified=only_valid)
 
 
@@ -283,7 +283,7 @@ def client_authorities_refusal(db: Db, fleet: FleetId, of: Authorities) -> Refus
 def _named(db: Db, of: ClientAuthorities) -> tuple[str, tuple[ObjectReference, ...]]:
     """The path of the references of a place, and the references."""
     gateway = get(db, Gateway, of.gateway)
-    for place, path, asked in validations(gateway) if gateway is not None else ():
+    for place, path, validation in validations(gateway) if gateway is not None else ():
         if place == of.place:
-            return f"{path}.caCertificateRefs", asked.ca_certificate_refs
+            return f"{path}.caCertificateRefs", validation.ca_certificate_refs
     return "", ()

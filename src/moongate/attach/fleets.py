@@ -101,8 +101,8 @@ def bind_addresses(db: Db, fleet: FleetId) -> tuple[str, ...]:
     if bind != LOCALHOST:
         return (bind,)
     gateways = (get(db, Gateway, gateway) for gateway in members(db, fleet))
-    asked = [address for gateway in gateways if gateway is not None for address in gateway.spec.addresses]
-    own = tuple(dict.fromkeys(a.value for a in asked if a.type == "IPAddress" and a.value))
+    addresses = [address for gateway in gateways if gateway is not None for address in gateway.spec.addresses]
+    own = tuple(dict.fromkeys(a.value for a in addresses if a.type == "IPAddress" and a.value))
     return own or _LOOPBACKS[family]
 
 

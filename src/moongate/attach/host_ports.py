@@ -64,9 +64,9 @@ def claims(db: Db, port: int) -> tuple[Claim, ...]:
     """The Gateways that ask for a port of this machine, the oldest first; none in a cluster."""
     if not on_host(db):
         return ()
-    asked = {known_gateway_of(db, owner) for owner in listening(db, port)}
+    candidates = {known_gateway_of(db, owner) for owner in listening(db, port)}
     gateways = sorted(
-        (gateway for gateway in asked if gateway is not None),
+        (gateway for gateway in candidates if gateway is not None),
         key=lambda gateway: (seniority(db, gateway), gateway),
     )
     return tuple(Claim(gateway, fleet_of(db, gateway)) for gateway in gateways)

@@ -250,13 +250,13 @@ def conflicts(db: Db, gateway: Ref) -> Mapping[ListenerId, Conflict]:
     this machine. While listeners cannot be judged, they ask for what they did before, or for what is written.
     """
     of = owners(db, gateway)
-    asked: list[Place] = []
+    candidates: list[Place] = []
     for owner, judged in zip(of, places.attempt_each(db, [(owner,) for owner in of]), strict=True):
         known = places.last_good(db, owner) if isinstance(judged, Failed) else judged
         if isinstance(known, Failed) or any(place.id.gateway != gateway for place in known):
             known = places_written.attempt(db, gateway, owner)
-        asked += () if isinstance(known, Failed) else known
-    return _all_conflicts(db, gateway, asked)
+        candidates += () if isinstance(known, Failed) else known
+    return _all_conflicts(db, gateway, candidates)
 
 
 @query
@@ -328,8 +328,8 @@ def _clashes(known: Sequence[tuple[Listener, ...]], is_certain: Sequence[bool]) 
     """
     in_order = sorted(zip(is_certain, known, strict=True), key=lambda owner: not owner[0])
     ready = [each for _, own in in_order for each in own if each.ready]
-    asked = [Place(each.id, each.protocol, each.container_port, each.hostname) for each in ready]
-    return set(conflicts_among(asked, 0))
+    candidates = [Place(each.id, each.protocol, each.container_port, each.hostname) for each in ready]
+    return set(conflicts_among(candidates, 0))
 
 
 @query
@@ -548,12 +548,12 @@ def _selector_fault(requirement: LabelSelectorRequirement) -> str | None:
 
 
 def _judge_kinds(draft: _Draft, allowed: tuple[str, ...]) -> None:
-    wanted = draft.spec.allowed_routes.kinds
-    if not wanted:
+    written = draft.spec.allowed_routes.kinds
+    if not written:
         draft.kinds = tuple((GATEWAY_GROUP, kind) for kind in allowed)
         return
-    draft.kinds = tuple((k.group, k.kind) for k in wanted if k.group == GATEWAY_GROUP and k.kind in allowed)
-    other = [f"{k.group}/{k.kind}" for k in wanted if (k.group, k.kind) not in draft.kinds]
+    draft.kinds = tuple((k.group, k.kind) for k in written if k.group == GATEWAY_GROUP and k.kind in allowed)
+    other = [f"{k.group}/{k.kind}" for k in written if (k.group, k.kind) not in draft.kinds]
     if other:
         message = (
             f"A listener of protocol {draft.spec.protocol} does not take {', '.join(other)}; "
@@ -588,10 +588,10 @@ def _judge_tls(db: Db, draft: _Draft) -> None:
 
 def _judge_clients(db: Db, draft: _Draft) -> None:
     """Note what the listener asks of its clients; without a CA that can be used it is closed."""
-    draft.clients = asked = _validation_at(db, draft.id.gateway, draft.spec.port)
-    if asked is None:
+    draft.clients = validation = _validation_at(db, draft.id.gateway, draft.spec.port)
+    if validation is None:
         return
-    of = asked.authorities
+    of = validation.authorities
     assert isinstance(of, ClientAuthorities), "a Gateway that asks for certificates names CAs"
     problem = client_authorities_problem.attempt(db, of)
     if fails := isinstance(problem, Failed):
@@ -645,17 +645,17 @@ def _judge_certificates(db: Db, draft: _Draft) -> None:
     draft.fault(f"No certificate can be served: {messages}", reason, "ResolvedRefs")
 
 
-def _all_conflicts(db: Db, gateway: Ref, asked: Sequence[Place]) -> dict[ListenerId, Conflict]:
+def _all_conflicts(db: Db, gateway: Ref, candidates: Sequence[Place]) -> dict[ListenerId, Conflict]:
     """Judge listeners against each other, and against those of older Gateways."""
     shift = _shift(db, gateway)
-    lost = conflicts_among(asked, shift)
-    lost |= _conflicts_with_older(db, gateway, [each for each in asked if each.id not in lost], shift)
-    lost |= _ports_of_rivals(db, gateway, [each for each in asked if each.id not in lost])
+    lost = conflicts_among(candidates, shift)
+    lost |= _conflicts_with_older(db, gateway, [each for each in candidates if each.id not in lost], shift)
+    lost |= _ports_of_rivals(db, gateway, [each for each in candidates if each.id not in lost])
     return lost
 
 
 def _conflicts_with_older(
-    db: Db, gateway: Ref, asked: Sequence[Place], shift: int
+    db: Db, gateway: Ref, candidates: Sequence[Place], shift: int
 ) -> dict[ListenerId, Conflict]:
     """Refuse what an older Gateway has already that shares the same Envoys."""
     gateways = members(db, fleet_of(db, gateway))
@@ -667,7 +667,7 @@ def _conflicts_with_older(
         if each.ready:
             taken.setdefault((each.container_port, each.protocol == "UDP"), []).append(each)
     lost: dict[ListenerId, Conflict] = {}
-    for place in asked:
+    for place in candidates:
         for other in taken.get((container_port(place.port, shift), place.protocol == "UDP"), ()):
             alike = transport(other.protocol) == transport(place.protocol) and other.port == place.port
             if alike and place.protocol not in ("TCP", "UDP") and other.hostname != place.hostname:
@@ -680,12 +680,12 @@ def _conflicts_with_older(
     return lost
 
 
-def _ports_of_rivals(db: Db, gateway: Ref, asked: Sequence[Place]) -> dict[ListenerId, Conflict]:
+def _ports_of_rivals(db: Db, gateway: Ref, candidates: Sequence[Place]) -> dict[ListenerId, Conflict]:
     """Refuse the ports of this machine that belong to older Gateways with Envoys of their own."""
-    at_ports = dict.fromkeys((place.port, place.protocol == "UDP") for place in asked)
+    at_ports = dict.fromkeys((place.port, place.protocol == "UDP") for place in candidates)
     held = {at: _holder_of_port(db, gateway, *at) for at in at_ports}
     lost: dict[ListenerId, Conflict] = {}
-    for place in asked:
+    for place in candidates:
         holder = held[place.port, place.protocol == "UDP"]
         if holder is not None:
             message = (

@@ -152,7 +152,9 @@ def policy_attachments(db: Db, target: Ref) -> tuple[tuple[str, Ref], ...]:
     policies for one target cost no more than their order.
     """
     refs = {*find(db, TARGETS, target), *_selecting(db, target)}
-    candidates = [(found.age, ref, found) for ref in refs if (found := _targeting(db, ref)) is not None]
+    candidates = [
+        (targeting.age, ref, targeting) for ref in refs if (targeting := _targeting(db, ref)) is not None
+    ]
     winners: dict[tuple[str, str], Ref] = {}
     for _, ref, targeting in sorted(candidates, key=lambda candidate: candidate[:2]):
         whole = ref.kind, ""
@@ -176,19 +178,19 @@ def winner(db: Db, kind: str, target: Ref, section: str) -> Ref | None:
 
 def _selecting(db: Db, target: Ref) -> Iterator[Ref]:
     """The policies with a selector that may match a target."""
-    asked = _labels_asked_for(db, target.kind, target.namespace)
-    if not asked:
+    key_sets = _selector_keys(db, target.kind, target.namespace)
+    if not key_sets:
         return
-    for anchor in anchors_of(dict(labels(db, target) or ()), asked):
+    for anchor in anchors_of(dict(labels(db, target) or ()), key_sets):
         for namespace in (target.namespace, EVERYWHERE):
             yield from find_in(db, SELECTORS, (target.kind, namespace), anchor)
 
 
 @query
-def _labels_asked_for(db: Db, kind: str, namespace: str) -> tuple[tuple[str, ...], ...]:
+def _selector_keys(db: Db, kind: str, namespace: str) -> tuple[tuple[str, ...], ...]:
     """The keys of each anchor of selectors that may match targets of a namespace, sorted."""
-    asked = (anchor for at in (namespace, EVERYWHERE) for anchor in parts(db, SELECTORS, (kind, at)))
-    return tuple(sorted(set(map(anchor_keys, asked))))
+    required = (anchor for at in (namespace, EVERYWHERE) for anchor in parts(db, SELECTORS, (kind, at)))
+    return tuple(sorted(set(map(anchor_keys, required))))
 
 
 @query
@@ -403,9 +405,9 @@ def anchor_keys(anchor: Anchor) -> tuple[str, ...]:
     return anchor[::2]
 
 
-def anchors_of(having: Mapping[str, str], asked: Iterable[tuple[str, ...]]) -> Iterator[Anchor]:
+def anchors_of(having: Mapping[str, str], key_sets: Iterable[tuple[str, ...]]) -> Iterator[Anchor]:
     """All anchors with certain keys that a target with these labels meets."""
-    for keys in asked:
+    for keys in key_sets:
         if all(key in having for key in keys):
             if len(keys) == 1:
                 yield keys

@@ -43,7 +43,7 @@ _REFERENCE: Final = re.compile(r"\\(.?)", re.DOTALL)
 
 def unfinished_command(text: str) -> str | None:
     """The first command of Envoy that begins in a text and does not end, like ``%REQ(x-a``; or ``None``."""
-    unfinished = (found["unfinished"] for found in _COMMAND.finditer(text))
+    unfinished = (match["unfinished"] for match in _COMMAND.finditer(text))
     return next((begin for begin in unfinished if begin is not None), None)
 
 
@@ -53,7 +53,7 @@ def as_format(text: bytes) -> bytes:
     >>> as_format(b"100% of %REQ(x-a)%")
     b'100%% of %REQ(x-a)%'
     """
-    return _PERCENT.sub(lambda found: b"%%" if found["alone"] else found[0], text)
+    return _PERCENT.sub(lambda match: b"%%" if match["alone"] else match[0], text)
 
 
 def path_fault(path: str) -> str | None:

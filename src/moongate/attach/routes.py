@@ -543,10 +543,10 @@ def _unmatched(parent: ParentReference, owner: Ref, listeners: tuple[Attachable,
     if not listeners:
         return f"The {owner.kind} has no listener that could be used; its own status tells why."
     known = ", ".join(f"{a.id.name} (port {a.port})" for a in listeners)
-    wanted = [] if parent.section_name is None else [f"name {parent.section_name!r}"]
-    wanted += [] if parent.port is None else [f"port {parent.port}"]
+    criteria = [] if parent.section_name is None else [f"name {parent.section_name!r}"]
+    criteria += [] if parent.port is None else [f"port {parent.port}"]
     meant = did_you_mean(parent.section_name or "", (a.id.name for a in listeners))
-    return f"The {owner.kind} has no listener of {' and '.join(wanted)}; it has {known}.{meant}"
+    return f"The {owner.kind} has no listener of {' and '.join(criteria)}; it has {known}.{meant}"
 
 
 def _judge(db: Db, resource: Route, parent: ParentReference, gateway: Ref, owner: Ref) -> Attachment:

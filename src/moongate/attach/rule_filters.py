@@ -498,9 +498,9 @@ def _path_fault(path: HTTPPathModifier | None) -> str | None:
     if (fault := _path_type_fault(path)) is not None:
         return fault
     values = {FULL_PATH: path.replace_full_path, PREFIX: path.replace_prefix_match}
-    wanted = "replaceFullPath" if path.type == FULL_PATH else "replacePrefixMatch"
+    field = "replaceFullPath" if path.type == FULL_PATH else "replacePrefixMatch"
     if values.pop(path.type) is None or any(value is not None for value in values.values()):
-        return f"path.type is {path.type}, so {wanted} must be set, and nothing else."
+        return f"path.type is {path.type}, so {field} must be set, and nothing else."
     return _path_text_fault(path)
 
 

@@ -41,6 +41,6 @@ def crds(
         if kind.lower() not in by_name:
             known = ", ".join(definition.kind.KIND for definition in DEFINITIONS)
             raise UsageError(f"There is no definition of {kind!r} here; there are those of {known}.")
-    asked = dict.fromkeys(by_name[kind.lower()] for kind in kinds) if kinds else DEFINITIONS
-    say_documents([custom_resource_definition(definition) for definition in asked], output)
+    selected = dict.fromkeys(by_name[kind.lower()] for kind in kinds) if kinds else DEFINITIONS
+    say_documents([custom_resource_definition(definition) for definition in selected], output)
     return 0

@@ -1,4 +1,4 @@
-"""``moongate effective``: what policies and routes set for a resource, and which of them sets it."""
+"""``moongate effective``: the settings of a resource, each with the policy or route that sets it."""
 
 from __future__ import annotations
 
@@ -41,13 +41,15 @@ def effective(
     config: Config = None,
     namespace: Namespace = "default",
 ) -> int:
-    """Show what is set for a route, a Gateway or a ListenerSet, and by whom.
+    """Show the settings of a route, Gateway or ListenerSet, and who sets each.
 
-    Policies of several levels may hold for one rule, and merge; a rule may set
+    Policies of several levels may apply to one rule, and merge; a rule may set
     something itself. What is shown is the result for each rule on each
     listener: field, value, and the resource that the value comes from. For a
-    Gateway or a ListenerSet it is what holds on each listener where no route
-    says otherwise. What has a fault is shown with the reason.
+    Gateway or a ListenerSet it is what applies on each listener where no route
+    has a policy or setting of its own. A value that is not in force is shown
+    with the reason. The fields of a Gateway's own spec, such as tls.frontend,
+    are not shown.
 
     For example, of a running moongate; one rule of it; of files:
 
@@ -63,7 +65,7 @@ def effective(
     if scopes is None:
         raise UsageError(f"There is no {ref}.", REFUSED)
     if section and not scopes:
-        raise UsageError(f"{ref} has no listener or rule {section!r} that is attached.", REFUSED)
+        raise UsageError(f"{ref} has no listener or rule named {section!r} that serves requests.", REFUSED)
     if output == "text":
         _say(ref, scopes)
     else:
@@ -83,8 +85,8 @@ def _named(resource: str) -> tuple[Ref, str]:
     if len(parts) not in (2, 3) or not all(parts):
         raise UsageError(f"{resource!r} must be KIND/NAMESPACE/NAME, such as HTTPRoute/default/shop.", USAGE)
     if kind.lower() not in kinds:
-        known = ", ".join(kinds.values())
-        raise UsageError(f"Policies hold for none of kind {kind!r}. The kinds are: {known}.", USAGE)
+        names = ", ".join(kinds.values())
+        raise UsageError(f"No policy applies to kind {kind!r}; choose one of {names}.", USAGE)
     return ref_of(kinds[kind.lower()], parts[0], parts[1]), parts[2] if len(parts) == 3 else ""
 
 
@@ -119,34 +121,34 @@ def _of_run(ref: Ref, section: str, run_dir: Path | None) -> list[Document] | No
 
 
 def _say(ref: Ref, scopes: list[Document]) -> None:
-    """One table for all scopes in which the same holds."""
+    """Print one table for all scopes that have the same settings."""
     alike: defaultdict[str, list[Document]] = defaultdict(list)
     for scope in scopes:
         alike[json.dumps([scope["settings"], scope["refused"]])].append(scope)
-    for n, some in enumerate(alike.values()):
+    for n, group in enumerate(alike.values()):
         if n:
             say("")
-        title = f"{ref}: {', '.join(map(_place, some))}"
+        title = f"{ref}: {', '.join(map(_place, group))}"
         rows = [
             (each["field"], _shown(each["value"]), each["owner"], each["fault"])
-            for each in some[0]["settings"]
+            for each in group[0]["settings"]
         ]
         if rows:
             headers = ["FIELD", "VALUE", "FROM", *(["NOT IN FORCE"] if any(row[3] for row in rows) else [])]
             say_table(title, headers, [row[: len(headers)] for row in rows])
         else:
-            say(f"{title}\nNothing is set.")
-        for policy in some[0]["refused"]:
+            say(f"{title}\nNo policy sets anything here.")
+        for policy in group[0]["refused"]:
             say(f"All requests are refused, because {policy} has a fault.")
     if not scopes:
-        say(f"{ref}: no listener serves it, so no policy holds for it.")
+        say(f"{ref}: no listener serves it, so no policy applies to it.")
 
 
 def _place(scope: Document) -> str:
     if scope["rule"] is None:
         return scope["listener"]
-    named = f" ({scope['name']})" if scope["name"] else ""
-    return f"rule {scope['rule']}{named} on {scope['listener']}"
+    name = f" ({scope['name']})" if scope["name"] else ""
+    return f"rule {scope['rule']}{name} on {scope['listener']}"
 
 
 def _shown(value: Any) -> str:

@@ -91,8 +91,8 @@ def validate(
             "errors": errors,
             "warnings": warnings,
         }
-        found = [_as_data(diagnostic) for diagnostic in diagnostics]
-        say_document({"version": 1, **counts, "envoy": verdict.strip(), "diagnostics": found}, "json")
+        entries = [_as_data(diagnostic) for diagnostic in diagnostics]
+        say_document({"version": 1, **counts, "envoy": verdict.strip(), "diagnostics": entries}, "json")
     else:
         for diagnostic in diagnostics:
             say(_line(diagnostic))

@@ -295,12 +295,14 @@ def _sources(refs: Iterable[SecretObjectReference], path: str, owner: Ref) -> It
         yield at, Reference.to_authorities(at, ref).target_from(owner).ref
 
 
-def _clients(tls: Effective[ClientTLSSettings], asked: ClientValidation | None) -> ClientValidation | None:
+def _clients(
+    tls: Effective[ClientTLSSettings], inherited: ClientValidation | None
+) -> ClientValidation | None:
     validation = tls.value.client_validation
     if validation is None:
-        return asked
+        return inherited
     return ClientValidation(
-        _authorities(tls) or (asked.authorities if asked is not None else None),
+        _authorities(tls) or (inherited.authorities if inherited is not None else None),
         required=validation.effective_mode in ("RequireAny", "RequireAndVerify"),
         verified=validation.verifies,
         conditions=encode(_conditions(validation)),

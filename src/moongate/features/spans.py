@@ -17,37 +17,39 @@ if TYPE_CHECKING:
 _NO_NAME: Final = "a tag needs a name"
 
 
-def span_tags(asked: SpanSettings) -> Iterator[CustomTag]:
+def span_tags(settings: SpanSettings) -> Iterator[CustomTag]:
     """The tags of spans, sorted by name; of two with a name, that of ``tags`` counts."""
     tags = {
         name: _tag(name, tag)
-        for name, tag in (asked.custom_tags or {}).items()
+        for name, tag in (settings.custom_tags or {}).items()
         if not _custom_tag_fault(name, tag)
     }
-    for name, value in (asked.tags or {}).items():
+    for name, value in (settings.tags or {}).items():
         if not _text_tag_fault(name, value):
             tags[name] = CustomTag(tag=name, value=_as_format(value))
     yield from (tag for _, tag in sorted(tags.items()))
 
 
-def span_names(asked: SpanSettings) -> tuple[str, str]:
+def span_names(settings: SpanSettings) -> tuple[str, str]:
     """The names of the spans of a request, from the client and to the backend; "" for Envoy's own."""
-    if asked.span_name is None:
+    if settings.span_name is None:
         return "", ""
-    return _span_name(asked.span_name.client), _span_name(asked.span_name.server)
+    return _span_name(settings.span_name.client), _span_name(settings.span_name.server)
 
 
-def span_faults(asked: SpanSettings) -> list[tuple[str, str]]:
+def span_faults(settings: SpanSettings) -> list[tuple[str, str]]:
     """What Envoy would refuse of spans, which no rule of the CRD says: paths, each with the reason."""
     faults = [
         (f"customTags[{name!r}]", _custom_tag_fault(name, tag))
-        for name, tag in (asked.custom_tags or {}).items()
+        for name, tag in (settings.custom_tags or {}).items()
     ]
-    faults += [(f"tags[{name!r}]", _text_tag_fault(name, text)) for name, text in (asked.tags or {}).items()]
-    if asked.span_name is not None:
+    faults += [
+        (f"tags[{name!r}]", _text_tag_fault(name, text)) for name, text in (settings.tags or {}).items()
+    ]
+    if settings.span_name is not None:
         faults += [
-            ("spanName.client", _text_fault(asked.span_name.client)),
-            ("spanName.server", _text_fault(asked.span_name.server)),
+            ("spanName.client", _text_fault(settings.span_name.client)),
+            ("spanName.server", _text_fault(settings.span_name.server)),
         ]
     return sorted((path, fault) for path, fault in faults if fault)
 

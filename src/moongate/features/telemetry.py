@@ -65,16 +65,16 @@ def _hints(telemetry: BackendTelemetry) -> Iterator[Problem]:
 
 
 def _route(edit: RouteEdit, telemetry: Effective[BackendTelemetry]) -> None:
-    asked = telemetry.value.tracing
-    if asked is None:
+    settings = telemetry.value.tracing
+    if settings is None:
         return
-    tracing = Tracing(client_sampling=fractional(asked.client_sampling_fraction or _NONE))
-    if asked.sampling_fraction is not None:
-        tracing.random_sampling.CopyFrom(fractional(asked.sampling_fraction))
-    if asked.overall_sampling_fraction is not None:
-        tracing.overall_sampling.CopyFrom(fractional(asked.overall_sampling_fraction))
-    tracing.custom_tags.extend(span_tags(asked))
-    tracing.operation, tracing.upstream_operation = span_names(asked)
+    tracing = Tracing(client_sampling=fractional(settings.client_sampling_fraction or _NONE))
+    if settings.sampling_fraction is not None:
+        tracing.random_sampling.CopyFrom(fractional(settings.sampling_fraction))
+    if settings.overall_sampling_fraction is not None:
+        tracing.overall_sampling.CopyFrom(fractional(settings.overall_sampling_fraction))
+    tracing.custom_tags.extend(span_tags(settings))
+    tracing.operation, tracing.upstream_operation = span_names(settings)
     edit.message.tracing.CopyFrom(tracing)
 
 

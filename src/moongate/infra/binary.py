@@ -95,9 +95,9 @@ def version_now(binary: Path) -> str:
 
 
 def _build(binary: Path, status: int | None, printed: bytes, complaint: bytes) -> str:
-    found = _BUILD.search(printed.decode(errors="replace"))
-    if status == 0 and found is not None:
-        return found[1]
+    match = _BUILD.search(printed.decode(errors="replace"))
+    if status == 0 and match is not None:
+        return match[1]
     lines = (complaint or printed).decode(errors="replace").strip().splitlines() or [""]
     last = lines[-1][:_LONGEST_QUOTE]
     says = f"prints {last!r}" if last else "prints nothing"

@@ -398,8 +398,8 @@ def zones(db: Db, policies: tuple[Applied, ...]) -> Zones | None:
 
 def zones_of(settings: Settings) -> Zones | None:
     """How endpoints stand by zones, by some settings."""
-    said = (f.zones(effective.value) for f, effective in settings if f.zones is not None)
-    return next((each for each in said if each is not None), None)
+    zones = (f.zones(effective.value) for f, effective in settings if f.zones is not None)
+    return next((each for each in zones if each is not None), None)
 
 
 @query

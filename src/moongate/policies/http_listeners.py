@@ -221,14 +221,18 @@ def clients_of(db: Db, listener: ListenerId) -> ClientValidation | None:
     judged = last_judged_at(db, listener)
     if judged is None or judged.chain_kind not in SECURE or judged.passthrough:
         return None
-    asked, policy = judged.clients, client_policy(db, listener)
+    validation, policy = judged.clients, client_policy(db, listener)
     for feature, effective in policy.settings() if policy is not None else ():
         if feature.clients is not None:
-            asked = feature.clients(effective, asked)
-            if asked is not None and policy is not None and feature.field in policy.faulty:
-                asked = asked.shut()
-    refused = _refused_authorities(db, listener, asked)
-    return asked.shut() if asked is not None and refused is not None and refused.before is None else asked
+            validation = feature.clients(effective, validation)
+            if validation is not None and policy is not None and feature.field in policy.faulty:
+                validation = validation.shut()
+    refused = _refused_authorities(db, listener, validation)
+    return (
+        validation.shut()
+        if validation is not None and refused is not None and refused.before is None
+        else validation
+    )
 
 
 @query
@@ -299,8 +303,8 @@ def authorities_conflict(db: Db, listener: ListenerId) -> Problem | None:
     """Why Envoy does not check clients of a listener by the CAs of its policy; ``None`` if it does."""
     policy = client_policy(db, listener)
     for feature, effective in policy.features() if policy is not None else ():
-        asked = feature.clients(effective, None) if feature.clients is not None else None
-        refused = _refused_authorities(db, listener, asked)
+        validation = feature.clients(effective, None) if feature.clients is not None else None
+        refused = _refused_authorities(db, listener, validation)
         if refused is not None:
             effect = (
                 f"So nobody passes who must show a certificate at {names.listener(listener)}."
@@ -312,12 +316,12 @@ def authorities_conflict(db: Db, listener: ListenerId) -> Problem | None:
 
 
 def _refused_authorities(
-    db: Db, listener: ListenerId, asked: ClientValidation | None
+    db: Db, listener: ListenerId, validation: ClientValidation | None
 ) -> RefusedCertificate | None:
     """Why Envoy refuses CAs that a policy names; those of Gateways are judged with the listener."""
-    if asked is None or not isinstance(asked.authorities, PolicyAuthorities):
+    if validation is None or not isinstance(validation.authorities, PolicyAuthorities):
         return None
-    return client_authorities_refusal(db, fleet_of(db, listener.gateway), asked.authorities)
+    return client_authorities_refusal(db, fleet_of(db, listener.gateway), validation.authorities)
 
 
 @query

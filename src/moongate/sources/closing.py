@@ -170,23 +170,23 @@ class Closing:
         """
         if not self.strict:
             return
-        found = [*files]
+        faulty = [*files]
 
         def in_force(ref: Ref) -> bool:
             return ref in held or decisions.get(ref) is not None
 
-        exposed = _exposed(decisions, held) if found and self.at_start else ()
+        exposed = _exposed(decisions, held) if faulty and self.at_start else ()
         self.suspects = {
             file.path: tuple(_suspects(file, in_force, is_defined, exposed, at_start=self.at_start))
-            for file in found
+            for file in faulty
         }
-        outdated = {file.path: frozenset(_outdated(file, held, is_defined)) for file in found}
+        outdated = {file.path: frozenset(_outdated(file, held, is_defined)) for file in faulty}
         if self.out_of_reach:
             beyond = (ref for ref, each in held.items() if each.file in self.out_of_reach)
             outdated[HIDDEN] = frozenset(filter(is_guard, beyond))
         self.outdated = {path: refs for path, refs in outdated.items() if refs}
         if self.at_start:
-            self._compare_with_former(found, decisions, held)
+            self._compare_with_former(faulty, decisions, held)
 
     def repeated(self, ref: Ref, files: Iterable[str]) -> None:
         """Files define a policy in another way than it is in force; that may be meant as a new one."""
@@ -270,7 +270,7 @@ class Closing:
             self.former, self.is_unlike_former = HeldResources, False
 
     def _now(self) -> dict[str, frozenset[str]]:
-        now = {path: frozenset(each.scope for each in found) for path, found in self.suspects.items()}
+        now = {path: frozenset(each.scope for each in suspects) for path, suspects in self.suspects.items()}
         if self.strict and self.hidden:
             now[HIDDEN] = frozenset({EVERYTHING})
         return now

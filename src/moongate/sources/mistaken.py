@@ -93,9 +93,9 @@ _TEXTS = (
 def seeming(text: str) -> Guess | None:
     """What a text seems to be that cannot be read as a manifest; ``None`` if nobody knows."""
     for pattern, message in _TEXTS:
-        found = pattern.search(text)
-        if found is not None:
-            return Guess(message, found.start())
+        match = pattern.search(text)
+        if match is not None:
+            return Guess(message, match.start())
     return None
 
 

@@ -119,7 +119,7 @@ def backend_tls_status(db: Db, policy: Ref) -> PolicyStatus | None:
 @query
 def ancestors_in(db: Db, policy: Ref, at: Ref, part: int) -> tuple[_Ancestor, ...]:
     """The parents of those routes in one shard that send to a backend under a policy, sorted."""
-    found: set[_Ancestor] = set()
+    ancestors: set[_Ancestor] = set()
     for route in find_in(db, USERS, at, part):
         if not any(each.ref == at and _is_under(db, policy, route, each) for each in _sends_to(db, route)):
             continue
@@ -128,8 +128,8 @@ def ancestors_in(db: Db, policy: Ref, at: Ref, part: int) -> tuple[_Ancestor, ..
                 parent = attachment.parent
                 namespace = parent.namespace or route.namespace
                 section, port = parent.section_name or "", parent.port or 0
-                found.add(_Ancestor(namespace, parent.name, section, port, parent.kind, parent.group))
-    return tuple(sorted(found))
+                ancestors.add(_Ancestor(namespace, parent.name, section, port, parent.kind, parent.group))
+    return tuple(sorted(ancestors))
 
 
 @query
@@ -182,7 +182,7 @@ def _ancestors(db: Db, policy: Ref) -> list[_Ancestor]:
         for at in dict.fromkeys(each.ref for each in named(db, policy))
         for part in parts(db, USERS, at)
     ]
-    return sorted({each for found in ancestors_in.each(db, calls) for each in found})
+    return sorted({each for ancestors in ancestors_in.each(db, calls) for each in ancestors})
 
 
 def _conflicts(db: Db, policy: Ref) -> dict[Ref, str]:

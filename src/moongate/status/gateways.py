@@ -254,9 +254,9 @@ def _insecure(db: Db, gateway: Gateway) -> tuple[Condition, ...]:
     """Whether clients pass without a certificate that is valid, although certificates are asked for."""
     effect = "Clients pass with any certificate, or none."
     problems = [
-        Problem(f"{path}.mode", f"It is {asked.mode}. {effect}")
-        for place, path, asked in validations(gateway)
-        if asked.mode == "AllowInsecureFallback"
+        Problem(f"{path}.mode", f"It is {validation.mode}. {effect}")
+        for place, path, validation in validations(gateway)
+        if validation.mode == "AllowInsecureFallback"
         and client_authorities_problem(db, ClientAuthorities(gateway.ref, place)) is None
     ]
     if not problems:

@@ -217,10 +217,10 @@ def _conditions(setting: AccessLogSettings, type_: AccessLogType) -> Iterator[Ac
 
 
 def _file_format(setting: AccessLogSettings) -> tuple[str, SubstitutionFormatString]:
-    asked = setting.format
-    if asked is None or asked.type != "Text":
-        return "json", _json_format((asked.json if asked is not None else None) or DEFAULT_FIELDS)
-    text = asked.text or ""
+    log_format = setting.format
+    if log_format is None or log_format.type != "Text":
+        return "json", _json_format((log_format.json if log_format is not None else None) or DEFAULT_FIELDS)
+    text = log_format.text or ""
     source = DataSource(inline_string=text)
     return "text", SubstitutionFormatString(text_format_source=source, formatters=_formatters(text))
 
@@ -258,9 +258,9 @@ def _als(db: Db, fleet: FleetId, name: str, sink: ALSAccessLog) -> tuple[str, Me
 def _open_telemetry(
     to: GrpcService, setting: AccessLogSettings, sink: OpenTelemetryAccessLog
 ) -> OpenTelemetryAccessLogConfig:
-    asked = setting.format
-    text = asked.text if asked is not None and asked.type != "JSON" else None
-    fields = asked.json if asked is not None and asked.type != "Text" else None
+    log_format = setting.format
+    text = log_format.text if log_format is not None and log_format.type != "JSON" else None
+    fields = log_format.json if log_format is not None and log_format.type != "Text" else None
     if text is None and not fields:
         fields = dict(DEFAULT_FIELDS)
     config = OpenTelemetryAccessLogConfig(

@@ -74,16 +74,16 @@ def _of_telemetry(db: Db, fleet: FleetId, telemetry: ProxyTelemetry | None) -> b
 def _sinks(db: Db, fleet: FleetId, metrics: ProxyMetrics) -> Iterator[StatsSink]:
     known = {key.name for key in metric_keys(db, fleet)}
     for n, sink in enumerate(metrics.sinks):
-        name, asked = names.metric_sink(n), sink.open_telemetry
-        if asked is None or name not in known:
+        name, settings = names.metric_sink(n), sink.open_telemetry
+        if settings is None or name not in known:
             continue
         config = SinkConfig(
-            grpc_service=grpc_service(name, authority(db, fleet, name), asked.headers),
-            report_counters_as_deltas=bool(asked.report_counters_as_deltas),
-            report_histograms_as_deltas=bool(asked.report_histograms_as_deltas),
+            grpc_service=grpc_service(name, authority(db, fleet, name), settings.headers),
+            report_counters_as_deltas=bool(settings.report_counters_as_deltas),
+            report_histograms_as_deltas=bool(settings.report_histograms_as_deltas),
         )
-        if asked.resource_attributes:
-            config.resource_detectors.append(static_attributes(asked.resource_attributes))
+        if settings.resource_attributes:
+            config.resource_detectors.append(static_attributes(settings.resource_attributes))
         yield StatsSink(name="envoy.stat_sinks.open_telemetry", typed_config=packed(config))
 
 

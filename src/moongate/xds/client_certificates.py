@@ -61,22 +61,24 @@ rDJf3NnZujnFaGI=
 """An authority whose key nobody has: it was never written down."""
 
 
-def check_clients(db: Db, chain: FilterChain, tls: DownstreamTlsContext, asked: ClientValidation) -> None:
+def check_clients(
+    db: Db, chain: FilterChain, tls: DownstreamTlsContext, validation: ClientValidation
+) -> None:
     """Let a chain ask for certificates of clients, and check them.
 
     Args:
         db: where to read.
         chain: changed.
         tls: its TLS; changed.
-        asked: what is asked of clients.
+        validation: which certificates clients must show.
     """
-    tls.require_client_certificate.value = asked.required
-    common, of = tls.common_tls_context, asked.authorities
-    default = CertificateValidationContext.FromString(asked.conditions)
-    if not asked.verified:
+    tls.require_client_certificate.value = validation.required
+    common, of = tls.common_tls_context, validation.authorities
+    default = CertificateValidationContext.FromString(validation.conditions)
+    if not validation.verified:
         default.trust_chain_verification = CertificateValidationContext.ACCEPT_UNTRUSTED
     if of is None:
-        if asked.verified:
+        if validation.verified:
             # Who is named cannot be used, so nobody is trusted.
             default.trusted_ca.inline_bytes = _NOBODY
         common.validation_context.CopyFrom(default)
@@ -85,7 +87,7 @@ def check_clients(db: Db, chain: FilterChain, tls: DownstreamTlsContext, asked: 
     if server is None and config(db).runtime_flags.on("DrainOnClientCAs"):
         contents = client_authorities_contents(db, of)
         chain.metadata.filter_metadata[_ABOUT].fields[_MARK].string_value = contents
-    if server is not None and asked.verified:
+    if server is not None and validation.verified:
         default.trusted_ca.inline_bytes = _NOBODY
     by_sds = secret_from(of.secret, server)
     if default == CertificateValidationContext():

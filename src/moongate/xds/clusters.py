@@ -786,11 +786,11 @@ def _assignment(
     return message
 
 
-def _zones(judged: Backend, members: list[Member], said: Zones | None) -> Zones | None:
+def _zones(judged: Backend, members: list[Member], configured: Zones | None) -> Zones | None:
     """How the endpoints of a backend stand by zones. Where backends share a cluster, localities are these."""
     if len(members) > 1:
         return None
-    return said if said is not None or judged.local is None else Zones()
+    return configured if configured is not None or judged.local is None else Zones()
 
 
 def _localities(

@@ -134,8 +134,8 @@ def connection_terms(db: Db, group: ChainGroup) -> ConnectionTerms:
             feature.filter_chain(edit, effective)
         if feature.tcp_proxy is not None:
             feature.tcp_proxy(proxy, effective)
-    if edit.tls is not None and (asked := clients_of(db, member)) is not None:
-        check_clients(db, edit.message, edit.tls, asked)
+    if edit.tls is not None and (validation := clients_of(db, member)) is not None:
+        check_clients(db, edit.message, edit.tls, validation)
     if edit.tls is not None:
         socket = TransportSocket(name=TLS_SOCKET, typed_config=packed(edit.tls))
         edit.message.transport_socket.CopyFrom(socket)
@@ -250,12 +250,12 @@ def chains_in(db: Db, fleet: FleetId, name: str, group: ChainGroup, part: int) -
     chains = connection_chain.attempt_each(db, [(group, route) for route in routes])
     ages = age.each(db, [(route,) for route in routes])
     for route, built, old in zip(routes, chains, ages, strict=True):
-        asked = connection_chain.last_good(db, group, route) if isinstance(built, Failed) else built
-        if isinstance(asked, Failed):
+        settings = connection_chain.last_good(db, group, route) if isinstance(built, Failed) else built
+        if isinstance(settings, Failed):
             hosts = hosts_in_doubt.attempt(db, member, route)
             known = hosts if not isinstance(hosts, Failed) else ()
-            asked = _taken_by_none(group, known, names.connection_chain(route)) if known else None
-        served = in_force(asked, out) if asked is not None else None
+            settings = _taken_by_none(group, known, names.connection_chain(route)) if known else None
+        served = in_force(settings, out) if settings is not None else None
         if served is not None:
             entries.append(structs.replace(joined(served, ()), rank=(*old, order(route.kind))))
     # Sorted parts are sorted faster, when they are put together.
@@ -310,8 +310,8 @@ def chain_in_form(
     [member] = group.members
     for part in connection_shards(db, member):
         for route in connections_in(db, member.owner, part).get(member, ()):
-            asked = connection_chain(db, group, route)
-            if asked is not None and not forms.isdisjoint(forms_of(asked)):
+            settings = connection_chain(db, group, route)
+            if settings is not None and not forms.isdisjoint(forms_of(settings)):
                 return names.connection_chain(route), (route,)
     end = closing_chain(db, group, shares_port)
     if end is not None and not forms.isdisjoint(forms_of(end)):

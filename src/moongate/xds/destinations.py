@@ -328,12 +328,12 @@ def secrets_for(fleet: FleetId, to: Backend) -> Iterator[ResourceKey]:
     """What TLS to a backend needs."""
     if to.tls is None:
         return
-    found, certificate = to.tls.validation.authorities, to.tls.certificate
-    for server in (found.server if found is not None else None, to.tls.server):
+    bundle, certificate = to.tls.validation.authorities, to.tls.certificate
+    for server in (bundle.server if bundle is not None else None, to.tls.server):
         if server is not None:
             yield SecretServerCluster(names.secret_server(server.socket), fleet, server.socket)
-    if found is not None and found.server is None:
-        yield AuthoritiesSecret(found.secret, fleet, found.owner)
+    if bundle is not None and bundle.server is None:
+        yield AuthoritiesSecret(bundle.secret, fleet, bundle.owner)
     if certificate is not None and to.tls.server is None:
         yield CertificateSecret(fleet, certificate)
 

@@ -157,21 +157,21 @@ def stand_in(fallback: Fallback, settings: ChainSettings) -> ChainSettings | Non
 
 def _is_looser(former: ChainSettings, settings: ChainSettings) -> bool:
     """Whether clients may pass a chain that would not pass another, which asks for other certificates."""
-    asked, before = _asked_of_clients(settings), _asked_of_clients(former)
-    return (asked.require_client_certificate.value or _verifies(asked)) and not (
-        former.closed or before == asked
+    checks, before = _client_checks(settings), _client_checks(former)
+    return (checks.require_client_certificate.value or _verifies(checks)) and not (
+        former.closed or before == checks
     )
 
 
 def demands_certificate(settings: ChainSettings) -> bool:
     """Whether nobody passes a chain without a certificate that it has checked."""
-    asked = _asked_of_clients(settings)
-    return settings.closed or (asked.require_client_certificate.value and _verifies(asked))
+    checks = _client_checks(settings)
+    return settings.closed or (checks.require_client_certificate.value and _verifies(checks))
 
 
-def _verifies(asked: DownstreamTlsContext) -> bool:
+def _verifies(checks: DownstreamTlsContext) -> bool:
     """Whether a certificate that a client shows must be valid."""
-    common = asked.common_tls_context
+    common = checks.common_tls_context
     if common.WhichOneof("validation_context_type") is None:
         return False
     contexts = (common.validation_context, common.combined_validation_context.default_validation_context)
@@ -179,18 +179,18 @@ def _verifies(asked: DownstreamTlsContext) -> bool:
     return all(context.trust_chain_verification != untrusted for context in contexts)
 
 
-def _asked_of_clients(settings: ChainSettings) -> DownstreamTlsContext:
+def _client_checks(settings: ChainSettings) -> DownstreamTlsContext:
     """The part of the TLS of a chain that is about certificates of clients."""
-    context, asked = DownstreamTlsContext(), DownstreamTlsContext()
+    context, checks = DownstreamTlsContext(), DownstreamTlsContext()
     socket = FilterChain.FromString(settings.chain).transport_socket
     if not socket.typed_config.Unpack(context):
-        return asked
+        return checks
     if context.HasField("require_client_certificate"):
-        asked.require_client_certificate.CopyFrom(context.require_client_certificate)
+        checks.require_client_certificate.CopyFrom(context.require_client_certificate)
     common = context.common_tls_context
     if (kind := common.WhichOneof("validation_context_type")) is not None:
-        getattr(asked.common_tls_context, kind).CopyFrom(getattr(common, kind))
-    return asked
+        getattr(checks.common_tls_context, kind).CopyFrom(getattr(common, kind))
+    return checks
 
 
 def unreported(settings: ChainSettings) -> ChainSettings | None:

@@ -74,8 +74,8 @@ def https_settings(db: Db, group: ChainGroup) -> ChainSettings:
     tls = downstream_tls(listener_certificates(db, member), alpn)
     edit = ChainEdit(FilterChain.FromString(match.chain), tls, group.stat_prefix)
     edit.inspector = TlsInspector() if match.inspector is not None else None
-    if (asked := clients_of(db, member)) is not None:
-        check_clients(db, edit.message, tls, asked)
+    if (validation := clients_of(db, member)) is not None:
+        check_clients(db, edit.message, tls, validation)
     return _settings(db, group, edit)
 
 

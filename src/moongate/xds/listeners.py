@@ -115,8 +115,8 @@ def listener(db: Db, fleet: FleetId, name: str) -> XdsResource | None:
     if name == _readiness_name(db, fleet):
         return XdsResource.of(LISTENER, name, encode(_readiness(db, fleet, name)))
     if name == _statistics_name(db, fleet):
-        asked = prometheus(db, fleet)
-        body = encode(_statistics(db, fleet, name, asked)) if asked is not None else None
+        settings = prometheus(db, fleet)
+        body = encode(_statistics(db, fleet, name, settings)) if settings is not None else None
         return XdsResource.of(LISTENER, name, body) if body is not None else None
     head = _head_in_force(db, fleet, name)
     if head is None:
@@ -214,11 +214,11 @@ def _part_in_force(db: Db, fleet: FleetId, name: str, group: ChainGroup, *, shar
 def _is_too_open(db: Db, part: ChainPart, listener: JudgedListener | None) -> bool:
     """Whether a former chain lets clients pass of which the listener demands certificates by now."""
     clients = clients_of.attempt(db, listener.id) if listener is not None else None
-    asked = listener.clients if listener is not None and isinstance(clients, Failed) else clients
+    validation = listener.clients if listener is not None and isinstance(clients, Failed) else clients
     return (
-        not isinstance(asked, Failed)
-        and asked is not None
-        and asked.only_valid
+        not isinstance(validation, Failed)
+        and validation is not None
+        and validation.only_valid
         and not all(demands_certificate(entry.settings) for entry in part.entries)
     )
 
@@ -345,7 +345,7 @@ def _statistics_name(db: Db, fleet: FleetId) -> str:
     return f"envoy-gateway-proxy-stats-{bind_addresses(db, fleet)[0]}-{STATISTICS_PORT}"
 
 
-def _statistics(db: Db, fleet: FleetId, name: str, asked: Prometheus) -> Listener:
+def _statistics(db: Db, fleet: FleetId, name: str, settings: Prometheus) -> Listener:
     """The listener for Prometheus: of the admin interface it shows the statistics alone."""
     match = RouteMatch(
         path=STATISTICS_PATH,
@@ -358,7 +358,7 @@ def _statistics(db: Db, fleet: FleetId, name: str, asked: Prometheus) -> Listene
         normalize_path=BoolValue(value=True),
         route_config=RouteConfiguration(name="local_route", virtual_hosts=[host]),
         http_filters=[
-            *([compressor(asked.compression)] if asked.compression is not None else ()),
+            *([compressor(settings.compression)] if settings.compression is not None else ()),
             router(),
         ],
     )
@@ -466,15 +466,15 @@ def concern(db: Db, fleet: FleetId, name: str, group: str, form: str) -> Concern
             return Concern(f"listener {name}", (), members)
     for chain in groups if not envoy.is_udp else ():
         if not chain.has_table:
-            found = chain_in_form(db, chain, forms, shares_port=_is_shared(envoy))
-            if found is not None:
-                what, routes = found
+            chain_and_routes = chain_in_form(db, chain, forms, shares_port=_is_shared(envoy))
+            if chain_and_routes is not None:
+                what, routes = chain_and_routes
                 return Concern(f"filter chain {what} of listener {name}", routes, chain.members)
             continue
-        asked: ChainSettings | None = CHAINS[chain.kind](db, chain)
+        settings: ChainSettings | None = CHAINS[chain.kind](db, chain)
         if beside != name:
-            asked = quic_settings(asked, http_filters(db, chain.name, chain.members))
-        if asked is not None and not forms.isdisjoint(_forms_in_force(asked, out)):
+            settings = quic_settings(settings, http_filters(db, chain.name, chain.members))
+        if settings is not None and not forms.isdisjoint(_forms_in_force(settings, out)):
             return Concern(f"filter chain {chain.name} of listener {name}", (), chain.members)
     for each in shut:
         if _shut(db, each).version in forms:
@@ -488,11 +488,11 @@ def concern(db: Db, fleet: FleetId, name: str, group: str, form: str) -> Concern
     return Concern(f"filter {one} of listener {name}", (), members)
 
 
-def _forms_in_force(asked: ChainSettings, out: Mapping[str, Fallback]) -> Iterator[str]:
+def _forms_in_force(settings: ChainSettings, out: Mapping[str, Fallback]) -> Iterator[str]:
     """The versions of a chain, and of all that may stand in for it."""
-    for each in forms_of(asked):
+    for each in forms_of(settings):
         yield each
-        former = stand_in(out[each], asked) if each in out else None
+        former = stand_in(out[each], settings) if each in out else None
         if former is not None:
             yield former.version
 

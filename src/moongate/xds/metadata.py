@@ -45,8 +45,8 @@ def holders(db: Db, fleet: FleetId) -> tuple[Holder, ...]:
     """What is to have metadata in a fleet."""
     if not config(db).runtime_flags.on("MetadataWhereRead"):
         return tuple(_READ_BY)
-    said = _expressions(fleet_proxy(db, fleet).spec)
-    return tuple(holder for holder, names in _READ_BY.items() if any(name in said for name in names))
+    expressions = _expressions(fleet_proxy(db, fleet).spec)
+    return tuple(holder for holder, names in _READ_BY.items() if any(name in expressions for name in names))
 
 
 def _expressions(spec: EnvoyProxySpec) -> str:

@@ -50,7 +50,7 @@ def unquoted(message: str) -> str:
 
 def reason(message: str) -> str:
     """Why Envoy refuses something, from its message: of a chain of reasons the one that names the field."""
-    said = unquoted(message)
-    _, constraint, chain = said.rpartition(_CONSTRAINT)
-    why = chain.strip().removesuffix(")").split(_CAUSED)[-1] if constraint else said.strip()
+    text = unquoted(message)
+    _, constraint, chain = text.rpartition(_CONSTRAINT)
+    why = chain.strip().removesuffix(")").split(_CAUSED)[-1] if constraint else text.strip()
     return why or _NO_MORE  # Envoy cuts long messages off

@@ -127,11 +127,11 @@ def authorities_secret(db: Db, key: AuthoritiesSecret) -> XdsResource:
         return refused.before
     message = SecretMessage(name=key.name)
     trusted = message.validation_context.trusted_ca
-    found = authorities(db, key.owner) if key.owner is not None else None
-    if found is None or (not isinstance(found, Problem) and not found.pem):
+    bundle = authorities(db, key.owner) if key.owner is not None else None
+    if bundle is None or (not isinstance(bundle, Problem) and not bundle.pem):
         trusted.filename = system_authorities(db)
     else:
-        trusted.inline_bytes = b"" if isinstance(found, Problem) else found.pem
+        trusted.inline_bytes = b"" if isinstance(bundle, Problem) else bundle.pem
     return XdsResource.of(SECRET, key.name, encode(message))
 
 

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 @query
 def has_virtual_host_stats(db: Db, fleet: FleetId) -> bool:
     """Whether each virtual host is counted by itself."""
-    asked = _asked(db, fleet)
-    return asked is not None and bool(asked.enable_virtual_host_stats)
+    settings = _settings(db, fleet)
+    return settings is not None and bool(settings.enable_virtual_host_stats)
 
 
 def virtual_cluster(host: str) -> VirtualCluster:
@@ -55,12 +55,14 @@ def virtual_cluster(host: str) -> VirtualCluster:
 @query
 def tracked(db: Db, fleet: FleetId) -> bytes | None:
     """The encoded ``TrackClusterStats`` of a fleet's clusters; ``None`` for what Envoy counts anyway."""
-    asked = _asked(db, fleet)
-    if asked is None or not (asked.enable_per_endpoint_stats or asked.enable_request_response_sizes_stats):
+    settings = _settings(db, fleet)
+    if settings is None or not (
+        settings.enable_per_endpoint_stats or settings.enable_request_response_sizes_stats
+    ):
         return None
     config = TrackClusterStats(
-        per_endpoint_stats=bool(asked.enable_per_endpoint_stats),
-        request_response_sizes=bool(asked.enable_request_response_sizes_stats),
+        per_endpoint_stats=bool(settings.enable_per_endpoint_stats),
+        request_response_sizes=bool(settings.enable_request_response_sizes_stats),
     )
     return encode(config)
 
@@ -68,15 +70,15 @@ def tracked(db: Db, fleet: FleetId) -> bytes | None:
 @query
 def counts_calls(db: Db, fleet: FleetId) -> bool | None:
     """Whether all listeners count calls of gRPC, or none; ``None`` for those that serve GRPCRoutes."""
-    asked = _asked(db, fleet)
-    return asked.enable_grpc_stats if asked is not None else None
+    settings = _settings(db, fleet)
+    return settings.enable_grpc_stats if settings is not None else None
 
 
 @query
 def cluster_stat_name(db: Db, fleet: FleetId) -> str:
     """The pattern of the names of rules' clusters in statistics; "" for the names of the clusters."""
-    asked = _asked(db, fleet)
-    return (asked.cluster_stat_name if asked is not None else None) or ""
+    settings = _settings(db, fleet)
+    return (settings.cluster_stat_name if settings is not None else None) or ""
 
 
 def stat_name(pattern: str, route: Ref, index: int, rule: RouteRule) -> str:
@@ -113,30 +115,30 @@ def prometheus(db: Db, fleet: FleetId) -> Prometheus | None:
 
     Elsewhere it does unless the EnvoyProxy says otherwise, but all fleets of a host share its ports.
     """
-    asked = _asked(db, fleet)
-    wanted = asked.prometheus if asked is not None else None
-    return wanted if wanted is not None and not wanted.disable else None
+    settings = _settings(db, fleet)
+    exporter = settings.prometheus if settings is not None else None
+    return exporter if exporter is not None and not exporter.disable else None
 
 
-def compressor(asked: PrometheusCompression) -> HttpFilter:
+def compressor(compression: PrometheusCompression) -> HttpFilter:
     """The HTTP filter that compresses what Prometheus gets."""
     libraries: Mapping[str, tuple[str, Message]] = {
         "Gzip": ("gzip", Gzip()),
         "Brotli": ("brotli", Brotli()),
         "Zstd": ("zstd", Zstd()),
     }
-    name, library = libraries[asked.type]
+    name, library = libraries[compression.type]
     config = Compressor(
         compressor_library=TypedExtensionConfig(
             name=f"envoy.compression.{name}.compressor", typed_config=packed(library)
         )
     )
-    if asked.min_content_length is not None:
+    if compression.min_content_length is not None:
         least = config.response_direction_config.common_config.min_content_length
-        least.value = min(max(quantity(asked.min_content_length), 0), 2**32 - 1)
+        least.value = min(max(quantity(compression.min_content_length), 0), 2**32 - 1)
     return HttpFilter(name="envoy.filters.http.compressor", typed_config=packed(config))
 
 
-def _asked(db: Db, fleet: FleetId) -> ProxyMetrics | None:
+def _settings(db: Db, fleet: FleetId) -> ProxyMetrics | None:
     telemetry = fleet_proxy(db, fleet).spec.telemetry
     return telemetry.metrics if telemetry is not None else None

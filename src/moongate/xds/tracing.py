@@ -55,35 +55,37 @@ _NONE, _ALL = Fraction(numerator=0), Fraction(numerator=100)
 @query
 def tracing(db: Db, fleet: FleetId) -> bytes | None:
     """The encoded ``HttpConnectionManager.Tracing`` of a fleet; ``None`` when nothing is traced."""
-    asked = _asked(db, fleet)
-    if asked is None or not has_cluster(db, fleet, names.TRACING):
+    settings = _settings(db, fleet)
+    if settings is None or not has_cluster(db, fleet, names.TRACING):
         return None
-    sampler = asked.provider.open_telemetry.sampler if asked.provider.open_telemetry is not None else None
-    rate = asked.sampling_fraction or _ALL
-    if asked.sampling_rate is not None:
-        rate = Fraction(numerator=asked.sampling_rate)
+    sampler = (
+        settings.provider.open_telemetry.sampler if settings.provider.open_telemetry is not None else None
+    )
+    rate = settings.sampling_fraction or _ALL
+    if settings.sampling_rate is not None:
+        rate = Fraction(numerator=settings.sampling_rate)
     config = HttpConnectionManager.Tracing(
-        client_sampling=_percent(asked.client_sampling_fraction or _NONE),
+        client_sampling=_percent(settings.client_sampling_fraction or _NONE),
         # A sampler decides alone, so it must see all requests.
         random_sampling=_percent(rate if sampler is None else _ALL),
-        overall_sampling=_percent(asked.overall_sampling_fraction or _ALL),
-        provider=_provider(db, fleet, asked.provider),
+        overall_sampling=_percent(settings.overall_sampling_fraction or _ALL),
+        provider=_provider(db, fleet, settings.provider),
         spawn_upstream_span=BoolValue(value=True),
-        custom_tags=span_tags(asked),
+        custom_tags=span_tags(settings),
     )
-    config.operation, config.upstream_operation = span_names(asked)
+    config.operation, config.upstream_operation = span_names(settings)
     return encode(config)
 
 
 @query
 def tracing_problems(db: Db, fleet: FleetId) -> tuple[Problem, ...]:
     """Why spans have not all the tags and names that an EnvoyProxy asks for."""
-    asked = _asked(db, fleet)
-    if asked is None:
+    settings = _settings(db, fleet)
+    if settings is None:
         return ()
     return tuple(
         Problem(path, f"{path} of the EnvoyProxy: {fault}. Spans go without it.", "InvalidParameters")
-        for part, fault in span_faults(asked)
+        for part, fault in span_faults(settings)
         for path in (f"spec.telemetry.tracing.{part}",)
     )
 
@@ -92,17 +94,17 @@ def tracing_problems(db: Db, fleet: FleetId) -> tuple[Problem, ...]:
 def request_id(db: Db, fleet: FleetId) -> bytes | None:
     """The encoded ``RequestIDExtension`` of a fleet; ``None`` for that of Envoy itself."""
     telemetry = fleet_proxy(db, fleet).spec.telemetry
-    asked = telemetry.request_id if telemetry is not None else None
-    if asked is None or asked.tracing in (None, "PackAndSample"):
+    settings = telemetry.request_id if telemetry is not None else None
+    if settings is None or settings.tracing in (None, "PackAndSample"):
         return None
     config = UuidRequestIdConfig(
-        pack_trace_reason=BoolValue(value=asked.tracing == "Pack"),
-        use_request_id_for_trace_sampling=BoolValue(value=asked.tracing == "Sample"),
+        pack_trace_reason=BoolValue(value=settings.tracing == "Pack"),
+        use_request_id_for_trace_sampling=BoolValue(value=settings.tracing == "Sample"),
     )
     return encode(RequestIDExtension(typed_config=packed(config)))
 
 
-def _asked(db: Db, fleet: FleetId) -> Tracing | None:
+def _settings(db: Db, fleet: FleetId) -> Tracing | None:
     telemetry = fleet_proxy(db, fleet).spec.telemetry
     return telemetry.tracing if telemetry is not None else None
 
