@@ -88,11 +88,13 @@ LINGER_SECONDS = 5.0
 PATIENCE_SECONDS = 30.0
 """How long to wait for an answer, after any other request of Envoy. Above its initial_fetch_timeout, 15 s."""
 
-MOST: Mapping[str, int] = {CLUSTER: 50, ENDPOINT: 100, SCOPE: 100}
+MOST: Mapping[str, int] = {CLUSTER: 16, ENDPOINT: 100, SCOPE: 100}
 """How many resources are sent in one response to an Envoy that has some of the type already.
 
-Envoy takes a response in one go, and nothing else meanwhile: in it, a cluster takes some 0.2 ms, a scope half
-of that. An edit may change thousands, and endpoints that change meanwhile do not wait for all of them.
+Envoy takes a response in one go, and nothing else meanwhile: in it, a cluster takes 0.4 to 0.8 ms, a scope a
+tenth of that. An edit may change thousands, and endpoints that change meanwhile do not wait for all of them.
+Smaller parts cost more in all: 16 clusters a tenth more than 50; but 50 scopes a sixth more than 100, since
+Envoy copies the names of all scopes for each response.
 """
 
 MOST_SECRETS = 100
@@ -607,9 +609,11 @@ class Session:
         staged.oldest = min(staged.oldest, channel.dirty_since)
         unsent: dict[str, str] = {}
         channel.staged_seq = self._snapshot.seq
+        resources, had_staged = self._snapshot.of(channel.type_url), bool(staged)
         for name in sorted(channel.dirty):
-            staged.drop(name)
-            resource = self._snapshot.get(channel.type_url, name)
+            if had_staged:
+                staged.drop(name)
+            resource = resources.get(name)
             held = channel.ledger.get(name)
             refused = channel.rejected.get(name)
             if resource is not None:
