@@ -131,7 +131,7 @@ async def test_who_comes_during_a_change_gets_what_was_before_it_first(tmp_path:
 async def test_a_publication_is_settled_when_the_last_client_has_answered(tmp_path: Path) -> None:
     """While a service takes the place of another one, Envoys ask either of them."""
     changed, address = asyncio.Event(), f"unix:{tmp_path}/s"
-    server = SotwServer(TYPE, "services", lambda: changed.set())
+    server = SotwServer(TYPE, "services", changed.set)
     async with server.listen(address), grpc.aio.insecure_channel(address) as channel:
         clients = [Client(channel), Client(channel)]
         server.publish({"a": b"1"})
