@@ -120,10 +120,37 @@ async def test_who_comes_during_a_change_gets_what_was_before_it_first(tmp_path:
             client = Client(channel)
             await client.subscribe()
             again = await client.next()
+            server.publish({"a": b"3"})
+            later = await client.next()
 
-    contents = [[each.value for each in response.resources] for response in (before, now, again)]
-    assert contents == [[b"1"], [b"2"], [b"2"]]
+    contents = [[each.value for each in response.resources] for response in (before, now, again, later)]
+    assert contents == [[b"1"], [b"2"], [b"2"], [b"3"]]
     assert unsettled
+
+
+async def test_a_publication_is_settled_when_the_last_client_has_answered(tmp_path: Path) -> None:
+    """While a service takes the place of another one, Envoys ask either of them."""
+    changed, address = asyncio.Event(), f"unix:{tmp_path}/s"
+    server = SotwServer(TYPE, "services", changed.set)
+    async with server.listen(address), grpc.aio.insecure_channel(address) as channel:
+        clients = [Client(channel), Client(channel)]
+        server.publish({"a": b"1"})
+        for client in clients:
+            await client.subscribe()
+            await client.accept(await client.next())
+        await server.settled()
+        server.publish({"a": b"2"})
+        now = [await client.next() for client in clients]
+        changed.clear()
+        await clients[0].accept(now[0])
+        await changed.wait()
+        after_one = server.is_settled
+        third = Client(channel)
+        await third.subscribe()
+        before = await third.next()
+
+    assert not after_one
+    assert [each.value for each in before.resources] == [b"1"]
 
 
 async def test_a_refusal_is_logged_and_what_was_refused_is_not_sent_again(tmp_path: Path) -> None:

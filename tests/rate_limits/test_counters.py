@@ -11,6 +11,7 @@ from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
+from moongate.rate_limits import counters as counters_module
 from moongate.rate_limits.config import Limit
 from moongate.rate_limits.counters import CountersError, Hit, MemoryCounters, RedisCounters
 from moongate.rate_limits.redis_address import redis_address
@@ -160,6 +161,21 @@ async def test_a_redis_that_is_not_there_at_the_start_is_found_later(redis: Redi
             await asyncio.sleep(0.01)
 
         assert await counters.add([hit()]) == [1]
+
+
+@pytest.mark.slow
+async def test_hits_that_wait_for_a_pipeline_fail_with_redis(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or Envoy would wait for their answers, and then take each for a timeout."""
+    monkeypatch.setattr(counters_module, "LONGEST_PIPELINE", 1)
+    async with counting(redis.url) as counters:
+        await counters.add([hit()])
+        await redis.kill()
+        async with asyncio.timeout(10):
+            answers = await asyncio.gather(*(counters.add([hit()]) for _ in range(3)), return_exceptions=True)
+
+    assert [type(answer) for answer in answers] == [CountersError] * 3
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitRespon
 
 from moongate.rate_limits.config import Limits
 from moongate.rate_limits.counters import CountersError, MemoryCounters
-from moongate.rate_limits.service import FORMER_S, RateLimitService, Use, reported
+from moongate.rate_limits.service import FORMER_S, RateLimitService, Use, is_same, reported
 from moongate.xds.wire import encode
 from tests.rate_limits.configs import ASK, config, descriptor, level, request
 
@@ -88,6 +88,10 @@ async def test_many_configurations_make_no_limit_forgotten_before_its_time() -> 
     assert await service.codes(2, silver) == ".."
     assert await service.codes(1, descriptor(("plan", "silver"), ("user", "anne")), hits=99) == "."
     assert await service.codes(1, descriptor(("plan", "silver"), ("user", "anne"))) == "x"
+    service.now += 2
+    service.take(config(level("user", limit=(2, "YEAR"))))
+    service.now += FORMER_S - 3
+    assert await service.codes(1, gold) == "x"
     for n in range(2 * int(FORMER_S)):
         service.now += 1
         service.take(config(level("user", limit=(n, "YEAR"))))
@@ -204,7 +208,11 @@ async def test_it_is_asked_and_reports_over_grpc(tmp_path: Path) -> None:
     """As Envoy asks it: what cannot be counted is an error, which Envoy treats by its own settings."""
     service = Service(config(level("user", limit=(0, "MINUTE"))))
     address = f"unix:{tmp_path}/s"
-    async with service.service.listening(address), grpc.aio.insecure_channel(address) as channel:
+    async with (
+        service.service.listening(address, b"settings"),
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        same = [await is_same(address, identity, 5) for identity in (b"settings", b"others", b"")]
         ask = channel.unary_unary(
             ASK,
             encode,
@@ -218,3 +226,4 @@ async def test_it_is_asked_and_reports_over_grpc(tmp_path: Path) -> None:
     assert answer.overall_code == _Code.OVER_LIMIT
     assert error.value.code() is grpc.StatusCode.UNAVAILABLE
     assert [use.used for use in report.limits] == [1]
+    assert same == [True, False, False]
