@@ -107,8 +107,8 @@ def test_a_set_of_an_older_gateway_goes_first_however_young_it_is() -> None:
     conflicted = next(each for each in lost.conditions if each.type == "Conflicted")
     assert (lost.ready, conflicted.reason) == (False, "HostnameConflict")
     assert conflicted.message.startswith(
-        "Gateway default/other is older and has the same place, with its listener own of ListenerSet "
-        "default/young."
+        "Gateway default/other is older, and its listener own of ListenerSet default/young has the same port "
+        "and hostname."
     )
 
 

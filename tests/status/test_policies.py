@@ -187,7 +187,7 @@ def test_of_two_policies_the_older_holds_the_target() -> None:
 
     assert conditions(core, older) == {"eg": OK}
     assert conditions(core, younger) == {"eg": {"Accepted": "!Conflicted"}}
-    assert "held by BackendTrafficPolicy default/z" in message(core, younger, "Accepted")
+    assert "BackendTrafficPolicy default/z applies to" in message(core, younger, "Accepted")
 
 
 def test_of_two_policies_of_one_age_the_first_name_holds_the_target() -> None:
@@ -634,8 +634,8 @@ def test_a_policy_that_is_passed_over_says_that_it_has_no_effect() -> None:
     core = Core(TWO, first, second)
 
     assert message(core, second, "Accepted").endswith(
-        "is held by BackendTrafficPolicy default/a already, which came before this policy. "
-        "BackendTrafficPolicy default/a stays in force for its requests, and this policy has no effect there."
+        "BackendTrafficPolicy default/a applies to listener a of Gateway default/eg already, and has "
+        "precedence over this policy: it is older, or first by name. So this policy has no effect there."
     )
 
 
