@@ -69,7 +69,7 @@ Decisions = Mapping[Ref, Held | None]
 
 
 class Waits(Protocol):
-    """Says whether a change waits that may be the first half of an edit.
+    """Says whether a change has to wait, as it may be the first half of an edit.
 
     The arguments are what changes: a resource, or a file that closes requests; the file that it is in force
     from; and whether other resources may be in force that are still to change with it.
