@@ -112,6 +112,26 @@ def test_a_set_of_an_older_gateway_goes_first_however_young_it_is() -> None:
     )
 
 
+def test_a_port_of_another_protocol_of_an_older_gateway_is_named_as_a_port() -> None:
+    """Hostnames make no difference there."""
+    core = two()
+    young, old = (
+        text.replace("generation: 7", f"generation: 7\n  creationTimestamp: '{year}-01-01T00:00:00Z'")
+        for text, year in [
+            (gateway("{name: own, port: 9090, protocol: TCP}"), 2024),
+            (gateway(http("own", port=9090), name="other"), 2020),
+        ]
+    )
+    core.apply(young, old)
+
+    (lost,) = listeners(core.db, EG)
+    conflicted = next(each for each in lost.conditions if each.type == "Conflicted")
+    assert conflicted.reason == "ProtocolConflict"
+    assert conflicted.message.startswith(
+        "Gateway default/other is older, and its listener own has the same port."
+    )
+
+
 def test_what_an_older_gateway_does_not_serve_itself_it_takes_from_nobody() -> None:
     core = two()
     place = http("own", port=9090)

@@ -323,9 +323,8 @@ def test_of_policies_that_set_a_port_as_a_whole_the_oldest_wins_and_the_others_a
     assert sent(core, "default/eg/a").per_connection_buffer_limit_bytes.value == 2**21
     assert conditions(core, early) == {"eg/b": OK}
     assert conditions(core, late) == {"eg/a": {"Accepted": "!Conflicted"}}
-    assert "once for port 10443, and there ClientTrafficPolicy default/early" in message(
-        core, late, "Accepted"
-    )
+    sentence = "there ClientTrafficPolicy default/early, which has precedence over this policy, sets them"
+    assert f"once for port 10443, and {sentence}" in message(core, late, "Accepted")
 
 
 @pytest.mark.parametrize(
