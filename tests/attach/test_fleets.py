@@ -107,8 +107,28 @@ def test_a_set_of_an_older_gateway_goes_first_however_young_it_is() -> None:
     conflicted = next(each for each in lost.conditions if each.type == "Conflicted")
     assert (lost.ready, conflicted.reason) == (False, "HostnameConflict")
     assert conflicted.message.startswith(
-        "Gateway default/other is older and has the same place, with its listener own of ListenerSet "
-        "default/young."
+        "Gateway default/other is older, and its listener own of ListenerSet default/young has the same port "
+        "and hostname."
+    )
+
+
+def test_a_port_of_another_protocol_of_an_older_gateway_is_named_as_a_port() -> None:
+    """Hostnames make no difference there."""
+    core = two()
+    young, old = (
+        text.replace("generation: 7", f"generation: 7\n  creationTimestamp: '{year}-01-01T00:00:00Z'")
+        for text, year in [
+            (gateway("{name: own, port: 9090, protocol: TCP}"), 2024),
+            (gateway(http("own", port=9090), name="other"), 2020),
+        ]
+    )
+    core.apply(young, old)
+
+    (lost,) = listeners(core.db, EG)
+    conflicted = next(each for each in lost.conditions if each.type == "Conflicted")
+    assert conflicted.reason == "ProtocolConflict"
+    assert conflicted.message.startswith(
+        "Gateway default/other is older, and its listener own has the same port."
     )
 
 

@@ -131,7 +131,7 @@ def test_the_younger_of_two_for_the_same_target_conflicts_until_the_older_goes()
     assert conditions(core, "old")["Accepted"] == ("True", "Accepted")
     assert conditions(core, "new") == {"Accepted": ("False", "Conflicted")}
     [refused] = status(core, "new").ancestors[0].conditions
-    assert "BackendTLSPolicy default/old came before this policy" in refused.message
+    assert "BackendTLSPolicy default/old applies to" in refused.message
 
     core.delete("BackendTLSPolicy", "default", "old")
     assert conditions(core, "new")["Accepted"] == ("True", "Accepted")

@@ -187,7 +187,7 @@ def test_of_two_policies_the_older_holds_the_target() -> None:
 
     assert conditions(core, older) == {"eg": OK}
     assert conditions(core, younger) == {"eg": {"Accepted": "!Conflicted"}}
-    assert "held by BackendTrafficPolicy default/z" in message(core, younger, "Accepted")
+    assert "BackendTrafficPolicy default/z applies to" in message(core, younger, "Accepted")
 
 
 def test_of_two_policies_of_one_age_the_first_name_holds_the_target() -> None:
@@ -323,9 +323,8 @@ def test_of_policies_that_set_a_port_as_a_whole_the_oldest_wins_and_the_others_a
     assert sent(core, "default/eg/a").per_connection_buffer_limit_bytes.value == 2**21
     assert conditions(core, early) == {"eg/b": OK}
     assert conditions(core, late) == {"eg/a": {"Accepted": "!Conflicted"}}
-    assert "once for port 10443, and there ClientTrafficPolicy default/early" in message(
-        core, late, "Accepted"
-    )
+    sentence = "there ClientTrafficPolicy default/early, which has precedence over this policy, sets them"
+    assert f"once for port 10443, and {sentence}" in message(core, late, "Accepted")
 
 
 @pytest.mark.parametrize(
@@ -634,8 +633,8 @@ def test_a_policy_that_is_passed_over_says_that_it_has_no_effect() -> None:
     core = Core(TWO, first, second)
 
     assert message(core, second, "Accepted").endswith(
-        "is held by BackendTrafficPolicy default/a already, which came before this policy. "
-        "BackendTrafficPolicy default/a stays in force for its requests, and this policy has no effect there."
+        "BackendTrafficPolicy default/a applies to listener a of Gateway default/eg already, and has "
+        "precedence over this policy: it is older, or first by name. So this policy has no effect there."
     )
 
 

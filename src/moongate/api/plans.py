@@ -65,7 +65,7 @@ class Leaf:
         return msgspec.convert(value, self.bare)
 
     def judged(self, value: Any) -> list[Problem]:
-        """A newline at the end, which ``$`` of Python lets pass and that of RE2 does not."""
+        """The fault of a newline at the end: ``$`` of Python takes it, and that of RE2 does not."""
         if not self.judges or not isinstance(value, str) or value[-1:] != "\n":
             return []
         return list(self.faults(value))
@@ -391,7 +391,7 @@ class Plan:
 
 
 class Level(NamedTuple):
-    """An object of a manifest that the look is inside of."""
+    """An object of a manifest that contains the value at which a walk looks."""
 
     plan: Plan
     key: str
@@ -423,11 +423,11 @@ def plan(cls: type[Struct]) -> Plan:
 
 
 def _planned(info: types.StructType) -> Plan:
-    """The plan of a Struct that was looked up; with it were the Structs below, which is most of the work."""
-    known = _plans.get(info.cls)
-    if known is None:
-        known = _plans[info.cls] = Plan(info)
-    return known
+    """The plan of a Struct from its type information, which has that of the Structs below it too."""
+    made = _plans.get(info.cls)
+    if made is None:
+        made = _plans[info.cls] = Plan(info)
+    return made
 
 
 def _node(type_: types.Type) -> Node:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from moongate.attach.envoy_listeners import seat_of
+from moongate.attach.envoy_listeners import placement_of
 from moongate.attach.listeners import listener_at
 from moongate.attach.route_kinds import route_kind
 from moongate.attach.routes import attached_hosts, attached_in, route_shards
@@ -34,8 +34,8 @@ class DefaultHost(NamedTuple):
 @query
 def default_host(db: Db, listener: ListenerId) -> DefaultHost:
     """The first exact hostname of the listeners that share a chain, or else the only one of their routes."""
-    seat = seat_of(db, listener)
-    members = seat.group.members if seat is not None else (listener,)
+    placement = placement_of(db, listener)
+    members = placement.group.members if placement is not None else (listener,)
     own = [judged.hostname for each in members if (judged := listener_at(db, each)) is not None]
     exact = next((host for host in own if host and is_exact(host)), None)
     if exact is not None:

@@ -285,7 +285,7 @@ def route_configurations(db: Db, fleet: FleetId) -> tuple[RouteTable, ...]:
     return tuple(group.table for _, group in http_groups(db, fleet))
 
 
-class Seat(NamedTuple):
+class Placement(NamedTuple):
     """Where listeners are served together.
 
     Args:
@@ -301,9 +301,11 @@ class Seat(NamedTuple):
 
 
 @query
-def _seats(db: Db, fleet: FleetId) -> Mapping[str, Seat]:
+def _placements(db: Db, fleet: FleetId) -> Mapping[str, Placement]:
     """All chain groups of a fleet, by name."""
-    return {group.name: Seat(envoy, group) for envoy in envoy_listeners(db, fleet) for group in envoy.groups}
+    return {
+        group.name: Placement(envoy, group) for envoy in envoy_listeners(db, fleet) for group in envoy.groups
+    }
 
 
 @query
@@ -317,26 +319,30 @@ def _groups_of(db: Db, fleet: FleetId) -> Mapping[ListenerId, str]:
     }
 
 
-def seat_of(db: Db, listener: ListenerId) -> Seat | None:
+def placement_of(db: Db, listener: ListenerId) -> Placement | None:
     """Where a listener is served; ``None`` if no Envoy serves it."""
     fleet = fleet_of(db, listener.gateway)
     name = _groups_of(db, fleet).get(listener)
-    return None if name is None else _seats(db, fleet).get(name)
+    return None if name is None else _placements(db, fleet).get(name)
 
 
 @query
 def table_of(db: Db, listener: ListenerId) -> TableId | None:
     """The HTTP chain with a listener's routes; ``None`` when it has none, or Envoy does not serve it."""
-    seat = seat_of(db, listener)
-    if seat is None or not seat.group.has_table:
+    placement = placement_of(db, listener)
+    if placement is None or not placement.group.has_table:
         return None
-    return TableId(fleet_of(db, listener.gateway), seat.group.name)
+    return TableId(fleet_of(db, listener.gateway), placement.group.name)
 
 
 def chain_of(db: Db, table: TableId) -> tuple[str, tuple[ListenerId, ...]] | None:
     """The Envoy listener whose chain uses a route configuration, and the members of that chain."""
-    seat = _seats(db, table.fleet).get(table.name)
-    return (seat.envoy.name, seat.group.members) if seat is not None and seat.group.has_table else None
+    placement = _placements(db, table.fleet).get(table.name)
+    return (
+        (placement.envoy.name, placement.group.members)
+        if placement is not None and placement.group.has_table
+        else None
+    )
 
 
 def _groups(

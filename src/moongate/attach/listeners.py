@@ -1,4 +1,4 @@
-"""The listeners of Gateways and ListenerSets: what each may serve, with what, and what keeps it from it.
+"""The listeners of Gateways and ListenerSets: which routes each may serve, and why one is not served.
 
 Theory of operation
 ===================
@@ -11,7 +11,7 @@ Envoy's is decided in ``envoy_listeners``, and which of them a client may take f
 
 Rules
 =====
-1. A listener with a fault of its own takes no part in conflicts, so it cannot keep a sound one from serving.
+1. A listener with a fault of its own takes no part in conflicts, so a sound one is served beside it.
 2. A listener is *ready* when it is ``Programmed``; only then does it reach Envoy. Routes attach to it all the
    same, and are counted.
 3. Who wins where listeners clash is said in ``listener_conflicts``.
@@ -196,7 +196,7 @@ class JudgedAlone(Struct, frozen=True):
 def listeners(db: Db, owner: Ref) -> tuple[Listener, ...]:
     """The listeners of a Gateway or a ListenerSet, in the order of its spec.
 
-    None if it is not ours, if its Gateway is rejected, or if that does not take the set.
+    Empty if another controller serves it, or if its Gateway is rejected or does not allow the set.
     """
     gateway = serving_gateway(db, owner)
     if gateway is None:
@@ -247,7 +247,7 @@ def conflicts(db: Db, gateway: Ref) -> Mapping[ListenerId, Conflict]:
     """The listeners of a Gateway and of its ListenerSets that cannot be served together with others.
 
     The others are of the same Gateway, of an older one that shares its Envoys, or of an older one that shares
-    this machine. While listeners cannot be judged, they ask for what they did before, or for what is written.
+    this machine. While listeners cannot be judged, those last judged count, or those that are written.
     """
     of = owners(db, gateway)
     candidates: list[Place] = []
@@ -261,7 +261,7 @@ def conflicts(db: Db, gateway: Ref) -> Mapping[ListenerId, Conflict]:
 
 @query
 def _conflicts_by_owner(db: Db, gateway: Ref) -> Mapping[Ref, Mapping[ListenerId, Conflict]]:
-    """Those of ``conflicts`` by owner: each of thousands of ListenerSets asks for its own."""
+    """``conflicts`` by owner: each of thousands of ListenerSets reads only its own."""
     by_owner: dict[Ref, dict[ListenerId, Conflict]] = {}
     for listener, conflict in conflicts(db, gateway).items():
         by_owner.setdefault(listener.owner, {})[listener] = conflict
@@ -270,7 +270,7 @@ def _conflicts_by_owner(db: Db, gateway: Ref) -> Mapping[Ref, Mapping[ListenerId
 
 @query
 def _conflicts_of_set(db: Db, gateway: Ref, listener_set: Ref) -> Mapping[ListenerId, Conflict]:
-    """Those of ``conflicts`` that are of one ListenerSet."""
+    """The ``conflicts`` of one ListenerSet."""
     return _conflicts_by_owner(db, gateway).get(listener_set, {})
 
 
@@ -673,9 +673,8 @@ def _conflicts_with_older(
             if alike and place.protocol not in ("TCP", "UDP") and other.hostname != place.hostname:
                 continue
             of_hostname = alike and other.protocol not in ("TCP", "UDP")
-            message = (
-                f"{other.id.gateway} is older and has the same place, with its listener {called(other.id)}."
-            )
+            same = "port and hostname" if of_hostname else "port"
+            message = f"{other.id.gateway} is older, and its listener {called(other.id)} has the same {same}."
             lost[place.id] = Conflict(HOSTNAME if of_hostname else PROTOCOL, message)
     return lost
 
@@ -739,7 +738,9 @@ def _conclude(draft: _Draft) -> None:
     if "ResolvedRefs" not in draft.conditions:
         draft.set_condition("ResolvedRefs", "True", "ResolvedRefs", "All references can be used.")
     if draft.of_set and draft.ready:
-        draft.set_condition("Conflicted", "False", "NoConflicts", "No other listener has the same place.")
+        draft.set_condition(
+            "Conflicted", "False", "NoConflicts", "No other listener has the same port and hostname."
+        )
 
 
 def _conclude_failed(draft: _Draft) -> None:

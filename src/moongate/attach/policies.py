@@ -24,7 +24,7 @@ Rules
 1. Targets by reference are in the policy's namespace. Targets by selector may be elsewhere; each then needs
    a ReferenceGrant in its namespace, and is passed over in silence without one.
 2. A target that does not exist, or is somebody else's, is none of ours: no status.
-3. A policy that cannot be built still holds what it attaches to: it fails, it does not step aside.
+3. A policy that cannot be built keeps its targets: it fails, and no other policy takes its place.
 
 Source: GEP-713 and GEP-2648; the reference's order of attachment.
 """
@@ -254,8 +254,8 @@ def applied_to_listener(db: Db, kind: str, listener: ListenerId) -> Applied | No
 
     A policy about clients merges into the next of these, if it asks to.
     """
-    holding = (winner(db, kind, *level) for level in levels_of(listener))
-    policies = list(dict.fromkeys(policy for policy in holding if policy is not None))
+    winners = (winner(db, kind, *level) for level in levels_of(listener))
+    policies = list(dict.fromkeys(policy for policy in winners if policy is not None))
     if not policies:
         return None
     merged = len(policies) > 1 and merges(db, policies[0], of_listeners=True)
@@ -285,7 +285,7 @@ def applied_to_gateway(db: Db, kind: str, gateway: Ref) -> Applied | None:
 
 
 def applied(db: Db, kind: str, listener: ListenerId, route: Ref, rule: str) -> Applied | None:
-    """The policy that holds for a rule of a route, as a listener serves it.
+    """The policy that applies to a rule of a route, as a listener serves it.
 
     Args:
         db: where to read.
@@ -308,7 +308,7 @@ def applied(db: Db, kind: str, listener: ListenerId, route: Ref, rule: str) -> A
 
 
 def applied_in_order(db: Db, kind: str, listener: ListenerId, route: Ref, rule: str) -> tuple[Applied, ...]:
-    """All policies that say something about a rule of a route, the most specific first."""
+    """All policies that may apply to a rule of a route, the most specific first."""
     owners = [
         policy
         for section in ((rule, "") if rule else ("",))

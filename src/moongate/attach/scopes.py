@@ -21,7 +21,7 @@ import xxhash
 
 from moongate.api.gateway import Gateway
 from moongate.api.listenerset import ListenerSet
-from moongate.attach.envoy_listeners import seat_of
+from moongate.attach.envoy_listeners import placement_of
 from moongate.attach.route_kinds import REQUEST_ROUTE_TYPES
 from moongate.attach.routes import hosts
 from moongate.attach.sizes import is_exact
@@ -70,8 +70,8 @@ def has_scope(db: Db, host: str) -> bool:
 @query
 def is_scoped(db: Db, listener: ListenerId) -> bool:
     """Whether the table of a listener is scoped. One that only a draining listener uses may not be."""
-    seat = seat_of(db, listener)
-    return seat is not None and seat.group.has_table and seat.group.scoped
+    placement = placement_of(db, listener)
+    return placement is not None and placement.group.has_table and placement.group.scoped
 
 
 @query

@@ -3,7 +3,7 @@
 Theory of operation
 ===================
 ``attach.policies`` names the policies that apply. ``effective_policy`` merges and checks their specs, once
-for each pair of policies, however many routes they hold for.
+for each pair of policies, however many routes they apply to.
 
 Builders do not read this whole answer, but only their part of it: ``rule_settings`` has the settings of
 routes and filters, ``cluster_settings`` those of clusters. Each is computed once for each set of policies, so
@@ -146,7 +146,7 @@ class EffectivePolicy(Struct, frozen=True):
 
 
 class RuleSettings(Struct, frozen=True):
-    """What holds for the requests of a rule.
+    """The settings that apply to the requests of a rule.
 
     Args:
         features: what its routes and filters are made of.
@@ -273,7 +273,7 @@ def without_clusters(settings: RuleSettings, route: Ref) -> RuleSettings:
 
 @query
 def rule_policies(db: Db, listener: ListenerId, route: Ref, rule: str) -> tuple[Applied, ...]:
-    """The policies that hold for a rule (``rule`` is its name, "" for none) as a listener serves it."""
+    """The policies that apply to a rule (``rule`` is its name, "" for none) as a listener serves it."""
     if not any(policy.kind in RULE_POLICIES for _, policy in policy_attachments(db, route)):
         return listener_policies(db, listener)  # the same answer for all routes without policies of their own
     return _present(applied(db, kind, listener, route, rule) for kind in RULE_POLICIES)
@@ -281,13 +281,13 @@ def rule_policies(db: Db, listener: ListenerId, route: Ref, rule: str) -> tuple[
 
 @query
 def listener_policies(db: Db, listener: ListenerId) -> tuple[Applied, ...]:
-    """The policies that hold for the rules of a listener where nothing below the listener says otherwise."""
+    """The policies that apply to the rules of a listener where nothing below the listener says otherwise."""
     return _present(applied_to_listener(db, kind, listener) for kind in RULE_POLICIES)
 
 
 @query
 def gateway_policies(db: Db, gateway: Ref) -> tuple[Applied, ...]:
-    """The policies that hold for all rules of a Gateway where nothing below it says otherwise."""
+    """The policies that apply to all rules of a Gateway where nothing below it says otherwise."""
     return _present(applied_to_gateway(db, kind, gateway) for kind in RULE_POLICIES)
 
 
@@ -346,7 +346,7 @@ def connection_settings(db: Db, listener: ListenerId, route: Ref, rule: str) -> 
 
 @query
 def connection_policies(db: Db, listener: ListenerId, route: Ref, rule: str) -> tuple[Applied, ...]:
-    """The policies that hold for a rule of a route of connections, the most specific first.
+    """The policies that apply to a rule of a route of connections, the most specific first.
 
     Unlike those of requests, a policy does not replace all of the next one, but the fields that it sets.
     """

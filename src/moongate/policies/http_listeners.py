@@ -34,7 +34,7 @@ from moongate.attach.client_validation import (
     client_authorities_refusal,
     refused_words,
 )
-from moongate.attach.envoy_listeners import envoy_listener, envoy_listeners, seat_of
+from moongate.attach.envoy_listeners import envoy_listener, envoy_listeners, placement_of
 from moongate.attach.fleets import age, fleet_of
 from moongate.attach.listeners import SECURE, last_judged_at
 from moongate.attach.policies import Target, applied_to_listener, level_of
@@ -97,21 +97,21 @@ class PortSettings(Encoded, frozen=True):
 
 def _sharing(db: Db, listener: ListenerId) -> tuple[ListenerId, ...]:
     """The other listeners whose connections Envoy takes by the same filter chain."""
-    seat = seat_of(db, listener)
-    return tuple(m for m in seat.group.members if m != listener) if seat is not None else ()
+    placement = placement_of(db, listener)
+    return tuple(m for m in placement.group.members if m != listener) if placement is not None else ()
 
 
 @query
 def port_conflict(db: Db, listener: ListenerId) -> Problem | None:
-    """Why the ClientTrafficPolicy of a listener cannot hold for it; ``None`` when it can."""
+    """Why the ClientTrafficPolicy of a listener cannot apply to it; ``None`` when it can."""
     others = _sharing(db, listener)
-    strangers = [other for other in others if other.gateway != listener.gateway]
-    if strangers:
+    of_other_gateways = [other for other in others if other.gateway != listener.gateway]
+    if of_other_gateways:
         if applied_to_listener(db, CTP, listener) is None:
             return None
-        others, advice = tuple(strangers), "Give each Gateway a port of its own."
+        others, advice = tuple(of_other_gateways), "Give each Gateway a port of its own."
     else:
-        # A policy of the whole Gateway holds for all of them, and one of a ListenerSet for those of the set.
+        # A policy of the whole Gateway applies to all of them, and one of a ListenerSet to those of the set.
         level = level_of(db, CTP, listener)
         if level is None or level == Target(listener.gateway, ""):
             return None
@@ -123,7 +123,7 @@ def port_conflict(db: Db, listener: ListenerId) -> Problem | None:
     return Problem(
         "spec.targetRefs",
         f"Listener {names.listener(listener)} shares its port, and so its connections, with {sharers}; a "
-        "ClientTrafficPolicy for one of them would hold for all. So it has no effect there, and requests are "
+        "ClientTrafficPolicy for one of them would apply to all. So it has no effect there, and requests are "
         f"served without it. {advice}",
     )
 
@@ -131,10 +131,10 @@ def port_conflict(db: Db, listener: ListenerId) -> Problem | None:
 @query
 def setting_conflict(db: Db, listener: ListenerId) -> Problem | None:
     """Why a part of a listener's ClientTrafficPolicy is not in force on its port; ``None`` if all is."""
-    policy, seat = client_policy(db, listener), seat_of(db, listener)
-    if policy is None or seat is None:
+    policy, placement = client_policy(db, listener), placement_of(db, listener)
+    if policy is None or placement is None:
         return None
-    envoy = seat.envoy
+    envoy = placement.envoy
     settings = port_settings(db, fleet_of(db, listener.gateway), envoy.name)
     in_force = _fields(Listener.FromString(settings.body))
     paths: list[str] = []
@@ -150,10 +150,13 @@ def setting_conflict(db: Db, listener: ListenerId) -> Problem | None:
     if owners:
         one = len(owners) == 1
         listed = " and ".join(map(str, sorted(owners)))
-        why = f"there {listed}, which came before this policy, {'sets' if one else 'set'} them"
+        has, sets = ("has", "sets") if one else ("have", "set")
+        why = f"there {listed}, which {has} precedence over this policy, {sets} them"
     else:
-        strangers = [m for m in envoy.members if m.gateway != listener.gateway]
-        why = f"that port is shared with {', '.join(map(names.listener, strangers))} of another Gateway"
+        of_other_gateways = [m for m in envoy.members if m.gateway != listener.gateway]
+        why = (
+            f"that port is shared with {', '.join(map(names.listener, of_other_gateways))} of another Gateway"
+        )
     message = (
         f"Envoy has some of these settings, such as limits of buffers, once for port {envoy.container_port}, "
         f"and {why}. So they are not in force for listener {names.listener(listener)}; the rest is."
@@ -260,10 +263,10 @@ def shares_udp(db: Db, fleet: FleetId, container_port: int) -> bool:
 def http3_port(db: Db, listener: ListenerId) -> int:
     """The port at which clients reach a listener by HTTP/3; 0 if they do not."""
     judged = last_judged_at(db, listener)
-    if judged is None or judged.chain_kind != "HTTPS" or (seat := seat_of(db, listener)) is None:
+    if judged is None or judged.chain_kind != "HTTPS" or (placement := placement_of(db, listener)) is None:
         return 0
-    served = http3_groups(db, fleet_of(db, listener.gateway), seat.envoy.name)
-    return judged.port if seat.group in served else 0
+    served = http3_groups(db, fleet_of(db, listener.gateway), placement.envoy.name)
+    return judged.port if placement.group in served else 0
 
 
 @query
@@ -275,11 +278,11 @@ def http3_dropped(db: Db, listener: ListenerId) -> bool:
 @query
 def http3_conflict(db: Db, listener: ListenerId) -> Problem | None:
     """Why a listener has no HTTP/3 although its policy asks for it, and it checks no clients."""
-    seat = seat_of(db, listener)
+    placement = placement_of(db, listener)
     field = _http3_field(db, listener)
-    if seat is None or not field:
+    if placement is None or not field:
         return None
-    port = seat.envoy.container_port
+    port = placement.envoy.container_port
     if not shares_udp(db, fleet_of(db, listener.gateway), port):
         return None
     message = (
@@ -339,8 +342,8 @@ def listener_failed(db: Db, listener: ListenerId) -> bool:
 
 def _looks_at_requests(db: Db, listener: ListenerId) -> bool:
     """Whether a listener takes requests, and not connections as they are."""
-    seat = seat_of(db, listener)
-    return seat is None or seat.group.has_table
+    placement = placement_of(db, listener)
+    return placement is None or placement.group.has_table
 
 
 @query

@@ -1,4 +1,4 @@
-"""What a document closes that cannot be read, and may be a policy about who may pass.
+"""Which requests are refused while a document cannot be read that may be a policy about who may pass.
 
 Rules
 =====
@@ -69,7 +69,7 @@ Decisions = Mapping[Ref, Held | None]
 
 
 class Waits(Protocol):
-    """Says whether a change waits that may be the first half of an edit.
+    """Says whether a change has to wait, as it may be the first half of an edit.
 
     The arguments are what changes: a resource, or a file that closes requests; the file that it is in force
     from; and whether other resources may be in force that are still to change with it.
@@ -147,10 +147,10 @@ class Closing:
 
     def cause(self, ref: Ref) -> str:
         """A file because of which a resource is held back or shut; one of ``reopening`` comes last."""
-        those = {EVERYTHING, ref.namespace}
+        own_scopes = {EVERYTHING, ref.namespace}
         outdated = {path: frozenset(of.namespace for of in refs) for path, refs in self.outdated.items()}
         causes = self._scopes or outdated
-        concerning = [path for path, scopes in causes.items() if not scopes.isdisjoint(those)]
+        concerning = [path for path, scopes in causes.items() if not scopes.isdisjoint(own_scopes)]
         return min(concerning or causes, key=lambda path: (path in self.reopening, path), default=HIDDEN)
 
     def suspect(
@@ -295,7 +295,7 @@ class _Judge:
     Args:
         scopes: what may be concerned.
         held: what is in force.
-        late: what of it was not yet when what is served was to stay as it was.
+        late: the resources that came after what is served was to stay as it was.
     """
 
     def __init__(self, scopes: frozenset[str], held: Mapping[Ref, Held], late: Collection[Ref]) -> None:
@@ -398,13 +398,13 @@ def _outdated(file: File, held: Mapping[Ref, Held], is_defined: Callable[[Ref], 
     """
     faulty = [file.documents[number] for number in file.faulty]
     entries = (entry for document in faulty for entry in document.entries)
-    named = (entry.ref for entry in entries if entry.ref is not None and entry.resource is None)
-    kept = (ref for ref in (*file.retained, *file.adopted) if not is_defined(ref))
-    for ref in (*kept, *named):
+    unread = (entry.ref for entry in entries if entry.ref is not None and entry.resource is None)
+    retained = (ref for ref in (*file.retained, *file.adopted) if not is_defined(ref))
+    for ref in (*retained, *unread):
         if is_guard(ref):
-            known = held.get(ref)
+            former = held.get(ref)
             faulty_ones = FaultySecurityPolicy | FaultyBackendTLSPolicy
-            if known is not None and not isinstance(known.resource, faulty_ones):
+            if former is not None and not isinstance(former.resource, faulty_ones):
                 yield ref
         elif any(ref.is_a(kind) for kind in ROUTE_TYPES):
             yield ref
@@ -473,9 +473,9 @@ def _suspects(
     *,
     at_start: bool,
 ) -> Iterator[Suspect]:
-    """The suspects of a file. What it keeps in force of such policies stands for as many of them."""
+    """The suspects of a file. Each policy that stays in its last good state accounts for one of them."""
     guards = [ref for ref in file.retained if is_guard(ref) and in_force(ref)]
-    kept = sum(not is_defined(ref) for ref in guards)
+    accounted = sum(not is_defined(ref) for ref in guards)
     suspects: list[tuple[Suspect, int]] = []
     unreadable = file.unreadable
     if unreadable is not None and unreadable.text is None:
@@ -494,10 +494,10 @@ def _suspects(
             if entry.scope is not None and not (entry.ref is not None and in_force(entry.ref))
         )
     for suspect, count in suspects:
-        if count > kept:
+        if count > accounted:
             yield suspect
         else:
-            kept -= count
+            accounted -= count
     if not exposed:
         return
     parts = _like_routes(file, in_force)

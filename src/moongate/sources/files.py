@@ -9,9 +9,9 @@ Rules
    pass. Only when a resource would disappear, its file must be quiet for ``SETTLE`` besides: some editors
    remove a file before they write it anew.
 3. Files that change together are one batch.
-5. No more than ``SLICE`` is worked without giving way to the other tasks of the event loop, and nothing waits
-   for somebody else. A thread reads what takes longer: a document that is as big as a hundred others.
-6. What is wrong with one file or folder is a diagnostic of it, whatever it is; the others go on.
+4. No step works for more than ``SLICE`` before other tasks of the event loop get their turn, and nothing
+   blocks the loop. A thread reads what takes longer: a document that is as big as a hundred others.
+5. A fault of a file or folder is a diagnostic of it; all others are read.
 
 Theory of operation
 ===================
@@ -496,14 +496,14 @@ class Files:
 
 
 class _Since(NamedTuple):
-    """Since when a change waits, and the edit goes on with which it came."""
+    """When a change began to wait, and when the edit began that it is a part of."""
 
     change: float
     edit: float
 
 
 class _Waits:
-    """Says whether changes that may be the first half of an edit wait, at some moment.
+    """Says whether changes that may be the first half of an edit wait, at a certain time.
 
     Args:
         listing: what there is now.

@@ -186,15 +186,15 @@ def _ancestors(db: Db, policy: Ref) -> list[_Ancestor]:
 
 
 def _conflicts(db: Db, policy: Ref) -> dict[Ref, str]:
-    """The older policies that hold targets of a policy, each with what to say of it."""
+    """The policies that have precedence at targets of a policy, each with what to say of it."""
     held: dict[Ref, str] = {}
     for at, section in named(db, policy):
         older = winner(db, policy.kind, at, section)
         if older is not None and older != policy and older not in held:
             where = f"port {section} of {at}" if section else str(at)
             held[older] = (
-                f"{older} came before this policy and has the same target, {where}. {older} stays in force "
-                "there, and this policy has no effect there."
+                f"{older} applies to {where} already, and has precedence over this policy: it is older, or "
+                "first by name. So this policy has no effect there."
             )
     return held
 

@@ -331,7 +331,7 @@ def _parent(db: Db, kind: str, listener: ListenerId, target: Target) -> Ref | No
 
 
 def _refusal(db: Db, policy: Ref, target: Target) -> Problem | None:
-    """Why a policy does not hold what it targets: there is no such section, or another was first."""
+    """Why a policy does not apply to what it targets: there is no such section, or another has precedence."""
     what = "rule" if target.ref.kind in ROUTE_KINDS else "listener"
     sections = (section_names(db, target.ref) or ()) if target.section else ()
     if target.section and target.section not in sections:
@@ -343,10 +343,10 @@ def _refusal(db: Db, policy: Ref, target: Target) -> Problem | None:
     first = winner(db, policy.kind, target.ref, target.section)
     if first is None or first == policy:
         return None
-    named = f"{what.capitalize()} {target.section} of {target.ref}" if target.section else str(target.ref)
+    section = f"{what} {target.section} of {target.ref}" if target.section else str(target.ref)
     message = (
-        f"{named} is held by {first} already, which came before this policy. {first} stays in force for its "
-        "requests, and this policy has no effect there."
+        f"{first} applies to {section} already, and has precedence over this policy: it is older, or first "
+        "by name. So this policy has no effect there."
     )
     return Problem("", message, "Conflicted")
 
@@ -380,13 +380,13 @@ def _warnings(db: Db, policy: Ref, parent: Ref | None) -> Iterator[Problem]:
 
 
 def _claimed_sections(db: Db, kind: str, target: Ref) -> list[str]:
-    """The sections of a target that policies hold, sorted."""
+    """The sections of a target to which policies apply, sorted."""
     claimed = {at for at, _ in attached_of(db, kind, target) if at}
     return sorted(claimed.intersection(section_names(db, target) or ())) if claimed else []
 
 
 def _scopes_below(db: Db, kind: str, target: Target) -> dict[str, list[str]]:
-    """The parts of a Gateway or ListenerSet that policies of a kind hold, by what they are."""
+    """The parts of a Gateway or ListenerSet to which policies of a kind apply, by what they are."""
     owner, section = target
     own: list[str] = []
     sets: list[str] = []
@@ -407,7 +407,7 @@ def _scopes_below(db: Db, kind: str, target: Target) -> dict[str, list[str]]:
 
 @query
 def held_of(db: Db, kind: str, owner: Ref) -> tuple[str, ...]:
-    """The listeners of a Gateway or ListenerSet that policies of a kind hold, sorted; "" for all of it."""
+    """The listeners of an owner to which policies of a kind apply, sorted; "" for the whole owner."""
     whole = [""] if winner(db, kind, owner, "") is not None else []
     return (*whole, *_claimed_sections(db, kind, owner))
 

@@ -257,12 +257,12 @@ def _named(others: set[Ref]) -> str:
 
 
 def _older(db: Db, route: Route, attachment: Attachment) -> Iterator[str]:
-    """Which older routes get connections that a route takes as well: the rest of a sentence."""
+    """The older routes that get connections for which a route asks too: the rest of a sentence."""
     if not isinstance(route, ConnectionRoute):
         return
     for listener, hosts in attachment.hosts:
-        taken = {host: route_of(db, listener, host) for host in hosts}
-        lost = {host: of for host, of in taken.items() if of is not None and of != route.ref}
+        winners = {host: route_of(db, listener, host) for host in hosts}
+        lost = {host: of for host, of in winners.items() if of is not None and of != route.ref}
         if lost:
             of_them = "" if hosts == (ANY,) else f" for {', '.join(list(lost)[:MAX_NAMED])}"
             owners = ", ".join(dict.fromkeys(map(str, lost.values())))

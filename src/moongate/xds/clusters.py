@@ -336,7 +336,7 @@ def _assignment_name(db: Db, key: ClusterKey, backends: list[Backend]) -> str:
 
 
 def _assignment_without_members(db: Db, key: ClusterKey) -> XdsResource | None:
-    """That of a sink: an address, or nothing yet."""
+    """The load assignment of a sink: its address, or no endpoint yet."""
     sink = sinks.sink(db, key.fleet, key.name) if isinstance(key, SinkCluster) else None
     if sink is None or (sink.host and not is_ip(sink.host)):
         return None

@@ -26,8 +26,8 @@ from moongate.attach.envoy_listeners import (
     RouteTable,
     envoy_listeners,
     http_groups,
+    placement_of,
     route_configurations,
-    seat_of,
 )
 from moongate.attach.fleets import bind_addresses, fleet_of
 from moongate.attach.listeners import last_judged_at
@@ -158,8 +158,8 @@ def tables_of(db: Db, listener: ListenerId) -> tuple[tuple[str, bool], ...]:
 
     None when Envoy does not serve it. Who else is in them does not matter to those who ask for this.
     """
-    seat = seat_of(db, listener)
-    own = (seat.group.table,) if seat is not None and seat.group.has_table else ()
+    placement = placement_of(db, listener)
+    own = (placement.group.table,) if placement is not None and placement.group.has_table else ()
     others = draining_tables(db, fleet_of(db, listener.gateway))
     tables = (*own, *(table for table in others if listener in table.members))
     return tuple((table.name, table.scoped) for table in tables)

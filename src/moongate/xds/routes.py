@@ -180,7 +180,7 @@ def _part(listener: ListenerId, part: int, of: Iterable[Host]) -> Part:
 
 
 def _host_in_force(db: Db, listener: ListenerId, host: str, built: Host | Failed, scoped: bool) -> Host:
-    """A virtual host; while it cannot be built, as it last was, or closed if it never was."""
+    """A virtual host. While it cannot be built, its last good form, or a closed one if there is none."""
     if not isinstance(built, Failed):
         return built
     kept = virtual_host.last_good(db, listener, host, scoped)
