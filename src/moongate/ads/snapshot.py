@@ -13,7 +13,7 @@ from moongate.ads.departures import Departures
 from moongate.ads.ledger import collection_of
 from moongate.ads.needs import NEEDED_BY, needs_scopes
 from moongate.ads.responses import Responses
-from moongate.xds.wire import LISTENER, SCOPE
+from moongate.xds.wire import CLUSTER, LISTENER, SCOPE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -44,6 +44,8 @@ class Snapshot:
         self.departures = Departures()
         """The scopes that the fleet had once, and that an Envoy may still have."""
         self._members: dict[str, dict[str, None]] = {}
+        self._former: dict[str, XdsResource] = {}
+        """By name, the cluster before those that no Envoy has taken yet."""
         self._needs: dict[Key, tuple[str, bool]] = {}
         """Needed type, and name of what may need it → the version that was looked at, and whether it does."""
 
@@ -73,6 +75,11 @@ class Snapshot:
         )
         if differences or not self.seq:
             self.seq += 1
+        for type_url, name, _ in differences:
+            if type_url == CLUSTER and (former := before[type_url, name]) is not None:
+                self._former.setdefault(name, former)
+                if _same(self._former[name], self.get(type_url, name)):
+                    del self._former[name]
         for type_url, name, was in differences:
             self._note(type_url, name, existed=was is not None)
         return differences
@@ -106,6 +113,23 @@ class Snapshot:
         """Collection → the names in it, for a type that has collections. A live view, not a copy."""
         return self._members if type_url == SCOPE else {}
 
+    def former(self, name: str) -> XdsResource | None:
+        """The cluster of a name before those that no Envoy has taken yet; None if there was none.
+
+        An Envoy that refuses the newest one, and has started since, gets this one.
+        """
+        return self._former.get(name)
+
+    def taken(self, name: str, version: str) -> None:
+        """Note that an Envoy has a cluster in force: what was before the newest is not needed any more."""
+        newest = self.get(CLUSTER, name)
+        if newest is not None and newest.version == version:
+            self._former.pop(name, None)
+
+    def forget_former(self, name: str) -> None:
+        """Note that an Envoy refuses what was before the newest as well."""
+        self._former.pop(name, None)
+
     def needs(self, resource: XdsResource, type_url: str) -> bool:
         """Whether a resource needs others of a type, as a listener its routes. Each version is read once."""
         key = type_url, resource.name
@@ -131,6 +155,8 @@ class Snapshot:
         if not exists:
             for needed in NEEDED_BY:
                 self._needs.pop((needed, name), None)
+            if type_url == CLUSTER:
+                self._former.pop(name, None)
 
 
 def _same(one: XdsResource | None, other: XdsResource | None) -> bool:
