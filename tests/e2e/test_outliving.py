@@ -204,7 +204,6 @@ async def test_a_cluster_that_envoy_refuses_stays_as_it_was_when_moongate_starts
             await first.says("status.degraded")
             await first.killed()
             async with home.moongate() as second:
-                await second.says("envoy.adopted")
                 await second.says("status.degraded")
                 report = msgspec.json.encode(await home.report()).decode()
                 policy.write_text(logging_to("/dev/stdout"))
