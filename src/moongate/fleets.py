@@ -46,13 +46,15 @@ from moongate.infra.ports import explain_bind_failure
 from moongate.infra.process import EnvoyFailedError, EnvoyProcess, State, lateness
 from moongate.json_patch import PatchError
 from moongate.large_tables import LargeTables
-from moongate.quarantine import Quarantine
+from moongate.quarantine import Quarantine, Refusal
 from moongate.refused_certificates import RefusedCertificates
 from moongate.report.statuses import time_before
 from moongate.running_fleet import Late, RefusedResource, RunningFleet
 from moongate.status.gateways import EnvoyState, RefusedListener
 from moongate.xds.bootstraps import BootstrapParts, bootstrap_parts
-from moongate.xds.refusals import bind_failure
+from moongate.xds.cluster_keys import ClusterKey
+from moongate.xds.clusters import concern as cluster_concern
+from moongate.xds.refusals import bind_failure, of_clusters
 from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, SCOPE, SECRET
 
 if TYPE_CHECKING:
@@ -65,7 +67,6 @@ if TYPE_CHECKING:
     from moongate.ads.events import Counters, Rejection
     from moongate.infra.envoy_log import Unopened
     from moongate.infra.rundir import RunDirectory
-    from moongate.quarantine import Refusal
     from moongate.world import Changes, World
 
 _log = structlog.get_logger("moongate")
@@ -279,8 +280,9 @@ class Fleets:
         return next((p.failure() for p in processes if p.state is State.FAILED and p.unusable), None)
 
     def refusals(self) -> tuple[Refusal, ...]:
-        """The entries that are out of force because an Envoy refuses them, sorted."""
-        return self._quarantine.refusals()
+        """The entries and clusters that are out of force because an Envoy refuses them, sorted."""
+        clusters = (each for fleet in self._fleets.values() for each in self._clusters_of(fleet))
+        return tuple(sorted((*self._quarantine.refusals(), *clusters)))
 
     def rejections(self) -> list[Rejection]:
         """All resources that Envoys refuse now, by fleet, type and name."""
@@ -294,7 +296,7 @@ class Fleets:
 
     def envoy_states(self) -> dict[Ref, EnvoyState]:
         """The state of the Envoy of each Gateway and ListenerSet."""
-        refusals = self.refusals()
+        refusals = self._quarantine.refusals()  # The Gateway says of clusters what it says of all resources.
         return {
             owner: self._state_of(name, fleet, owner, refusals)
             for name, fleet in self._fleets.items()
@@ -547,6 +549,8 @@ class Fleets:
                     if version == self._ads.version(event.fleet, event.type_url, name):
                         mended |= fleet.refused.pop((event.type_url, name), None) is not None
                     self._quarantine.acknowledged(fleet.id, event.envoy, event.type_url, name, version)
+                    if event.type_url == CLUSTER:
+                        self._quarantine.retry_with(fleet.id, name)
                     if event.type_url == SECRET and self._certificates.acknowledged(fleet.id, name, version):
                         # Meanwhile listeners may have been refused for no other reason.
                         self._quarantine.retry(fleet.id, LISTENER)
@@ -568,7 +572,13 @@ class Fleets:
                 if not fleet.refused[event.type_url, event.name].port:
                     # If the port is taken, no entry of the listener is at fault.
                     self._quarantine.refused(
-                        fleet.id, event.envoy, event.type_url, event.name, event.version, event.message
+                        fleet.id,
+                        event.envoy,
+                        event.type_url,
+                        event.name,
+                        event.version,
+                        event.message,
+                        event.lacks,
                     )
                 if event.type_url == SECRET:
                     self._certificates.refused(fleet.id, event.name, event.version, event.message)
@@ -627,6 +637,19 @@ class Fleets:
     def _refused_by(self, name: str, fleet: RunningFleet) -> Iterator[Rejection]:
         """The resources that a fleet refuses. The stream learns later of removals, so they are left out."""
         return (r for r in self._ads.quarantine(name) if (r.type_url, r.name) in fleet.refused)
+
+    def _clusters_of(self, fleet: RunningFleet) -> Iterator[Refusal]:
+        """The clusters that a fleet refuses, with whom that concerns."""
+        for (type_url, name), refused in fleet.refused.items():
+            key = next(iter(self._world.built_from(fleet.id, type_url, name)), None)
+            if type_url != CLUSTER or not isinstance(key, ClusterKey):
+                continue
+            if self._quarantine.searches(fleet.id, CLUSTER, name):
+                continue  # it is patched, and the patch may be at fault
+            concern = cluster_concern.attempt(self._world.db, key)
+            if not isinstance(concern, Failed):
+                why = of_clusters([(name, refused.message)])
+                yield Refusal(fleet.id, concern.what, concern.resources, (), why, of_cluster=True)
 
     def _taken(self, name: str, fleet: RunningFleet) -> list[Rejection]:
         """The listeners of a fleet whose ports cannot be bound."""

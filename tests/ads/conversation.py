@@ -9,7 +9,8 @@ A script is what happens, and what the session answers to it, line by line:
     .. 5               five seconds pass
 
 C cluster, E endpoints, S secret, L listener, R route configuration, X scope: ``X+t/a=1`` is that of ``a``
-in the table ``t``, and a listener ``l=1/~t`` uses this table. ``play`` returns the script with the
+in the table ``t``, and a listener ``l=1/~t`` uses this table. A route configuration ``r=1/b``, a scope or a
+listener of connections ``l=1/:b`` sends to cluster ``b``. ``play`` returns the script with the
 answers that really came, so a test is one comparison.
 """
 
@@ -19,10 +20,12 @@ from textwrap import dedent
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
 )
+from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource
 
@@ -131,6 +134,7 @@ def resource(letter: str, name: str, what: str) -> XdsResource:
         case "L":
             manager = HttpConnectionManager(stat_prefix=what)
             where, _, table = what.partition("/")
+            proxy = TcpProxy(stat_prefix=what, cluster=table[1:]) if table.startswith(":") else None
             if table.startswith("~"):
                 scoped = manager.scoped_routes.scoped_rds
                 scoped.srds_resources_locator = f"{SCOPES}{table[1:]}/*"
@@ -141,13 +145,19 @@ def resource(letter: str, name: str, what: str) -> XdsResource:
             listener = Listener(name=name)
             for port in filter(None, where.partition("@")[2].split(",")):
                 listener.additional_addresses.add().address.socket_address.port_value = int(port)
-            listener.filter_chains.add().filters.add().typed_config.CopyFrom(packed(manager))
+            listener.filter_chains.add().filters.add().typed_config.CopyFrom(packed(proxy or manager))
             body = encode(listener)
         case "X":
             name = full_name(letter, name)
             scope = ScopedRouteConfiguration(name=name)
             scope.route_configuration.name = what
+            _send_to(scope.route_configuration, what)
             body = encode(scope)
+        case "R" if "/" in what:
+            table = RouteConfiguration(name=name)
+            table.virtual_hosts.add(name=what)
+            _send_to(table, what)
+            body = encode(table)
         case "S" if what.startswith("pem"):
             secret = Secret(name=name)
             secret.tls_certificate.certificate_chain.inline_bytes = what.encode()
@@ -159,6 +169,12 @@ def resource(letter: str, name: str, what: str) -> XdsResource:
     if (other := respelled(made)) is not None:
         _CONTENTS[other.version] = f"{what}'"
     return made
+
+
+def _send_to(table: RouteConfiguration, what: str) -> None:
+    cluster = what.partition("/")[2]
+    if cluster:
+        table.virtual_hosts.add().routes.add().route.cluster = cluster
 
 
 def full_name(letter: str, name: str) -> str:

@@ -6,9 +6,13 @@ import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.core.v3.address_pb2 import SocketAddress
 from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.extensions.access_loggers.grpc.v3.als_pb2 import HttpGrpcAccessLogConfig
+from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
+from envoy.extensions.filters.udp.udp_proxy.v3.route_pb2 import Route as UdpRoute
+from envoy.extensions.filters.udp.udp_proxy.v3.udp_proxy_pb2 import UdpProxyConfig
 
-from moongate.ads.needs import Socket, addresses, needs_endpoints, needs_routes, needs_scopes
-from moongate.xds.wire import CLUSTER, LISTENER, XdsResource, encode
+from moongate.ads.needs import Socket, addresses, needs_endpoints, needs_routes, needs_scopes, sends_to
+from moongate.xds.wire import CLUSTER, LISTENER, XdsResource, encode, packed
 from tests.ads import conversation, laptop
 
 
@@ -71,3 +75,29 @@ def test_what_cannot_be_read_asks_for_nothing(needs: object) -> None:
     """Envoy will refuse it, and then it is known whose it is."""
     assert callable(needs)
     assert not needs(XdsResource.of(CLUSTER, "a", b"\xff"))
+
+
+def test_a_table_sends_to_the_clusters_that_it_names_and_to_none_with_names_alike() -> None:
+    table = conversation.resource("R", "r", "1/rule/1")
+
+    assert sends_to(table, "rule/1")
+    assert not sends_to(table, "rule/")
+    assert not sends_to(table, "rule/10")
+
+
+def test_a_listener_sends_to_the_clusters_of_its_proxies_and_to_none_of_its_logs() -> None:
+    """A log that cannot be written keeps nobody from being served."""
+    proxy = TcpProxy()
+    for name in ("a", "b"):
+        proxy.weighted_clusters.clusters.add(name=name)
+    logs = HttpGrpcAccessLogConfig()
+    logs.common_config.grpc_service.envoy_grpc.cluster_name = "logs"
+    proxy.access_log.add().typed_config.CopyFrom(packed(logs))
+    listener = Listener()
+    listener.filter_chains.add().filters.add().typed_config.CopyFrom(packed(proxy))
+    datagrams = UdpProxyConfig()
+    datagrams.matcher.on_no_match.action.typed_config.CopyFrom(packed(UdpRoute(cluster="dns")))
+    listener.listener_filters.add().typed_config.CopyFrom(packed(datagrams))
+    made = XdsResource.of(LISTENER, "l", encode(listener))
+
+    assert [name for name in ("a", "b", "dns", "logs") if sends_to(made, name)] == ["a", "b", "dns"]

@@ -11,7 +11,7 @@ from moongate.ads.events import Acknowledged, Nacked
 from moongate.ads.session import MOST, MOST_SECRETS
 from moongate.ads.snapshot import Snapshot
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
-from tests.ads.conversation import COLD_START, Conversation, edit, resource, versions
+from tests.ads.conversation import COLD_START, Conversation, content, edit, resource, versions
 
 
 def test_a_cold_envoy_gets_each_type_as_it_asks(envoy: Conversation) -> None:
@@ -1838,3 +1838,186 @@ def test_clusters_stay_that_routes_under_way_to_a_new_subscription_use() -> None
         .. 9
         << C -d
     """)
+
+
+def nacked(talk: Conversation) -> list[tuple[str, str, str, tuple[tuple[str, str], ...]]]:
+    """What was refused, or not sent for lack of clusters: name, content, message and clusters."""
+    return [
+        (no.name, content(no.version), no.message, no.lacks) for no in talk.events() if isinstance(no, Nacked)
+    ]
+
+
+def test_a_route_whose_cluster_is_refused_is_not_sent_until_it_is_mended(served: Conversation) -> None:
+    """Requests to it would fail, and to the former cluster, which stays, they do not."""
+    served.play("== C+b=1 E+b=1 R+r=2/b C-a E-a")
+    served.events()
+    served.says("""
+        >> C nack Error adding/updating cluster(s) b: no file
+        .. 60
+    """)
+    assert nacked(served) == [
+        ("b", "1", "no file", ()),
+        ("r", "2/b", "cluster b: no file", (("b", "no file"),)),
+    ]
+    assert served.refused() == {"b": "1", "r": "2/b"}
+    assert served.session.settled(served.snapshot.seq)
+
+    served.says("""
+        == C+b=2
+        << C b=2
+        >> E +b
+        << E b=1
+        >> E ack
+        >> C ack
+        << R r=2/b
+        >> R ack
+        .. 5
+        << C -a
+        >> C ack
+        << E -a
+    """)
+    assert served.refused() == {}
+
+
+def test_a_route_whose_cluster_is_refused_in_a_new_version_alone_is_sent(served: Conversation) -> None:
+    """The former one is in force."""
+    served.says("""
+        == C+a=2 R+r=2/a
+        << C a=2
+        << E a=1
+        >> E ack
+        >> C nack Error adding/updating cluster(s) a: no file
+        << R r=2/a
+        >> R ack
+    """)
+
+
+def test_a_route_is_not_sent_for_clusters_that_another_envoy_refuses() -> None:
+    """Two Envoys of a fleet may be of different versions."""
+    one = Conversation()
+    one.play(COLD_START)
+    two = Conversation(one.snapshot, node="envoy-2")
+    two.play(COLD_START.replace("== C+a=1 E+a=1 L+l=1 R+r=1", ".. 0"))
+    one.session.touch(differences := edit(one.snapshot, "C+b=1 R+r=2/b"))
+    two.session.touch(differences)
+    one.says("""
+        .. 0
+        << C b=1
+        >> C ack
+        << R r=2/b
+    """)
+    two.says("""
+        .. 0
+        << C b=1
+        >> C nack Error adding/updating cluster(s) b: no file
+    """)
+    assert (one.refused(), two.refused()) == ({}, {"b": "1", "r": "2/b"})
+
+
+def test_connections_are_not_sent_to_a_cluster_that_is_refused(served: Conversation) -> None:
+    served.says("""
+        == C+b=1 L+l=2/:b L+m=1@80
+        << C b=1
+        >> C nack Error adding/updating cluster(s) b: no file
+        << L m=1@80
+        >> L ack
+    """)
+    assert served.refused() == {"b": "1", "l": "2/:b"}
+
+
+def test_a_scope_whose_cluster_is_refused_is_not_sent_and_others_are() -> None:
+    talk = Conversation()
+    talk.says("""
+        == C+a=1 L+l=1/~t X+t/_=1/a X+t/h=1/a
+        >> C *
+        << C a=1
+        >> C ack
+        >> L *
+        << L l=1/~t
+        >> X +t/*
+        >> L ack
+        << X t/_=1/a t/h=1/a -t/*
+        >> X ack
+        == C+b=1 X+t/h=2/b X+t/i=2/a
+        << C b=1
+        >> C nack Error adding/updating cluster(s) b: no file
+        << X t/i=2/a
+        >> X ack
+    """)
+
+
+def test_a_returning_table_whose_cluster_is_refused_does_not_keep_its_listener(served: Conversation) -> None:
+    """Its listener waits for it, and is asked about it at once when it is clear that it will not come."""
+    served.play("""
+        == L+l=2/s R+s=1 R-r
+        >> L ack
+        >> R +s -r
+        >> R ack
+        .. 5
+        >> R ack
+    """)
+    said = served.play("""
+        == C+b=1 L+l=3/r R+r=2/b R-s
+        >> C nack Error adding/updating cluster(s) b: no file
+    """)
+    assert said.splitlines()[-1] == "<< L l=3/r"
+
+
+def test_an_envoy_that_starts_anew_gets_the_cluster_before_the_refused_one(served: Conversation) -> None:
+    """What worked before is not lost, though nobody but moongate has it."""
+    served.play("""
+        == C+a=2 R+r=2/a
+        >> E ack
+        >> C nack Error adding/updating cluster(s) a: no file
+        >> R ack
+    """)
+    again = Conversation(served.snapshot)
+    again.says("""
+        >> C *
+        << C a=2
+        >> C nack Error adding/updating cluster(s) a: no file
+        << C a=1
+        >> E +a
+        << E a=1
+        >> E ack
+        >> C ack
+        >> L *
+        << L l=1
+        >> R +r
+        >> L ack
+        << R r=2/a
+        >> R ack
+    """)
+    assert again.refused() == {"a": "2"}
+    assert again.session.settled(again.snapshot.seq)
+    again.says("""
+        == C+a=3
+        << C a=3
+        << E a=1
+        >> E ack
+        >> C ack
+    """)
+    assert again.refused() == {}
+
+
+def test_an_envoy_that_refuses_the_former_cluster_too_gets_neither_again(served: Conversation) -> None:
+    served.play("""
+        == C+a=2 R+r=2/a
+        >> E ack
+        >> C nack Error adding/updating cluster(s) a: no file
+        >> R ack
+    """)
+    again = Conversation(served.snapshot)
+    again.says("""
+        >> C *
+        << C a=2
+        >> C nack Error adding/updating cluster(s) a: no file
+        << C a=1
+        >> C nack Error adding/updating cluster(s) a: no, neither
+        >> L *
+        << L l=1
+        >> R +r
+        >> L ack
+    """)
+    assert nacked(again)[-1] == ("r", "2/a", "cluster a: no file", (("a", "no file"),))
+    assert again.session.settled(again.snapshot.seq)

@@ -63,7 +63,8 @@ class World:
         made = [_cluster(name, what) for name, what in self.clusters.items()]
         made += [XdsResource.of(ENDPOINT, name, b"%d" % what) for name, what in self.endpoints.items()]
         made += [
-            XdsResource.of(ROUTE, name, f"{of} {what}".encode()) for name, (of, what) in self.routes.items()
+            XdsResource.of(ROUTE, name, f"{_sends_to(of)} {what}".encode())
+            for name, (of, what) in self.routes.items()
         ]
         made += [_listener(name, of, what) for name, (of, what) in self.listeners.items()]
         made += [_scope(*at, of, what) for at, (of, what) in self.scopes.items()]
@@ -177,7 +178,7 @@ class Client:
     in_force: set[str] = field(default_factory=set[str])
     """Clusters that have been warm: while a changed one warms, the former serves."""
     refused: set[str] = field(default_factory=set[str])
-    """Clusters that were refused at least once: routes do not wait for these."""
+    """Clusters that were refused at least once."""
     subscribed: set[str] = field(default_factory=set[str])
     endpoints: dict[str, bytes] = field(default_factory=dict[str, bytes])
     listeners: dict[str, bytes] = field(default_factory=dict[str, bytes])
@@ -242,6 +243,10 @@ class Client:
             self.inbox.append(DeltaDiscoveryResponse.FromString(response))
             if self.inbox[-1].type_url in (ROUTE, SCOPE) and not self.hurried:
                 self._check_listeners(self.inbox[-1])
+        for no in self.session.rejections():
+            # Some are not sent, because their clusters are refused.
+            if no.type_url == SCOPE and shared(collection_of(no.name)) not in self.scopes:
+                self.refused_at.setdefault(collection_of(no.name), self.now)
         due = self.session.wake_at(self.now)
         assert due is None or due > self.now, "it has nothing to say, and asks to be woken at once"
 
@@ -288,7 +293,7 @@ class Client:
                 f"{name}: no" for name in bad
             )
         for name in gone:
-            used = [route for route, value in self.routes.items() if value.split()[0] == name.encode()]
+            used = [route for route, value in self.routes.items() if _cluster_of(value) == name]
             used += [each for each, body in self.scopes.items() if _scope_content(body)[0] == name]
             assert not used, f"cluster {name} is removed while {used} use it"
             self.clusters.pop(name, None)
@@ -367,7 +372,7 @@ class Client:
                         self.refused_at.setdefault(collection, self.now)
                 break
             if self.kept_scopes.get(each.name) != each.resource.value:
-                known = self.in_force | self.refused | (set(self.clusters) if self.hurried else set[str]())
+                known = self.in_force | (self.refused | set(self.clusters) if self.hurried else set[str]())
                 assert cluster in known, f"{each.name} uses {cluster}, which is not there"
                 self.kept_scopes[each.name] = taken[each.name] = each.resource.value
         else:
@@ -425,8 +430,8 @@ class Client:
 
     def _read_routes(self, news: dict[str, bytes]) -> None:
         for name, value in news.items():
-            cluster = value.split()[0].decode()
-            known = self.in_force | self.refused | (set(self.clusters) if self.hurried else set[str]())
+            cluster = _cluster_of(value)
+            known = self.in_force | (self.refused | set(self.clusters) if self.hurried else set[str]())
             assert cluster in known, f"{name} uses {cluster}, which is not there"
         self.routes.update({name: value for name, value in news.items() if name in self.tables})
 
@@ -585,7 +590,17 @@ def _collection(table: str) -> str:
 def _scope(table: str, host: str, cluster: str, what: int | str) -> XdsResource:
     made = ScopedRouteConfiguration(name=_scope_name(table, host))
     made.route_configuration.name = f"{cluster} {what}"
+    made.route_configuration.virtual_hosts.add().routes.add().route.cluster = cluster
     return XdsResource.of(SCOPE, made.name, encode(made))
+
+
+def _sends_to(cluster: str) -> str:
+    """The name of a cluster as it stands in a message."""
+    return f"{chr(len(cluster))}{cluster}"
+
+
+def _cluster_of(table: bytes) -> str:
+    return table.split()[0][1:].decode()
 
 
 def _scope_name(table: str, host: str) -> str:

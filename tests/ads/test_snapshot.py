@@ -53,3 +53,31 @@ def test_the_first_edit_counts_even_when_it_is_empty() -> None:
     snapshot.apply([], [])
 
     assert snapshot.seq == 1
+
+
+def test_the_cluster_before_those_that_nobody_took_is_kept() -> None:
+    """An Envoy that refuses the newest one, and has none, is sent this one."""
+    snapshot = Snapshot()
+    good, other, newest = (resource("a", body) for body in (b"1", b"2", b"3"))
+    snapshot.apply([good], [])
+    assert snapshot.former("a") is None
+
+    snapshot.apply([other], [])
+    snapshot.apply([newest], [])
+    assert snapshot.former("a") == good
+
+    snapshot.taken("a", other.version)
+    assert snapshot.former("a") == good, "that is not the newest"
+    snapshot.taken("a", newest.version)
+    assert snapshot.former("a") is None
+
+
+def test_a_cluster_that_is_back_or_gone_has_none_before_it() -> None:
+    for again in ([resource("a", b"1")], []):
+        snapshot = Snapshot()
+        snapshot.apply([resource("a", b"1")], [])
+        snapshot.apply([resource("a", b"2")], [])
+
+        snapshot.apply(again, [(CLUSTER, "a")])
+
+        assert snapshot.former("a") is None

@@ -187,6 +187,33 @@ async def test_a_hostname_whose_route_was_removed_while_no_moongate_ran_is_not_a
         await until(lambda: are(home.port, expected | {"left": "one"}))
 
 
+async def test_a_cluster_that_envoy_refuses_stays_as_it_was_when_moongate_starts_again(home: Home) -> None:
+    """The Envoy that outlives it has the former one, and the next moongate says what is refused."""
+
+    def logging_to(path: str) -> str:
+        log = f"healthCheckLog: {{sinks: [{{type: File, file: {{path: '{path}'}}}}]}}"
+        check = f"healthCheck: {{active: {{type: TCP, interval: 60s, tcp: {{}}, {log}}}}}"
+        return text(m.policy("BackendTrafficPolicy", "checked", check, "HTTPRoute/app"))
+
+    policy = home.shop / "policy.yaml"
+    policy.write_text(logging_to("/dev/null"))
+    async with home.moongate() as first:
+        await first.says("gateway.serving")
+        async with load(home.port) as answers:
+            policy.write_text(logging_to(f"{home.runs}/missing/log"))
+            await first.says("status.degraded")
+            await first.killed()
+            async with home.moongate() as second:
+                await second.says("status.degraded")
+                report = msgspec.json.encode(await home.report()).decode()
+                policy.write_text(logging_to("/dev/stdout"))
+                await second.says("status.recovered")
+        await home.stopped()
+
+    assert {(answer.status, answer.error) for answer in answers} == {(200, "")}
+    assert "missing/log" in report
+
+
 async def test_an_adopted_envoy_that_dies_is_started_again(home: Home) -> None:
     """It is no child, so its end is no event of a child."""
     async with home.moongate() as first:

@@ -1,7 +1,10 @@
-"""What Envoy refuses of a listener: the chain or filter alone is out of force, and all else goes on."""
+"""What Envoy refuses: the chain, filter or route at fault is out of force, and all else goes on."""
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 from typing import TYPE_CHECKING
 
 import httpx
@@ -22,6 +25,8 @@ from tests.e2e.test_security import htpasswd
 from tests.ports import free_port
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from moongate.api.base import ListenerId
     from moongate.attach.envoy_listeners import ChainGroup
     from moongate.engine import Db
@@ -234,3 +239,100 @@ async def test_routes_that_rely_on_a_refused_filter_answer_500_and_others_go_on(
         assert await site.status("guarded.test", port=port, client=client, auth=("ann", "secret")) == 200
         assert "Programmed" not in site.conditions(policy)
     await site.delete(gateway, policy)
+
+
+def logging_to(route: str, path: str) -> m.Document:
+    """A policy whose cluster Envoy takes if it can write the file."""
+    log = f"healthCheckLog: {{sinks: [{{type: File, file: {{path: '{path}'}}}}]}}"
+    check = f"healthCheck: {{active: {{type: TCP, interval: 60s, tcp: {{}}, {log}}}}}"
+    return m.policy("BackendTrafficPolicy", route, check, f"HTTPRoute/{route}")
+
+
+def refused(site: Site, *documents: m.Document) -> list[str]:
+    """The messages of resources that an Envoy refuses, "" for those that none does."""
+    return [str(site.conditions(each).get("Programmed", {"message": ""})["message"]) for each in documents]
+
+
+async def killed(site: Site) -> None:
+    """Envoy dies, and serves anew when this returns."""
+    before = site.laptop.fleets.report()[0]["envoy"]["pid"]
+    os.kill(before, signal.SIGKILL)
+    await until(lambda: site.laptop.fleets.report()[0]["envoy"].get("pid") not in (None, before))
+    await site.laptop.served()
+
+
+async def test_a_route_stays_as_it_was_while_envoy_refuses_its_new_cluster(
+    site: Site, tmp_path: Path
+) -> None:
+    """No request fails, the route and the policy say why, and others of its table change meanwhile."""
+    route, other = (m.route(name, RULES) for name in ("kept", "beside"))
+    await site.apply(route, other)
+    policy, good = (logging_to("kept", str(tmp_path / folder / "log")) for folder in ("missing", "."))
+    stop, statuses = asyncio.Event(), set[int]()
+
+    async def ask() -> None:
+        while not stop.is_set():
+            statuses.add(await site.status("kept.test"))
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(ask())
+        await site.apply(policy)
+        for said in refused(site, route, policy):
+            assert said == (
+                f"Envoy of default/gateway refuses it: cluster {cluster_of(said)}: unable to open file "
+                f"'{tmp_path}/missing/log': No such file or directory. What was in force of it stays so; "
+                "requests to what never was are answered with 500."
+            )
+        await site.apply(m.route("beside", f"[{{{m.to('two')}}}]"))
+        assert (await site.reached("beside.test")).by == "two"
+        assert refused(site, other) == [""]
+
+        await site.apply(good)
+        assert refused(site, route, good) == ["", ""]
+        # Another file, of the cluster that it has by now.
+        await site.apply(policy)
+        assert "missing/log" in "".join(refused(site, route))
+        stop.set()
+    assert statuses == {200}
+
+    await killed(site)
+    assert await site.status("kept.test") == 200, "it has the former cluster again"
+    assert "missing/log" in "".join(refused(site, policy))
+
+    await site.delete(policy)
+    assert refused(site, route) == [""]
+    assert await site.status("kept.test") == 200
+    await site.delete(route, other)
+
+
+def cluster_of(message: str) -> str:
+    """The name of the cluster in a message."""
+    return message.partition("cluster ")[2].partition(":")[0]
+
+
+async def test_new_routes_whose_clusters_are_refused_say_each_their_own_reason(
+    site: Site, tmp_path: Path
+) -> None:
+    """Also once Envoy has started anew; and when one is mended, the other stays out."""
+    names = ("first", "second", "third")
+    routes = [m.route(name, RULES) for name in names]
+    policies = [logging_to(name, str(tmp_path / name / "log")) for name in names[:2]]
+
+    for again in (False, True):
+        if again:
+            await killed(site)
+        else:
+            await site.apply(*routes, *policies)
+        assert [await site.status(f"{name}.test") for name in names] == [500, 500, 200]
+        first, second, third = refused(site, *routes)
+        assert "first/log" in first
+        assert "second" not in first
+        assert "second/log" in second
+        assert third == ""
+        assert refused(site, *policies) == [first, second]
+
+    (tmp_path / "first").mkdir()
+    await site.apply(logging_to("first", f"{tmp_path}/first/other"))
+    assert [await site.status(f"{name}.test") for name in names] == [200, 500, 200]
+    assert [bool(said) for said in refused(site, *routes)] == [False, True, False]
+    await site.delete(*policies, *routes)

@@ -26,7 +26,18 @@ from moongate.infra.dry_run import MOST, refusals
 from moongate.world import World
 from moongate.xds.metadata import resources_of
 from moongate.xds.wire import CLUSTER, LISTENER, SECRET, XdsResource, encode, packed
-from tests.core import GATEWAY_CLASS, ON_HOST, gateway, http, https, read, tls_secret
+from tests.core import (
+    GATEWAY_CLASS,
+    ON_HOST,
+    extension,
+    gateway,
+    gateway_class,
+    http,
+    https,
+    policy,
+    read,
+    tls_secret,
+)
 
 Resources = dict[str, dict[str, XdsResource]]
 FLEET = "default/eg"
@@ -140,6 +151,25 @@ def test_nothing_is_left_behind(binary: Path, tmp_path: Path, monkeypatch: pytes
     refusals(binary, FLEET, translated(gateway(http("http", port=8080)), route("bad", "%NOSUCH%")))
 
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("folder", ["", "missing/"])
+def test_no_file_of_a_log_is_made(
+    binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """Whoever checks manifests wants no files; but for those that Envoy could not make they get its words."""
+    monkeypatch.chdir(tmp_path)
+    sinks = "[{{type: File, file: {{path: {}}}}}]".format
+    settings = f"[{{format: {{type: Text, text: x}}, sinks: {sinks(f'{folder}access.log')}}}]"
+    proxy = extension("EnvoyProxy", "logs", f"telemetry: {{accessLog: {{settings: {settings}}}}}")
+    log = f"healthCheckLog: {{sinks: {sinks(f'{folder}health.log')}}}"
+    checks = policy("BackendTrafficPolicy", f"healthCheck: {{active: {{type: TCP, tcp: {{}}, {log}}}}}")
+    named = gateway_class("logs"), gateway(http("http", port=8080))
+
+    refused = refusals(binary, FLEET, translated(*named, proxy, checks, route("shop", "x")))
+
+    assert list(tmp_path.iterdir()) == []
+    assert {each.what for each in refused} == ({"cluster", "listener"} if folder else set())
 
 
 WITH_METADATA = structs.replace(ON_HOST, runtime_flags=ON_HOST.runtime_flags.without("MetadataWhereRead"))

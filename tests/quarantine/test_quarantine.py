@@ -21,7 +21,7 @@ from moongate.quarantine import Refusal
 from moongate.quarantine.quarantine import STEP
 from moongate.quarantine.search import Search, Steps
 from moongate.world import World
-from moongate.xds.wire import ROUTE, encode
+from moongate.xds.wire import ROUTE, XdsResource, encode
 from tests import worlds
 from tests.refusing import DISLIKED, NODE, REFUSED, TABLE, WORDS, Refusing, Several, finished, host, oddly
 
@@ -630,3 +630,146 @@ def test_nobody_passes_whom_old_and_new_refuse_while_envoy_refuses_rules(
         unchanged = {probe for probe, met in wanted.items() if before.get(probe) == met}
         before = passing(envoy.taken)
         assert unchanged <= before.keys()
+
+
+def cluster(n: int) -> str:
+    """The cluster that a route sends to."""
+    return f"backend/default/s{n}/8080/http"
+
+
+class Lacking(Refusing):
+    """An Envoy that refuses the clusters of some routes, by number, and so is not sent a table with them.
+
+    Attributes:
+        lacks: those routes.
+        least: how many routes were in force at least, once any was, without those that answer 500.
+    """
+
+    def __init__(self, lacks: set[int], *paths: str) -> None:
+        super().__init__(*paths)
+        self.lacks = lacks
+        self.least = len(paths)
+
+    def answer(self, sent: XdsResource | None = None) -> bool:
+        resource = sent or self.world.resource(worlds.EG_FLEET, ROUTE, TABLE)
+        assert resource is not None
+        table = RouteConfiguration.FromString(resource.body)
+        used = {route.route.cluster for host in table.virtual_hosts for route in host.routes}
+        lacks = tuple((cluster(n), f"no {n}") for n in sorted(self.lacks) if cluster(n) in used)
+        if lacks and resource.version != self._answered:
+            self._answered = resource.version
+            self.answers += 1
+            about = worlds.EG_FLEET, NODE, ROUTE, TABLE, resource.version
+            self.quarantine.refused(*about, "it lacks clusters", lacks)
+            return True
+        answered = not lacks and super().answer(sent)
+        if answered:
+            self.least = min(self.least, sum(not path.endswith("!") for path in self.serves.values()))
+        return answered
+
+    def said(self) -> dict[int, str]:
+        """What is reported of each route that is refused."""
+        return {
+            int(ref.name[1:]): refusal.message
+            for refusal in self.quarantine.refusals()
+            for ref in refusal.resources
+        }
+
+    def reaches(self) -> dict[str, str]:
+        """Where requests go, by hostname."""
+        return {host.domains[0]: host.routes[0].route.cluster for host in self.taken.virtual_hosts}
+
+    def send(self, n: int, to: int) -> None:
+        """Let a route send to the backend of another."""
+        route = worlds.route(n, f"/{n}", kind=Backend.KIND)
+        elsewhere = structs.replace(route.spec.rules[0].backend_refs[0], name=f"s{to}")
+        rule = structs.replace(route.spec.rules[0], backend_refs=(elsewhere,))
+        self.world.apply({route.ref: structs.replace(route, spec=structs.replace(route.spec, rules=(rule,)))})
+
+
+def test_a_route_whose_new_cluster_is_refused_stays_at_the_former_one() -> None:
+    envoy = Lacking({1}, "/0", "/1", "/2")
+    envoy.apply(1, None)
+    envoy.settle()
+    envoy.send(0, to=1)
+    envoy.settle()
+
+    assert envoy.said() == {0: f"cluster {cluster(1)}: no 1"}
+    assert envoy.reaches()[host(0)] == cluster(0)
+    assert envoy.clusters() == {"s0", "s1", "s2"}, "the refused one is tried again when it changes"
+
+    envoy.apply(2, "/other")
+    envoy.settle()
+    assert envoy.serves == {host(0): "/0", host(2): "/other"}
+
+    envoy.lacks.clear()
+    envoy.quarantine.retry_with(worlds.EG_FLEET, cluster(1))
+    envoy.settle()
+    assert envoy.said() == {}
+    assert envoy.reaches()[host(0)] == cluster(1)
+
+
+def test_of_a_first_table_all_but_the_routes_without_clusters_are_served_at_once() -> None:
+    """Nothing is searched for: it is known who needs them. Nor are the names of others alike."""
+    envoy = Lacking({1, 7}, *(f"/{n}" for n in range(20)))
+
+    envoy.settle()
+
+    assert envoy.said() == {1: f"cluster {cluster(1)}: no 1", 7: f"cluster {cluster(7)}: no 7"}
+    assert {host for host, path in envoy.serves.items() if path.endswith("!")} == {host(1), host(7)}
+    assert envoy.least == 18
+    assert envoy.answers == 2
+
+
+def test_a_cluster_that_comes_lets_in_its_own_routes_alone() -> None:
+    envoy = Lacking({0, 1}, "/0", "/1", "/2")
+    envoy.settle()
+    envoy.lacks.discard(1)
+    before = envoy.answers
+
+    envoy.quarantine.retry_with(worlds.EG_FLEET, cluster(1))
+    envoy.settle()
+
+    assert envoy.said() == {0: f"cluster {cluster(0)}: no 0"}
+    assert envoy.serves == {host(0): "/0!", host(1): "/1", host(2): "/2"}
+    assert envoy.answers == before + 1
+
+
+def test_a_cluster_that_came_and_is_refused_again_is_reported_again() -> None:
+    envoy = Lacking({0}, "/0", "/1")
+    envoy.settle()
+
+    for _ in range(3):
+        envoy.quarantine.retry_with(worlds.EG_FLEET, cluster(0))
+        envoy.settle()
+
+    assert envoy.said() == {0: f"cluster {cluster(0)}: no 0"}
+
+
+@pytest.mark.slow
+@given(
+    st.lists(st.sampled_from(["/good", REFUSED, DISLIKED]), min_size=1, max_size=12),
+    st.sets(st.integers(0, 11)),
+    st.lists(st.integers(0, 11), max_size=6),
+)
+@settings(max_examples=50, deadline=None)
+def test_what_lacks_clusters_and_what_is_refused_are_found_and_nothing_else(
+    paths: list[str], lacks: set[int], flips: list[int]
+) -> None:
+    """Whichever they are, and in whatever order clusters come and go."""
+    envoy = Lacking({n for n in lacks if n < len(paths)}, *paths)
+
+    def holds() -> None:
+        bad = {n for n, path in enumerate(paths) if path != "/good"}
+        assert envoy.refused() == bad | envoy.lacks
+        good = {host(n): "/good" for n in range(len(paths)) if n not in bad | envoy.lacks}
+        assert {h: path for h, path in envoy.serves.items() if path == "/good"} == good
+
+    envoy.settle()
+    holds()
+    for n in flips:
+        if n in envoy.lacks:
+            envoy.lacks.discard(n)
+            envoy.quarantine.retry_with(worlds.EG_FLEET, cluster(n))
+            envoy.settle()
+            holds()

@@ -10,6 +10,7 @@ from msgspec import structs
 
 from moongate.api.base import GATEWAY_GROUP, Ref, Resource
 from moongate.api.httproute import HTTPRoute
+from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy
 from moongate.quarantine import Refusal
 from moongate.report.statuses import Statuses
@@ -153,6 +154,34 @@ def test_the_policy_that_has_the_settings_of_a_refused_listener_says_so(
     scene.statuses.observe({worlds.EG: SERVING}, ())
 
     assert "No such cipher" not in str(scene.statuses.documents())
+
+
+def test_a_refused_cluster_stands_on_its_route_once_and_on_the_policy_that_shapes_it() -> None:
+    """The route is out of force because of it, and the policy has its settings: for the same reason."""
+    scene = Scene()
+    target = {"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": ROUTE.name}
+    check: dict[str, Any] = {"active": {"type": "TCP", "tcp": {}}}
+    spec: dict[str, Any] = {"targetRefs": [target], "healthCheck": check}
+    policy = msgspec.convert(
+        {"metadata": {"name": "checked", "namespace": "default"}, "spec": spec}, BackendTrafficPolicy
+    )
+    scene.apply(policy)
+    route = Refusal(worlds.EG_FLEET, str(ROUTE), (ROUTE,), (), "cluster c: no file")
+    cluster = Refusal(
+        worlds.EG_FLEET, "cluster c", (ROUTE, policy.ref), (), "cluster c: no file", of_cluster=True
+    )
+
+    scene.statuses.observe({worlds.EG: SERVING}, [route, cluster])
+
+    message = (
+        "Envoy of default/eg refuses it: cluster c: no file. What was in force of it stays so; "
+        "requests to what never was are answered with 500."
+    )
+    assert scene.conditions(ROUTE)["Programmed"]["message"] == message
+    document = scene.statuses.document(policy.ref)
+    assert document is not None
+    [ancestor] = document["status"]["ancestors"]
+    assert [c["message"] for c in ancestor["conditions"] if c["type"] == "Programmed"] == [message]
 
 
 def test_a_refusal_that_ends_leaves_the_status() -> None:

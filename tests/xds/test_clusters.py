@@ -15,7 +15,7 @@ from moongate.api.cluster_settings import CircuitBreaker
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.features.base import ClusterEdit, Effective, Feature
 from moongate.xds.cluster_keys import ClusterKey
-from moongate.xds.clusters import cluster, load_assignment
+from moongate.xds.clusters import cluster, concern, load_assignment
 from moongate.xds.destinations import route_resources
 from moongate.xds.metadata import NAMESPACE
 from tests.core import EG_FLEET, IN_CLUSTER, ON_HOST, Core, gateway, http, policy
@@ -477,3 +477,40 @@ def test_a_listener_with_settings_of_http1_of_its_own_shares_no_cluster() -> Non
 
     core.apply(policy("ClientTrafficPolicy", "path: {}", target="Gateway/eg/other"))
     assert list(keys(core)) == [SHARED]
+
+
+def concerned(core: Core, name: str) -> set[str]:
+    return {f"{ref.kind}/{ref.name}" for ref in concern(core.db, keys(core)[name]).resources}
+
+
+def test_a_cluster_concerns_its_route_and_the_policies_that_shape_it() -> None:
+    """Who else has settings for the route has nothing to mend when Envoy refuses the cluster."""
+    check = "healthCheck: {active: {type: TCP, tcp: {}}}"
+    core = core_of(
+        policy("BackendTrafficPolicy", f"{{mergeType: StrategicMerge, {check}}}"),
+        policy(
+            "BackendTrafficPolicy",
+            "circuitBreaker: {maxParallelRetries: 3}",
+            name="of-all",
+            target="Gateway/eg",
+        ),
+        policy("SecurityPolicy", "cors: {allowOrigins: ['*']}", name="cors"),
+    )
+    name = "httproute/default/shop/rule/0"
+    assert concerned(core, name) == {
+        "HTTPRoute/shop",
+        "BackendTrafficPolicy/policy",
+        "BackendTrafficPolicy/of-all",
+    }
+
+    core.apply(policy("BackendTrafficPolicy", "useClientProtocol: true"))
+    assert concerned(core, name) <= {"HTTPRoute/shop", "BackendTrafficPolicy/policy"}
+
+
+def test_a_cluster_that_rules_share_concerns_the_policy_of_its_gateway() -> None:
+    checked = policy(
+        "BackendTrafficPolicy", "healthCheck: {active: {type: TCP, tcp: {}}}", target="Gateway/eg"
+    )
+    core = Core(gateway(http("web")), service(), http_route(rule()), checked, config=ON_HOST)
+
+    assert concerned(core, SHARED) == {"BackendTrafficPolicy/policy"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from moongate.xds.refusals import reason, unquoted
+from moongate.xds.refusals import of_clusters, reason, unquoted
 
 QUOTE = """goo.gle/debugonly
 name: "default/eg/http"
@@ -44,3 +44,7 @@ def test_a_reason_without_a_quote_is_as_it_is(words: str) -> None:
 @pytest.mark.parametrize("words", [QUOTE, QUOTE + CONSTRAINT, f"a: {QUOTE}{CONSTRAINT}", QUOTE + QUOTE])
 def test_nothing_of_a_quote_is_shown(words: str) -> None:
     assert "canary" not in unquoted(words) + reason(words)
+
+
+def test_clusters_that_something_lacks_are_named_each_with_its_reason() -> None:
+    assert of_clusters([("a", "no file"), ("b", "no port")]) == "cluster a: no file; cluster b: no port"

@@ -87,3 +87,15 @@ def test_the_version_of_joined_parts_follows_from_theirs() -> None:
     assert joined == wire.XdsResource.joined(wire.ROUTE, "table", list(parts))
     assert joined.version != wire.XdsResource.joined(wire.ROUTE, "table", changed).version
     assert joined.version != wire.XdsResource.joined(wire.ROUTE, "table", parts[::-1]).version
+
+
+@given(names, names)
+def test_a_string_is_found_at_any_depth_and_no_part_of_it(name: str, more: str) -> None:
+    """The cluster of the first rule has a name that the tenth begins with, too."""
+    route = Route()
+    route.route.cluster = name + more
+    body = wire.encode(VirtualHost(routes=[route]))
+
+    assert wire.has_string(body, name + more)
+    if name.isalpha() and more.isalpha():
+        assert not wire.has_string(body, name)

@@ -105,6 +105,8 @@ class Refused(Struct):
     """The oldest edit with a refused version after the version in force."""
     again: bool = False
     """Whether to send the same version again."""
+    lacks: tuple[tuple[str, str], ...] = ()
+    """The clusters that it needs, and that Envoy refuses and does not have: it was not sent."""
 
 
 class Dropped(NamedTuple):

@@ -47,13 +47,18 @@ class Acknowledged(_OfStream, frozen=True, kw_only=True):
 
 
 class Nacked(_OfStream, frozen=True, kw_only=True):
-    """An Envoy refused one version of one resource. The version before stays in force there."""
+    """An Envoy refused one version of one resource. The version before stays in force there.
+
+    Or it was not sent, because it needs clusters that this Envoy refuses and does not have.
+    """
 
     type_url: str
     name: str
     version: str
     message: str
     """Envoy's message."""
+    lacks: tuple[tuple[str, str], ...] = ()
+    """The clusters for which it was not sent, each with Envoy's message about it."""
 
 
 Event: TypeAlias = Connected | Disconnected | Acknowledged | Nacked

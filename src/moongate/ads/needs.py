@@ -10,9 +10,12 @@ from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
 )
+from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
+from envoy.extensions.filters.udp.udp_proxy.v3.route_pb2 import Route as UdpRoute
+from envoy.extensions.filters.udp.udp_proxy.v3.udp_proxy_pb2 import UdpProxyConfig
 from google.protobuf.message import DecodeError
 
-from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE
+from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, has_string
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -48,6 +51,36 @@ def needs_scopes(resource: XdsResource) -> frozenset[str]:
         for scoped in all_scoped
         if scoped.scoped_rds_config_source.HasField("ads") and scoped.srds_resources_locator
     )
+
+
+def sends_to(resource: XdsResource, cluster: str) -> bool:
+    """Whether a route table, a part of one, or a proxy of a listener sends requests to a cluster.
+
+    What else a listener names is no place for requests: a log may be lost, and a filter whose cluster is
+    missing lets nobody pass.
+    """
+    if not has_string(resource.body, cluster):
+        return False
+    return resource.type_url != LISTENER or cluster in _proxied(resource)
+
+
+def _proxied(resource: XdsResource) -> Iterator[str]:
+    """The clusters that the proxies of a listener pass connections and datagrams on to."""
+    try:
+        listener = Listener.FromString(resource.body)
+        for chain in (*listener.filter_chains, listener.default_filter_chain):
+            for network_filter in chain.filters:
+                proxy = TcpProxy()
+                if network_filter.typed_config.Unpack(proxy):
+                    yield proxy.cluster
+                    yield from (each.name for each in proxy.weighted_clusters.clusters)
+        for listener_filter in listener.listener_filters:
+            datagrams, to = UdpProxyConfig(), UdpRoute()
+            if listener_filter.typed_config.Unpack(datagrams):
+                datagrams.matcher.on_no_match.action.typed_config.Unpack(to)
+                yield to.cluster
+    except DecodeError:
+        pass
 
 
 def _managers(resource: XdsResource) -> Iterator[HttpConnectionManager]:

@@ -40,6 +40,10 @@ That resource is *rejected*: the session does not send this version again on thi
 resource waits for it. But the session removes nothing that the last good version of a rejected resource may
 still use.
 
+Where Envoy refuses a cluster, its former version stays in force. An Envoy that has none, because it started
+since, is sent the one before (``Snapshot.former``). Tables and listeners that send requests to a cluster that
+Envoy refuses and does not have are rejected instead of sent, until it has it.
+
 There is one exception: a listener whose address Envoy still has open is not rejected, but opened again after
 that address was closed (``reopening``).
 
@@ -69,9 +73,9 @@ from moongate.ads.channels import ABSENT, UNKNOWN, Batch, Channel, Dropped, Flig
 from moongate.ads.events import Acknowledged, Counters, Event, Nacked
 from moongate.ads.ledger import Ledger, collection_of, is_collection, is_within
 from moongate.ads.nacks import blame
-from moongate.ads.needs import NEEDED_BY, needs_endpoints
+from moongate.ads.needs import NEEDED_BY, needs_endpoints, sends_to
 from moongate.ads.reopening import meeting_listeners, to_reopen
-from moongate.xds.refusals import reason
+from moongate.xds.refusals import of_clusters, reason
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, SECRET
 
 if TYPE_CHECKING:
@@ -239,9 +243,13 @@ class Session:
         if not self._snapshot.seq:
             return None
         self._time_out(now)
-        for channel in self._in_order():
-            if channel.flight is None and (batch := self._due(channel, now)) is not None:
-                return self._send(channel, batch, now)
+        events = -1
+        while events != len(self.events):
+            # What is rejected instead of sent is answered at once, and may be what others waited for.
+            events = len(self.events)
+            for channel in self._in_order():
+                if channel.flight is None and (batch := self._due(channel, now)) is not None:
+                    return self._send(channel, batch, now)
         return None
 
     def wake_at(self, now: float) -> float | None:
@@ -538,12 +546,40 @@ class Session:
         return staged.part(names) if names else staged.take()
 
     def _sendable(self, channel: Channel, batch: Batch, now: float) -> Batch:
-        """A batch without the removal of scopes that are back, and without scopes that have to wait."""
+        """A batch without what lacks clusters, the removal of scopes that are back, and scopes that wait."""
+        if channel.type_url in _SWITCH:
+            self._reject_lacking(channel, batch)
         if channel.type_url == SCOPE:
             back = [name for name in batch.gone if self._snapshot.get(SCOPE, name) is not None]
             waiting = scopes.waiting(channel, batch, now, self._mend_seconds)
             channel.take_back(batch.part([*back, *waiting]))
         return batch
+
+    def _reject_lacking(self, channel: Channel, batch: Batch) -> None:
+        """Reject what sends requests to clusters that Envoy refuses and does not have: they would fail."""
+        clusters = self._channels.get(CLUSTER)
+        if clusters is None or not clusters.rejected:
+            return
+        missing = [
+            (name, refused.message)
+            for name, refused in sorted(clusters.rejected.items())
+            if clusters.ledger.get(name) in (None, ABSENT)
+        ]
+        oldest = batch.oldest
+        for resource in list(batch.news.values()) if missing else ():
+            if lacks := tuple(each for each in missing if sends_to(resource, each[0])):
+                batch.drop(resource.name)
+                self._reject(channel, resource, of_clusters(lacks), oldest, lacks)
+        if not batch:
+            batch.oldest = inf
+
+    def _try_lacking(self, clusters: Mapping[str, str]) -> None:
+        """Send again what was rejected because it needs clusters that Envoy has now."""
+        for channel in (self._channels[t] for t in _SWITCH if t in self._channels):
+            for name, refused in channel.rejected.items():
+                if any(cluster in clusters for cluster, _ in refused.lacks):
+                    refused.again = True
+                    channel.mark(name, self._snapshot.seq)
 
     def _parts(self, channel: Channel, batch: Batch) -> list[Batch]:
         """The responses that a batch is sent as."""
@@ -625,6 +661,9 @@ class Session:
                     staged.news[name] = resource
                 else:
                     channel.returning.discard(name)
+                    if channel.type_url == CLUSTER and held in (None, ABSENT):
+                        former = self._snapshot.former(name)
+                        staged.news |= {name: former} if former is not None else {}
                 continue
             # Of a response that it refused. It does not use it, and would not use it later either.
             kept = channel.type_url == SCOPE and held is None and name in channel.kept
@@ -772,7 +811,7 @@ class Session:
             self._refused(channel, flight.batch, request.error_detail.message)
         else:
             self._counters_of(channel).acks += 1
-            channel.take(flight.batch)
+            self._take(channel, flight.batch)
             self._acknowledged(channel, flight.batch.versions(), flight.batch.gone)
 
     def _refused(self, channel: Channel, batch: Batch, message: str) -> None:
@@ -834,18 +873,44 @@ class Session:
                     channel.kept.add(name)
                 channel.mark(name, self._snapshot.seq)
 
-    def _reject(self, channel: Channel, resource: XdsResource, message: str, oldest: float) -> None:
-        why = reason(message)
+    def _take(self, channel: Channel, batch: Batch) -> None:
+        """Note that Envoy accepted a batch. Of clusters that it refuses, it may be the former version."""
+        refused = {
+            name: channel.rejected[name]
+            for name, resource in batch.news.items()
+            if name in channel.rejected and self._is_former(channel, resource)
+        }
+        channel.take(batch)
+        channel.rejected |= refused
+
+    def _is_former(self, channel: Channel, resource: XdsResource) -> bool:
+        return channel.type_url == CLUSTER and resource == self._snapshot.former(resource.name)
+
+    def _reject(
+        self,
+        channel: Channel,
+        resource: XdsResource,
+        message: str,
+        oldest: float,
+        lacks: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        if self._is_former(channel, resource):
+            self._snapshot.forget_former(resource.name)
+            return  # it refuses the newest version already
+        why = message if lacks else reason(message)
         # If several versions in a row were refused, the version in force is older than the first of them.
         before = channel.rejected.get(resource.name)
         since = oldest if before is None else min(before.seq, oldest)
-        channel.rejected[resource.name] = Refused(resource.version, why, since)
+        channel.rejected[resource.name] = Refused(resource.version, why, since, lacks=lacks)
         if channel.type_url == SECRET:
             # It keeps a secret that it refuses beside the one in force, and later builds listeners with it.
             channel.ledger.set(resource.name, UNKNOWN)
             channel.kept.discard(resource.name)
         channel.returning.discard(resource.name)
-        self.events.append(self._nacked(channel, resource.name, resource.version, why))
+        if channel.type_url == CLUSTER and channel.ledger.get(resource.name) in (None, ABSENT):
+            channel.mark(resource.name, self._snapshot.seq)
+            channel.dirty_since = min(channel.dirty_since, oldest)
+        self.events.append(self._nacked(channel, resource.name, resource.version, why, lacks))
 
     def _time_out(self, now: float) -> None:
         """Stop waiting for an answer that does not come, for example if a cluster never becomes warm.
@@ -858,9 +923,13 @@ class Session:
             if flight is not None and now >= flight.heard_at + self._patience_seconds:
                 channel.flight = None
                 channel.timed_out[flight.response.nonce] = flight.batch
-                channel.take(flight.batch)
+                self._take(channel, flight.batch)
 
     def _acknowledged(self, channel: Channel, versions: Mapping[str, str], gone: Iterable[str]) -> None:
+        if channel.type_url == CLUSTER and versions:
+            for name, version in versions.items():
+                self._snapshot.taken(name, version)
+            self._try_lacking(versions)
         if versions or gone:
             self.events.append(
                 Acknowledged(
@@ -873,7 +942,14 @@ class Session:
                 )
             )
 
-    def _nacked(self, channel: Channel, name: str, version: str, message: str) -> Nacked:
+    def _nacked(
+        self,
+        channel: Channel,
+        name: str,
+        version: str,
+        message: str,
+        lacks: tuple[tuple[str, str], ...] = (),
+    ) -> Nacked:
         return Nacked(
             fleet=self.fleet,
             node=self.node,
@@ -882,6 +958,7 @@ class Session:
             name=name,
             version=version,
             message=message,
+            lacks=lacks,
         )
 
     def _counters_of(self, channel: Channel) -> Counters:

@@ -13,7 +13,7 @@ from moongate.ads.departures import Departures
 from moongate.ads.ledger import collection_of
 from moongate.ads.needs import NEEDED_BY, needs_scopes
 from moongate.ads.responses import Responses
-from moongate.xds.wire import LISTENER, SCOPE
+from moongate.xds.wire import CLUSTER, LISTENER, SCOPE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -44,6 +44,8 @@ class Snapshot:
         self.departures = Departures()
         """The scopes that the fleet had once, and that an Envoy may still have."""
         self._members: dict[str, dict[str, None]] = {}
+        self._former: dict[str, XdsResource] = {}
+        """By name, the cluster before those that no Envoy has taken yet."""
         self._needs: dict[Key, tuple[str, bool]] = {}
         """Needed type, and name of what may need it → the version that was looked at, and whether it does."""
 
@@ -70,6 +72,8 @@ class Snapshot:
             was = (before.pop((type_url, name), None) if before else None) or held.get(name)
             if was is None or was.version != version:
                 differing.append(Difference(type_url, name, None if was is None else was.version))
+                if type_url == CLUSTER and was is not None:
+                    self._keep_former(was, version)
             held[name] = resource
         left = [Difference(*key, was.version) for key, was in before.items()]
         differences = (*left, *differing)
@@ -109,6 +113,23 @@ class Snapshot:
         """Collection → the names in it, for a type that has collections. A live view, not a copy."""
         return self._members if type_url == SCOPE else {}
 
+    def former(self, name: str) -> XdsResource | None:
+        """The cluster of a name before those that no Envoy has taken yet; None if there was none.
+
+        An Envoy that refuses the newest one, and has started since, gets this one.
+        """
+        return self._former.get(name)
+
+    def taken(self, name: str, version: str) -> None:
+        """Note that an Envoy has a cluster in force: what was before the newest is not needed any more."""
+        newest = self.get(CLUSTER, name)
+        if newest is not None and newest.version == version:
+            self._former.pop(name, None)
+
+    def forget_former(self, name: str) -> None:
+        """Note that an Envoy refuses what was before the newest as well."""
+        self._former.pop(name, None)
+
     def needs(self, resource: XdsResource, type_url: str) -> bool:
         """Whether a resource needs others of a type, as a listener its routes. Each version is read once."""
         key = type_url, resource.name
@@ -117,6 +138,11 @@ class Snapshot:
             answer = bool(NEEDED_BY[type_url].names(resource))
             self._needs[key] = resource.version, answer
         return answer
+
+    def _keep_former(self, was: XdsResource, version: str) -> None:
+        former = self._former.setdefault(was.name, was)
+        if former.version == version:
+            del self._former[was.name]
 
     def _note(self, type_url: str, name: str, *, existed: bool) -> None:
         exists = name in self._resources[type_url]
@@ -134,3 +160,5 @@ class Snapshot:
         if not exists:
             for needed in NEEDED_BY:
                 self._needs.pop((needed, name), None)
+            if type_url == CLUSTER:
+                self._former.pop(name, None)

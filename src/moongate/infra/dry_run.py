@@ -11,7 +11,8 @@ a placeholder, so that resources that refer to it are not refused because of it.
 
 Facts
 -----
-* Envoy opens no port and no connection in this mode
+* Envoy opens no port and no connection in this mode, but it opens the files of logs, and makes those that
+  do not exist: so these are left out
 * a configuration may hold private keys, so only the user can read its folder, and it is removed at the end,
   also if a signal ends the process
 """
@@ -32,9 +33,11 @@ from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.extensions.access_loggers.file.v3.file_pb2 import FileAccessLog
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
 )
+from envoy.extensions.health_check.event_sinks.file.v3.file_pb2 import HealthCheckEventFileSink
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import SdsSecretConfig, Secret
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
@@ -266,6 +269,10 @@ class _Trial:
                 case HttpConnectionManager() if part.HasField("rds"):
                     name = part.rds.route_config_name
                     part.route_config.CopyFrom(tables.get(name) or RouteConfiguration(name=name))
+                case FileAccessLog() if _is_made(part.path):
+                    part.path = os.devnull
+                case HealthCheckEventFileSink() if _is_made(part.event_log_path):
+                    part.event_log_path = os.devnull
                 case SdsSecretConfig() if part.name in self._awaited or not part.sds_config.HasField("ads"):
                     # It waits for the secret: one of ours that was refused, or that another server has.
                     part.sds_config.path_config_source.path = os.devnull
@@ -282,6 +289,11 @@ class _Trial:
                     pass
 
         return change
+
+
+def _is_made(path: str) -> bool:
+    """Whether Envoy would make a file, where it only looks whether it could write to it."""
+    return not Path(path).exists() and os.access(Path(path).parent, os.W_OK)
 
 
 def _all(resources: Mapping[str, Mapping[str, XdsResource]], url: str, kind: type[M]) -> dict[str, M]:

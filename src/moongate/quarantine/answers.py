@@ -29,6 +29,8 @@ class LastAnswers(Struct):
     """The version that it refused last."""
     message: str = ""
     """Why it did."""
+    lacks: tuple[tuple[str, str], ...] = ()
+    """The clusters for which it was not even sent that version, each with Envoy's message about it."""
     at_odds: bool = False
     """Whether it refuses what the others have in force. It has no say until it takes something."""
 
@@ -39,6 +41,7 @@ class Refused(NamedTuple):
     node: str
     version: str
     message: str
+    lacks: tuple[tuple[str, str], ...] = ()
 
 
 class Answers:
@@ -66,10 +69,10 @@ class Answers:
             last.refused = NONE
         return True
 
-    def refuse(self, node: str, version: str, message: str) -> None:
-        """An Envoy refuses a version."""
+    def refuse(self, node: str, version: str, message: str, lacks: tuple[tuple[str, str], ...] = ()) -> None:
+        """An Envoy refuses a version, or was not sent it for clusters that it lacks."""
         last = self._of(node)
-        last.refused, last.message = version, message
+        last.refused, last.message, last.lacks = version, message, lacks
 
     def forgive(self) -> None:
         """What Envoys refused they may take now, although it did not change."""
@@ -84,7 +87,7 @@ class Answers:
         """What Envoys refuse, by Envoy, but for those that have no say."""
         for node, last in sorted(self._by_node.items()):
             if last.refused and not last.at_odds:
-                yield Refused(node, last.refused, last.message)
+                yield Refused(node, last.refused, last.message, last.lacks)
 
     def unanimous(self) -> str | None:
         """The version that all Envoys hold which have answered; ``None`` when there is none."""

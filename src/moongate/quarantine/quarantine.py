@@ -51,6 +51,7 @@ class Refusal(NamedTuple):
         resources: the resources that it is made from.
         listeners: the listeners that are not served as they should be because of it.
         message: Envoy's words.
+        of_cluster: whether it is a cluster, so that the listeners are as they should be.
     """
 
     fleet: FleetId
@@ -58,6 +59,7 @@ class Refusal(NamedTuple):
     resources: tuple[Ref, ...]
     listeners: tuple[ListenerId, ...]
     message: str
+    of_cluster: bool = False
 
 
 class Quarantine:
@@ -71,6 +73,8 @@ class Quarantine:
         self._nodes: defaultdict[FleetId, dict[str, int]] = defaultdict(dict)
         """Connected Envoys, by fleet, each with the time at which it came."""
         self._now = 0
+        self._lacked: defaultdict[tuple[FleetId, str], dict[_Key, None]] = defaultdict(dict)
+        """By fleet and name, the clusters that an Envoy refuses, each with what needs it."""
         self._news: dict[_Key, None] = {}
         """Those of which something was noted that no review has looked at."""
 
@@ -113,14 +117,23 @@ class Quarantine:
             self._awake[key] = self._news[key] = None
 
     def refused(
-        self, fleet: FleetId, node: str, type_url: str, name: str, version: str, message: str
+        self,
+        fleet: FleetId,
+        node: str,
+        type_url: str,
+        name: str,
+        version: str,
+        message: str,
+        lacks: tuple[tuple[str, str], ...] = (),
     ) -> None:
-        """An Envoy refused a version."""
+        """An Envoy refused a version, or was not sent it for clusters that it refuses and does not have."""
         key = (fleet, type_url, name)
         if not self.searches(*key):
             return
         self._meet(fleet, node)
-        self._search(key).answers.refuse(node, version, message)
+        self._search(key).answers.refuse(node, version, message, lacks)
+        for cluster, _ in lacks:
+            self._lacked[fleet, cluster][key] = None
         self._awake[key] = self._news[key] = None
 
     def retry(self, fleet: FleetId, type_url: str) -> None:
@@ -128,6 +141,13 @@ class Quarantine:
         for key in [key for key in self._awake if key[:2] == (fleet, type_url)]:
             self._searches[key].retry()
             self._news[key] = None
+
+    def retry_with(self, fleet: FleetId, cluster: str) -> None:
+        """Try again what was refused for lack of a cluster: the Envoys have it now."""
+        for key in self._lacked.pop((fleet, cluster), ()):
+            if key in self._awake:
+                self._searches[key].retry_with(cluster)
+                self._news[key] = None
 
     def review(self) -> Steps:
         """Go on with what can be judged by now, and forget what is gone; in steps.
@@ -188,6 +208,8 @@ class Quarantine:
         """The fleet is gone, or starts anew: nothing is known of it any more."""
         for key in [key for key in self._searches if key[0] == fleet]:
             self._drop(key)
+        for lacked in [each for each in self._lacked if each[0] == fleet]:
+            del self._lacked[lacked]
         self._nodes.pop(fleet, None)
 
     def _meet(self, fleet: FleetId, node: str) -> None:

@@ -38,10 +38,12 @@ Rules
    odds with that one, and has no say any more. If no Envoy has the good version in force, that counts for
    nothing, and all entries are suspects.
 5. A culprit is observed (``Concern``), and tried again when the resource is to have another form of it.
-6. Some entries cannot be tried alone: without its head, or without any chain, a listener is not handed out.
+6. Where a resource was not sent because an Envoy lacks clusters, the entries that name these are at fault,
+   and no others: nothing is searched for.
+7. Some entries cannot be tried alone: without its head, or without any chain, a listener is not handed out.
    They are tried as the *company* of the next suspects. A culprit that was refused in company is tried again
    when any of the company changes.
-7. While a resource cannot be built, by a bug of moongate, what is handed out says nothing about what is in
+8. While a resource cannot be built, by a bug of moongate, what is handed out says nothing about what is in
    and what is out. Nothing is concluded, and nothing tried, until it is built again.
 """
 
@@ -61,7 +63,8 @@ from moongate.recent_versions import RecentVersions
 from moongate.xds import listeners, patches, routes
 from moongate.xds.fallbacks import Fallback, in_steps, withheld
 from moongate.xds.patches import PATCHES
-from moongate.xds.wire import LISTENER, ROUTE, SCOPE
+from moongate.xds.refusals import of_clusters
+from moongate.xds.wire import LISTENER, ROUTE, SCOPE, has_string
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -72,6 +75,9 @@ if TYPE_CHECKING:
     from moongate.world import World
     from moongate.xds.fallbacks import Concern, Group, Suspect
     from moongate.xds.patches import Call, Form
+
+Lacks: TypeAlias = "tuple[tuple[str, str], ...]"
+"""Clusters that an Envoy refuses, each with its message."""
 
 Steps: TypeAlias = "Generator[None, None, bool]"
 """Work in steps of a moment each; it ends with whether the world is to be settled again."""
@@ -106,6 +112,8 @@ class Culprit(Struct):
     message: str
     company: frozenset[str]
     """Its version, and those of its company."""
+    lacks: frozenset[str] = frozenset()
+    """The clusters that it needs, and the Envoy refuses."""
 
 
 class _Version(Struct):
@@ -114,6 +122,14 @@ class _Version(Struct):
     parts: tuple[Any, ...]
     patches: tuple[Form, ...]
     era: int
+
+
+def _lacking(suspects: Sequence[Suspect], lacks: Lacks) -> list[tuple[Suspect, Lacks]]:
+    """The suspects that need some clusters, each with those that it needs."""
+    if not lacks:
+        return []
+    needs = [(each, tuple(one for one in lacks if has_string(each.body, one[0]))) for each in suspects]
+    return [(suspect, some) for suspect, some in needs if some]
 
 
 NOTHING: Final = _Version((), (), -1)
@@ -215,6 +231,13 @@ class Search:
         self._fruitless = (NONE, 0)
         self._gone |= dict.fromkeys(self.culprits)
 
+    def retry_with(self, cluster: str) -> None:
+        """Try the culprits again that lacked a cluster."""
+        lacked = [version for version, culprit in self.culprits.items() if cluster in culprit.lacks]
+        if lacked:
+            self.answers.forgive()
+            self._gone |= dict.fromkeys(lacked)
+
     def drop(self) -> None:
         """Keep nothing out any more."""
         for culprit in list(self.culprits.values()):
@@ -269,6 +292,8 @@ class Search:
                 return None
             self._fruitless = refused.version, self._era
             return None
+        if lacking := _lacking(suspects, refused.lacks):
+            return (yield from self._condemn_lacking(lacking, refused))
         untried = [suspect for suspect in self._untried if suspect in suspects]
         others = [suspect for suspect in suspects if suspect not in untried] if untried else suspects
         if not others:
@@ -289,6 +314,19 @@ class Search:
         if len(others) > 1 and let_in.issuperset(suspect.version for suspect in suspects):
             # What is left was in force just now, so nobody needs to be asked about it.
             yield from self._go_on()
+        return wrote
+
+    def _condemn_lacking(self, lacking: Sequence[tuple[Suspect, Lacks]], refused: Refused) -> Steps:
+        """Make culprits of the suspects that need clusters which an Envoy refuses."""
+        # Of the others nothing is known yet: Envoy was not asked.
+        forms = {suspect.version for suspect, _ in lacking}
+        self._untried = [each for each in self._untried if each.version not in forms]
+        self._last = [each for each in self._last if each.version not in forms]
+        wrote = False
+        for suspect, lacks in lacking:
+            why = refused._replace(message=of_clusters(lacks), lacks=lacks)
+            self._condemn(suspect, (), why)
+            wrote |= yield from self._keep_out([suspect], why.message, strict=True)
         return wrote
 
     def _pass_over(self, node: str) -> None:
@@ -317,7 +355,8 @@ class Search:
                     *self._concern(each), STATUS, partial(self._note_gone, each.version)
                 )
         versions = frozenset(each.version for each in (suspect, *company))
-        self.culprits[suspect.version] = Culprit(suspect, refused.node, refused.message, versions)
+        lacks = frozenset(cluster for cluster, _ in refused.lacks)
+        self.culprits[suspect.version] = Culprit(suspect, refused.node, refused.message, versions, lacks)
 
     def _concern(self, suspect: Suspect) -> Call:
         """Whom an entry concerns."""

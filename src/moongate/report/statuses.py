@@ -3,8 +3,8 @@
 Theory of operation
 ===================
 The core builds statuses without times and without the state of Envoys. This module adds both: the state of
-a fleet changes the statuses of its Gateways and ListenerSets, and a refusal changes those of the routes that
-it concerns.
+a fleet changes the statuses of its Gateways and ListenerSets, and a refusal changes those of the routes and
+policies that it concerns.
 Each condition gets the time at which its ``status`` last changed. A condition is identified by its type, and
 its entry in the status by its subject (a listener, a parent, an ancestor), never by its place in a list.
 Documents are stored, so that a request for them costs nothing. ``transitions`` has the conditions that turned
@@ -83,6 +83,8 @@ class Statuses:
         self._core: dict[Ref, Struct] = {}
         self._envoys: dict[Ref, EnvoyState] = {}
         self._refusals: dict[Ref, list[str]] = {}
+        self._of_clusters: set[Ref] = set()
+        """The policies of which Envoys refuse clusters, and no listener."""
         self._documents: dict[Ref, dict[str, Any]] = {}
         self._transitions = Transitions(logged)
 
@@ -100,14 +102,21 @@ class Statuses:
     def observe(self, states: Mapping[Ref, EnvoyState], refusals: Iterable[Refusal]) -> None:
         """Take the states of the Envoys of all Gateways and ListenerSets, and all refusals."""
         messages: dict[Ref, list[str]] = {}
+        of_clusters: set[Ref] = set()
+        of_others: set[Ref] = set()
         for refusal in refusals:
             message = (
                 f"Envoy of {names.fleet(refusal.fleet)} refuses it: {refusal.message.removesuffix('.')}."
             )
             for ref in refusal.resources:
-                messages.setdefault(ref, []).append(message)
+                known = messages.setdefault(ref, [])
+                if message not in known:
+                    known.append(message)
+            (of_clusters if refusal.of_cluster else of_others).update(refusal.resources)
         for policy, message in self._refused_settings(states):
             messages.setdefault(policy, []).append(message)
+            of_others.add(policy)
+        self._of_clusters = of_clusters - of_others
         changed = {*_differing(states, self._envoys), *_differing(messages, self._refusals)}
         self._envoys, self._refusals = dict(states), messages
         for ref in changed & self._core.keys():
@@ -190,7 +199,7 @@ class Statuses:
         if not messages:
             return status
         generation = resource.metadata.generation
-        if isinstance(status, PolicyStatus):
+        if isinstance(status, PolicyStatus) and ref not in self._of_clusters:
             kept = STAYS_AS_IT_WAS
         else:
             kept = _KEPT_OPEN if isinstance(resource, ConnectionRoute) else _KEPT

@@ -59,6 +59,7 @@ from moongate.attach.gateways import (
     system_authorities,
 )
 from moongate.attach.patch_policies import named_resources
+from moongate.attach.policies import Applied
 from moongate.attach.route_kinds import route_kind
 from moongate.attach.routes import attached_hosts
 from moongate.engine import query
@@ -70,8 +71,10 @@ from moongate.policies.effective import (
     connection_policies,
     endpoint_settings,
     extended,
+    gateway_policies,
     lookup_of,
     rule_policies,
+    shapes_clusters,
     shared_cluster_settings,
     shared_endpoint_settings,
     zones,
@@ -100,6 +103,7 @@ from moongate.xds.destinations import (
     to_service,
 )
 from moongate.xds.dynamic_resolvers import guarded, lookup_family, resolve_requests
+from moongate.xds.fallbacks import Concern
 from moongate.xds.filter_chains import TLS_SOCKET
 from moongate.xds.metadata import holders, metadata, shown
 from moongate.xds.upstream_tls import form, mark, negotiates, secure, secure_requests
@@ -111,7 +115,6 @@ if TYPE_CHECKING:
     from moongate.api.base import FleetId, ListenerId, Ref
     from moongate.api.cluster_settings import PreferLocal
     from moongate.api.health_checks import HealthCheckLog
-    from moongate.attach.policies import Applied
     from moongate.engine import Db
     from moongate.features.base import ExtraCluster
     from moongate.policies.effective import Settings
@@ -200,6 +203,22 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
     _speak(edit, usable)
     _track(db, key, message)
     return XdsResource.of(CLUSTER, key.name, encode(message))
+
+
+@query
+def concern(db: Db, key: ClusterKey) -> Concern:
+    """Whom a cluster concerns that Envoys refuse: its route, and the policies with settings of clusters."""
+    own = isinstance(key, RuleCluster | MirrorCluster)
+    if isinstance(key, BackendCluster):
+        policies = gateway_policies(db, key.fleet.owner)
+    else:
+        policies = _policies(db, key)
+    owners: dict[Ref, None] = {key.route: None} if own else {}
+    for policy in policies:
+        for owner in (policy.owner, policy.parent):
+            if owner is not None and shapes_clusters(db, Applied(owner, None)):
+                owners[owner] = None
+    return Concern(f"cluster {key.name}", tuple(owners))
 
 
 def _sink_cluster(db: Db, key: SinkCluster) -> XdsResource | None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
+from moongate.xds.wire import sized
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import TypeVar
@@ -54,12 +56,17 @@ class Suspect(NamedTuple):
         version: the content version of its body.
         last_good: the form of it that all Envoys took before; ``None`` when there was none.
         steady: whether that form may stand in as it is while the entry is only suspected.
+        body: the encoded entry.
     """
 
     group: Group
     version: str
     last_good: Any
     steady: bool = True
+    body: bytes = b""
+
+    def __repr__(self) -> str:
+        return sized(self, self._fields)
 
 
 class Concern(Struct, frozen=True):

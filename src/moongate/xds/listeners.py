@@ -401,7 +401,7 @@ def differing(good: tuple[Any, ...], now: tuple[Any, ...]) -> Iterator[list[Susp
         now: the parts of the listener.
     """
     if now and now[:1] != good[:1]:
-        yield [Suspect(ALL, version(now[0]), good[0] if good else None)]
+        yield [Suspect(ALL, version(now[0]), good[0] if good else None, body=now[0])]
     former = {entry.settings.name: entry for entry in _entries(good)}
     known: set[ChainFilter] = set()
     for some in in_steps(list(former.values())):
@@ -429,7 +429,7 @@ def _other_settings(entries: Iterable[ChainEntry], former: Mapping[str, ChainEnt
         before = former.get(entry.settings.name)
         if before is None or before.settings != entry.settings:
             last_good = before.settings if before is not None else None
-            yield Suspect(ALL, entry.settings.version, last_good)
+            yield Suspect(ALL, entry.settings.version, last_good, body=entry.settings.chain)
 
 
 def _forms(former: Mapping[str, ChainEntry], name: str) -> tuple[tuple[str, ChainFilter], ...]:

@@ -9,7 +9,10 @@ Fact: a quote begins with a marker of protobuf's and ends in a line break; line 
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _QUOTE: Final = re.compile(
     r"(?:: )?goo\.gle/debug\w+\b.*?(?:\n: (?=Proto constraint validation failed \()|\Z)", re.DOTALL
@@ -35,6 +38,15 @@ class BindFailure(NamedTuple):
     def in_use(self) -> bool:
         """Whether some socket has the address."""
         return "address already in use" in self.why.lower()
+
+
+def of_clusters(lacks: Iterable[tuple[str, str]]) -> str:
+    """Why something cannot be in force that needs clusters which Envoy refuses.
+
+    Args:
+        lacks: the clusters, each with Envoy's message about it.
+    """
+    return "; ".join(f"cluster {name}: {why}" for name, why in lacks)
 
 
 def bind_failure(message: str) -> BindFailure | None:

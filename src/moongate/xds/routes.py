@@ -456,7 +456,9 @@ def differing(good: tuple[Part, ...], now: tuple[Part, ...]) -> Iterator[list[Su
     for change in changes:
         for some in in_steps(change.entries, DECODED):
             yield [
-                Suspect(entry.route, version(entry.body), change.forms.get(matched(entry)), steady=steady)
+                Suspect(
+                    entry.route, version(entry.body), change.forms.get(matched(entry)), steady, entry.body
+                )
                 for entry in some
             ]
 

@@ -51,6 +51,15 @@ def field_header(field: int, length: int) -> bytes:
     return _varint(field << 3 | 2) + _varint(length)
 
 
+def has_string(body: bytes, text: str) -> bool:
+    """Whether an encoded message has a field, at any depth, whose value is some text.
+
+    It is not decoded, so other bytes may look so as well.
+    """
+    value = text.encode()
+    return _varint(len(value)) + value in body
+
+
 def encode(message: Message) -> bytes:
     """Encode with map keys sorted: equal messages give equal bytes."""
     return message.SerializeToString(deterministic=True)
