@@ -77,6 +77,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Skip what is asked for by name alone, and what has no meaning in the form of tables that is chosen."""
     if "long" not in (config.getoption("markexpr") or ""):
         skip(items, "long", "it takes minutes: pytest -m long")
+    for item in items:
+        if item.get_closest_marker("long") is not None:
+            item.add_marker(pytest.mark.timeout(0))
     if config.getoption("scoped"):
         skip(items, "whole_tables", "it is about route tables that stand in one piece")
 

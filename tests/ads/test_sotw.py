@@ -18,16 +18,10 @@ from moongate.ads.sotw import SotwServer
 from moongate.xds.wire import encode
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    pass
 
 TYPE = "type.googleapis.com/example.Thing"
 STREAM = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
-
-
-@pytest.fixture(autouse=True)
-async def deadline() -> AsyncIterator[None]:
-    async with asyncio.timeout(20):
-        yield
 
 
 class Client:

@@ -22,7 +22,7 @@ from tests.ports import free_port
 from tests.redis_servers import redis_server
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator
 
 pytestmark = [pytest.mark.envoy, pytest.mark.slow]
 
@@ -31,12 +31,6 @@ PER_USER = """
 clientSelectors: [{headers: [{name: user, type: Distinct}]}]
 limit: {requests: 2, unit: Year}
 """
-
-
-@pytest.fixture(autouse=True)
-async def deadline() -> AsyncIterator[None]:
-    async with asyncio.timeout(90):
-        yield
 
 
 class Shop:

@@ -22,7 +22,7 @@ from tests.ports import free_port
 from tests.redis_servers import redis_server
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator
     from pathlib import Path
 
     from tests.e2e.manifests import Document
@@ -33,12 +33,6 @@ NOTHING = "limit: {requests: 0, unit: Year}"
 ALL = f"{{{NOTHING}}}"
 BY_PATH = f"{{clientSelectors: [{{path: {{value: /}}}}], {NOTHING}}}"
 BY_METHOD = f"{{clientSelectors: [{{methods: [{{value: GET}}]}}], {NOTHING}, shared: true}}"
-
-
-@pytest.fixture(autouse=True)
-async def deadline() -> AsyncIterator[None]:
-    async with asyncio.timeout(90):
-        yield
 
 
 def limited(rule: str) -> Document:

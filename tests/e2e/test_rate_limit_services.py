@@ -26,12 +26,6 @@ TWICE: Json = {"requests": 2, "unit": "Year"}
 OVER = 429
 
 
-@pytest.fixture(autouse=True)
-async def deadline() -> AsyncIterator[None]:
-    async with asyncio.timeout(90):
-        yield
-
-
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """With a path short enough for sockets, which pytest's own may not be."""

@@ -44,13 +44,6 @@ pytestmark = pytest.mark.envoy
 DEADLINE_S = 20
 
 
-@pytest.fixture(autouse=True)
-async def deadline() -> AsyncIterator[None]:
-    """No test hangs longer than this."""
-    async with asyncio.timeout(DEADLINE_S):
-        yield
-
-
 async def test_an_envoy_becomes_ready_and_leaves_nothing_behind(run: RunDirectory) -> None:
     """Neither a process, nor a file, nor a socket."""
     async with envoy(run) as process:

@@ -28,17 +28,11 @@ from moongate.xds.wire import RATE_LIMIT_CONFIG, encode
 from tests.rate_limits.configs import ASK, config, descriptor, level, request
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator
 
 pytestmark = pytest.mark.slow
 
 ANNE = request(descriptor(("user", "anne")))
-
-
-@pytest.fixture(autouse=True)
-async def deadline() -> AsyncIterator[None]:
-    async with asyncio.timeout(60):
-        yield
 
 
 @asynccontextmanager

@@ -25,12 +25,6 @@ _Unit = RateLimitResponse.RateLimit.Unit
 LIMIT = Limit(domain="shop", path=(("user", ""),), requests=3, unit=_Unit.YEAR)
 
 
-@pytest.fixture(autouse=True)
-async def deadline() -> AsyncIterator[None]:
-    async with asyncio.timeout(30):
-        yield
-
-
 @pytest.fixture
 async def redis(tmp_path: Path) -> AsyncIterator[RedisServer]:
     async with redis_server(tmp_path / "redis") as server:

@@ -22,17 +22,11 @@ from tests.ports import free_port
 from tests.redis_servers import RedisServer, redis_server
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
 pytestmark = pytest.mark.slow
 
 LIMIT = Limit(domain="shop", path=(("user", ""),), requests=3, unit=RateLimitResponse.RateLimit.Unit.YEAR)
-
-
-@pytest.fixture(autouse=True)
-async def deadline() -> AsyncIterator[None]:
-    async with asyncio.timeout(60):
-        yield
 
 
 def hit(user: str) -> Hit:

@@ -27,19 +27,13 @@ from tests.rate_limits.configs import ASK, config, descriptor, level, request
 from tests.redis_servers import redis_server
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from moongate.rate_limits.config import Limits
 
 pytestmark = pytest.mark.slow
 
 TWO_A_YEAR = {"shop": encode(config(level("user", limit=(2, "YEAR"))))}
-
-
-@pytest.fixture(autouse=True)
-async def deadline() -> AsyncIterator[None]:
-    async with asyncio.timeout(60):
-        yield
 
 
 @asynccontextmanager

@@ -6,19 +6,13 @@ import os
 import selectors
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from asyncinotify import Inotify
 
 from moongate.sources.folder_events import FolderEvents
-
-
-@pytest.fixture(autouse=True)
-async def deadline() -> AsyncIterator[None]:
-    async with asyncio.timeout(10):
-        yield
 
 
 def replace_at_once(folder: Path) -> None:
