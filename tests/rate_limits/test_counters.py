@@ -212,6 +212,7 @@ async def test_a_redis_that_takes_nothing_fails_hits_until_it_does_again(
         assert counters.trouble == ""
 
 
+@pytest.mark.slow
 async def test_a_password_is_used_and_not_shown(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(redis_server(tmp_path / "r", "requirepass pa/ss"))

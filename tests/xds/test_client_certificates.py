@@ -27,6 +27,7 @@ from moongate.xds.filter_chains import ChainSettings, closed, demands_certificat
 from moongate.xds.http_chains import https_settings
 from moongate.xds.listeners import concern, listener, listener_parts
 from moongate.xds.secrets import listener_needs
+from moongate.xds.wire import XdsResource
 from tests.attach.test_backend_tls import CA, OTHER_CA, WITH_SDS, config_map
 from tests.attach.test_client_validation import CERT, OURS, asking, guarded
 from tests.core import (
@@ -465,6 +466,22 @@ def test_authorities_of_a_policy_that_envoy_never_took_close_its_listeners() -> 
     assert listener_needs(core.db, EG_FLEET) == (key,)
 
 
+def test_authorities_of_a_policy_stay_in_force_while_envoy_refuses_newer_ones() -> None:
+    core = Core(gateway(https("web", "cert")), CERT, config_map(), clients())
+    [key] = listener_needs(core.db, EG_FLEET)
+    assert isinstance(key, ClientAuthoritiesSecret)
+    former = XdsResource.of("", "default/ca.crt", b"former")
+    core.apply(config_map(ca_crt=OTHER_CA))
+    refused = RefusedCertificate(client_authorities_contents(core.db, key.of), "too odd", former)
+
+    core.db.put(refused_certificate(EG_FLEET, key.of), refused)
+
+    assert listener_needs(core.db, EG_FLEET) == (key,)
+    problem = authorities_conflict(core.db, ListenerId(EG, EG, "web"))
+    assert problem is not None
+    assert problem.message.endswith("clients are checked by those before.")
+
+
 def test_a_last_good_chain_that_asked_for_other_certificates_does_not_stand_in() -> None:
     world = (gateway(https("web", "cert")), CERT, config_map())
     named = f"{NAMED}, subjectAltNames: {{dnsNames: [{{value: a.test}}]}}"
@@ -472,6 +489,7 @@ def test_a_last_good_chain_that_asked_for_other_certificates_does_not_stand_in()
     [group] = [each for envoy in envoy_listeners(strict.db, EG_FLEET) for each in envoy.groups]
     settings = [https_settings(core.db, group) for core in (any_, strict, other)]
     assert [demands_certificate(each) for each in settings] == [False, True, True]
+    assert demands_certificate(closed(settings[0])), "nobody passes a closed chain"
 
     def stands_in(refused: ChainSettings, former: ChainSettings) -> ChainSettings | None:
         silent, fallback = unreported(refused), Fallback(former, True)

@@ -282,7 +282,11 @@ def _value_problems(at: str, match: RateLimitHeaderMatch | RateLimitQueryParamMa
         if match.value is not None:
             yield Problem(f"{at}.value", "With type Distinct each value has its own limit; remove the value.")
         if match.invert:
-            yield Problem(f"{at}.invert", "With type Distinct there is nothing to invert; remove invert.")
+            message = (
+                "With type Distinct each value has its own limit, so there is nothing to invert; to limit "
+                "requests without it, use type RegularExpression with the value '.*' and invert."
+            )
+            yield Problem(f"{at}.invert", message)
     elif match.value is None:
         yield Problem(f"{at}.value", f"With type {match.type} a value is needed.")
     elif match.type == "RegularExpression":
