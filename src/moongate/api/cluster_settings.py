@@ -5,7 +5,7 @@ In what merges, ``None`` stands for the CRD's default, so that a merge can tell 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from msgspec import Meta, field
 
@@ -395,17 +395,18 @@ class DNS(Model, frozen=True, kw_only=True):
     """``IPv4Preferred`` when absent."""
 
 
+PREDICTED_BY_TURNS: Final = Rule(
+    "!((has(self.connection) && has(self.connection.preconnect) && "
+    "has(self.connection.preconnect.predictivePercent)) && !(has(self.loadBalancer) && "
+    "has(self.loadBalancer.type) && self.loadBalancer.type in ['Random', 'RoundRobin']))",
+    "connection.preconnect.predictivePercent needs loadBalancer.type RoundRobin or Random.",
+)
+
+
 class ClusterSettings(Model, frozen=True, kw_only=True):
     """How a cluster treats its backends."""
 
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "!((has(self.connection) && has(self.connection.preconnect) && "
-            "has(self.connection.preconnect.predictivePercent)) && !(has(self.loadBalancer) && "
-            "has(self.loadBalancer.type) && self.loadBalancer.type in ['Random', 'RoundRobin']))",
-            "connection.preconnect.predictivePercent needs loadBalancer.type RoundRobin or Random.",
-        ),
-    )
+    RULES: ClassVar[tuple[Rule, ...]] = (PREDICTED_BY_TURNS,)
 
     load_balancer: LoadBalancer | None = None
     retry: Retry | None = None

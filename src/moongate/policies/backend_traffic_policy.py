@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from moongate.api.base import ENVOY_GROUP, Rule, deprecated
 from moongate.api.cluster_settings import (
     DNS,
+    PREDICTED_BY_TURNS,
     BackendConnection,
     CircuitBreaker,
     LoadBalancer,
@@ -85,12 +86,7 @@ class BackendTrafficPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True
             f"!has(self.admissionControl) || {_targets_only(_HTTP)}",
             "admissionControl is for targets that carry HTTP: Gateway, ListenerSet, HTTPRoute and GRPCRoute.",
         ),
-        Rule(
-            "!((has(self.connection) && has(self.connection.preconnect) && "
-            "has(self.connection.preconnect.predictivePercent)) && !(has(self.loadBalancer) && "
-            "has(self.loadBalancer.type) && self.loadBalancer.type in ['Random', 'RoundRobin']))",
-            "connection.preconnect.predictivePercent needs loadBalancer.type RoundRobin or Random.",
-        ),
+        PREDICTED_BY_TURNS,
     )
     FIELD_RULES: ClassVar[dict[str, tuple[Rule, ...]]] = {
         "merge_type": (

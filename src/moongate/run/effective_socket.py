@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from moongate.effective_settings import as_data, effective_settings
 from moongate.kinds import ref_of
+from moongate.run.private_socket import private_socket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -48,10 +49,5 @@ async def effective_socket(path: Path, world: World) -> AsyncGenerator[None]:
         with suppress(ConnectionError):
             await writer.wait_closed()
 
-    server = await asyncio.start_unix_server(answer, path)
-    path.chmod(0o600)  # noqa: ASYNC240 - one socket, at the start
-    try:
+    async with private_socket(path, answer):
         yield
-    finally:
-        server.close()
-        await server.wait_closed()

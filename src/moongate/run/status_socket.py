@@ -14,6 +14,7 @@ from moongate.api.marks import shareable
 from moongate.api.route import Route
 from moongate.hints import REASONS
 from moongate.kinds import ref_of
+from moongate.run.private_socket import private_socket
 from moongate.sources.diagnostics import without_reported
 
 if TYPE_CHECKING:
@@ -132,10 +133,5 @@ async def status_socket(path: Path, report: StatusReport) -> AsyncGenerator[None
             writer.close()
             await writer.wait_closed()
 
-    server = await asyncio.start_unix_server(answer, path)
-    path.chmod(0o600)  # noqa: ASYNC240 - one socket, at the start
-    try:
+    async with private_socket(path, answer):
         yield
-    finally:
-        server.close()
-        await server.wait_closed()
