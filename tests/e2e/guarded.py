@@ -69,7 +69,7 @@ class Watch:
 
     def strangers(self) -> list[Answer]:
         """Requests that passed although no configuration that may have been in force lets them."""
-        return [a for a, may, _ in self._judged() if a.status == 200 and not may]
+        return [a for a, may, _, _ in self._judged() if a.status == 200 and not may]
 
     def stayed(self) -> list[Answer]:
         """The same where callers are checked when they connect, and connections drain.
@@ -91,30 +91,37 @@ class Watch:
             before.add(connection)
         return strangers
 
-    def shut_out(self) -> Counter[tuple[str, int, str]]:
-        """Requests that did not pass although each configuration lets them: by kind, status and error."""
+    def shut_out(self, *, between: bool = True) -> Counter[tuple[str, int, str]]:
+        """Requests that did not pass although each configuration lets them: by kind, status and error.
+
+        Args:
+            between: whether those count that were under way during a change.
+        """
         return Counter(
-            (a.kind, a.status, a.error) for a, _, must in self._judged() if a.status != 200 and must
+            (a.kind, a.status, a.error)
+            for a, _, must, changing in self._judged()
+            if a.status != 200 and must and (between or not changing)
         )
 
-    def _judged(self) -> list[tuple[Answer, bool, bool]]:
-        """Each answer, with whether some configuration lets it pass, and whether all do.
+    def _judged(self) -> list[tuple[Answer, bool, bool, bool]]:
+        """Each answer, with whether some configuration lets it pass, whether all do, and whether one changed.
 
         Those that were in force while its connection was opened may fail it, but do not let it pass.
         """
-        judged: list[tuple[Answer, bool, bool]] = []
+        judged: list[tuple[Answer, bool, bool, bool]] = []
         first = 0
         for answer in sorted(self.answers, key=lambda a: a.begun):
             while self._phases[first].ended < answer.begun:
                 first += 1
-            may, must = False, True
+            may, must, phases = False, True, 0
             for phase in self._phases[first:]:
                 if phase.begun > answer.received:
                     break
+                phases += 1
                 lets = answer.caller in phase.passing[answer.host]
                 may |= lets and phase.ended >= answer.sent
                 must &= lets
-            judged.append((answer, may, must))
+            judged.append((answer, may, must, phases > 1))
         return judged
 
 
