@@ -1963,15 +1963,20 @@ def test_a_returning_table_whose_cluster_is_refused_does_not_keep_its_listener(s
     assert said.splitlines()[-1] == "<< L l=3/r"
 
 
-def test_an_envoy_that_starts_anew_gets_the_cluster_before_the_refused_one(served: Conversation) -> None:
-    """What worked before is not lost, though nobody but moongate has it."""
+def started_anew(served: Conversation) -> Conversation:
+    """An Envoy that has nothing, after one like it has refused a new version of a cluster."""
     served.play("""
         == C+a=2 R+r=2/a
         >> E ack
         >> C nack Error adding/updating cluster(s) a: no file
         >> R ack
     """)
-    again = Conversation(served.snapshot)
+    return Conversation(served.snapshot)
+
+
+def test_an_envoy_that_starts_anew_gets_the_cluster_before_the_refused_one(served: Conversation) -> None:
+    """What worked before is not lost, though nobody but moongate has it."""
+    again = started_anew(served)
     again.says("""
         >> C *
         << C a=2
@@ -2001,13 +2006,7 @@ def test_an_envoy_that_starts_anew_gets_the_cluster_before_the_refused_one(serve
 
 
 def test_an_envoy_that_refuses_the_former_cluster_too_gets_neither_again(served: Conversation) -> None:
-    served.play("""
-        == C+a=2 R+r=2/a
-        >> E ack
-        >> C nack Error adding/updating cluster(s) a: no file
-        >> R ack
-    """)
-    again = Conversation(served.snapshot)
+    again = started_anew(served)
     again.says("""
         >> C *
         << C a=2
