@@ -5,6 +5,7 @@ import io
 import os
 import shutil
 import sys
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -238,6 +239,25 @@ class TestWatch:
             await watched.until(lambda: watched.ports == {"a": 2})
 
         assert all(None not in batch.values() for batch in watched.batches)
+
+    @pytest.mark.parametrize("writes", ["while the process stands still", "a moment after"])
+    async def test_time_in_which_the_process_stands_still_is_no_quiet(
+        self, tmp_path: Path, writes: str
+    ) -> None:
+        """The whole machine may stand still, and the program that edits with it."""
+        for name in ("a", "c"):
+            (tmp_path / f"{name}.yaml").write_text(backend(name, 1))
+
+        async with watching(tmp_path) as watched, asyncio.TaskGroup() as tasks:
+            tasks.create_task(watched.until(lambda: watched.ports != {"a": 1, "c": 1}))
+            (tmp_path / "a.yaml").unlink()
+            await asyncio.sleep(2 * files.TICK)  # no event tells that the removal waits
+            time.sleep(1.5 * files.SETTLE_USED)  # noqa: ASYNC251 - the process is to stand still
+            if writes == "a moment after":
+                await asyncio.sleep(files.TICK)
+            (tmp_path / "b.yaml").write_text(backend("a", 2))
+
+        assert watched.ports == {"a": 2, "c": 1}
 
     async def test_a_file_that_is_emptied_before_it_is_filled_leaves_no_gap(self, tmp_path: Path) -> None:
         (tmp_path / "a.yaml").write_text(backend("a", 1))

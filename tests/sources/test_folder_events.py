@@ -6,6 +6,7 @@ import os
 import selectors
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,19 @@ async def test_what_happens_within_a_moment_is_one_burst(tmp_path: Path) -> None
 async def test_patience_ends_without_news(tmp_path: Path) -> None:
     with FolderEvents({str(tmp_path): True}) as events:
         assert await events.burst(0.01) == []
+
+
+async def test_what_happens_while_the_event_loop_is_held_up_for_longer_than_patience_is_heard(
+    tmp_path: Path,
+) -> None:
+    with FolderEvents({str(tmp_path): True}) as events:
+        async with asyncio.TaskGroup() as tasks:
+            burst = tasks.create_task(events.burst(0.02))
+            await asyncio.sleep(0)
+            (tmp_path / "a").touch()
+            time.sleep(0.05)  # noqa: ASYNC251 - the loop is to be held up
+
+        assert burst.result() == [str(tmp_path / "a")]
 
 
 async def test_what_is_written_to_a_file_that_does_not_matter_is_no_news(tmp_path: Path) -> None:

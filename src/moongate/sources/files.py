@@ -149,7 +149,7 @@ class Files:
         self._unsettled: dict[Ref | str, _Since] = {}
         """The changes that wait, of resources and of files that close requests."""
         self._quiet_since = self._edit_since = 0.0
-        """When something was last written, and when the edit began."""
+        """When something was last written, not counting when nobody looked, and when the edit began."""
         self._writing: dict[str, None] = {}
         """The files of watched folders that somebody has open for writing, by real path."""
         self._open: dict[str, float] = {}
@@ -202,6 +202,7 @@ class Files:
 
         with FolderEvents(self._listing.watched, self._writing, self._matters) as events:
             self._events = events
+            looked = time.monotonic()
             while watched := self._listing.watched:
                 until = time.monotonic() + RETRY_S
                 heard: list[str] | None = None  # what slipped between listing and watching
@@ -214,7 +215,12 @@ class Files:
                         break
                     if events.unheard and time.monotonic() >= until:
                         break
-                    heard = await events.burst(self._patience_s(until))
+                    patience_s = self._patience_s(until)
+                    heard = await events.burst(patience_s)
+                    before, looked = looked, time.monotonic()
+                    if patience_s is not None:
+                        # While this process, or the whole machine, stood still, nobody could have written.
+                        self._quiet_since += max(0.0, looked - before - patience_s - TICK)
                 # Who replaces a folder again and again does not make this turn fast.
                 pause = min(2 * pause, RETRY_S) if heard is None else FIRST_PAUSE_S
                 if heard is None and events.stale:

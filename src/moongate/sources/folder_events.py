@@ -152,11 +152,14 @@ class FolderEvents:
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
                     await self._ready()
-            until = time.monotonic() + LONGEST_BURST_S
-            while time.monotonic() < until:
-                await asyncio.sleep(STEP_S)
-                if not self._look(paths):
-                    break
+        # An event loop that was held up hears of the timeout and of events at once, and the timeout wins.
+        if not paths and not self.stale and not self._look(paths):
+            return []
+        until = time.monotonic() + LONGEST_BURST_S
+        while time.monotonic() < until:
+            await asyncio.sleep(STEP_S)
+            if not self._look(paths):
+                break
         return list(paths)
 
     async def _ready(self) -> None:
