@@ -649,7 +649,7 @@ class Fleets:
             concern = cluster_concern.attempt(self._world.db, key)
             if not isinstance(concern, Failed):
                 why = of_clusters([(name, refused.message)])
-                yield Refusal(fleet.id, concern.what, concern.resources, (), why, of_cluster=True)
+                yield Refusal(fleet.id, concern.what, concern.resources, (), why, concern.policies)
 
     def _taken(self, name: str, fleet: RunningFleet) -> list[Rejection]:
         """The listeners of a fleet whose ports cannot be bound."""

@@ -41,6 +41,7 @@ NAMES = ("left", "middle", "right")
 BROKEN = "a chain that is broken"
 """A cell with the name of a chain that Envoy is to refuse."""
 RULES = f"[{{{m.to('one')}}}]"
+KEPT = "What was in force of it stays so; requests to what never was are answered with 500."
 
 
 def listeners(site: Site, port: int) -> list[m.Document]:
@@ -277,12 +278,11 @@ async def test_a_route_stays_as_it_was_while_envoy_refuses_its_new_cluster(
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(ask())
         await site.apply(policy)
-        for said in refused(site, route, policy):
-            assert said == (
-                f"Envoy of default/gateway refuses it: cluster {cluster_of(said)}: unable to open file "
-                f"'{tmp_path}/missing/log': No such file or directory. What was in force of it stays so; "
-                "requests to what never was are answered with 500."
-            )
+        why = f"unable to open file '{tmp_path}/missing/log': No such file or directory. {KEPT}"
+        of_route, of_policy = refused(site, route, policy)
+        cluster = f"cluster {cluster_of(of_route)}"
+        assert of_route == f"Envoy of default/gateway refuses it: {cluster}: {why}"
+        assert of_policy == f"Envoy of default/gateway refuses {cluster}, with settings of this policy: {why}"
         await site.apply(m.route("beside", f"[{{{m.to('two')}}}]"))
         assert (await site.reached("beside.test")).by == "two"
         assert refused(site, other) == [""]
@@ -329,10 +329,62 @@ async def test_new_routes_whose_clusters_are_refused_say_each_their_own_reason(
         assert "second" not in first
         assert "second/log" in second
         assert third == ""
-        assert refused(site, *policies) == [first, second]
+        of_first, of_second = refused(site, *policies)
+        assert "first/log" in of_first
+        assert "second" not in of_first
+        assert "second/log" in of_second
 
     (tmp_path / "first").mkdir()
     await site.apply(logging_to("first", f"{tmp_path}/first/other"))
     assert [await site.status(f"{name}.test") for name in names] == [200, 500, 200]
     assert [bool(said) for said in refused(site, *routes)] == [False, True, False]
     await site.delete(*policies, *routes)
+
+
+async def test_a_policy_whose_setting_envoy_refuses_in_a_route_says_so(site: Site) -> None:
+    """As its route does. A policy that Envoy takes says nothing, nor does one of a route's own mistake."""
+    route, other = (m.route(name, RULES) for name in ("shaped", "beside"))
+    cors = m.policy("SecurityPolicy", "of-all", "cors: {allowOrigins: ['https://a.test']}", "Gateway/gateway")
+    await site.apply(route, other, cors)
+
+    for policy, good in (
+        (overriding("body: {inline: '%FOO%'}"), overriding("body: {inline: 'gone'}")),
+        (
+            overriding("header: {set: [{name: x-why, value: '%FOO%'}]}"),
+            overriding("header: {set: [{name: x-why, value: '%PROTOCOL%'}]}"),
+        ),
+        (tagging("%FOO%"), tagging("%PROTOCOL%")),
+    ):
+        await site.apply(policy)
+        of_route, of_policy, *others = refused(site, route, policy, other, cors)
+        assert "FOO" in of_route
+        assert of_policy == of_route.replace(
+            "refuses it:", "refuses HTTPRoute default/shaped, with settings of this policy:"
+        )
+        assert others == ["", ""]
+        assert await site.status("beside.test") == 200
+
+        await site.apply(good)
+        assert refused(site, route, good) == ["", ""]
+        assert await site.status("shaped.test") == 200
+        await site.delete(good)
+
+    change = "type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: x, value: '%FOO%'}]}"
+    await site.apply(m.route("shaped", f"[{{filters: [{{{change}}}], {m.to('one')}}}]"))
+    of_route, of_policy = refused(site, route, cors)
+    assert "FOO" in of_route
+    assert of_policy == ""
+    await site.delete(route, other, cors)
+
+
+def overriding(response: str) -> m.Document:
+    """A policy that changes the responses of a route."""
+    match = "match: {statusCodes: [{value: 404}]}"
+    override = f"responseOverride: [{{{match}, response: {{{response}}}}}]"
+    return m.policy("BackendTrafficPolicy", "shaping", override, "HTTPRoute/shaped")
+
+
+def tagging(value: str) -> m.Document:
+    """A policy that names the spans of a route."""
+    tracing = f"telemetry: {{tracing: {{spanName: {{client: '{value}', server: '{value}'}}}}}}"
+    return m.policy("BackendTrafficPolicy", "shaping", tracing, "HTTPRoute/shaped")

@@ -12,6 +12,7 @@ from moongate.api.base import GATEWAY_GROUP, Ref, Resource
 from moongate.api.httproute import HTTPRoute
 from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy
+from moongate.policies.security_policy import SecurityPolicy
 from moongate.quarantine import Refusal
 from moongate.report.statuses import Statuses
 from moongate.status.gateways import EnvoyState, RefusedListener
@@ -168,20 +169,46 @@ def test_a_refused_cluster_stands_on_its_route_once_and_on_the_policy_that_shape
     scene.apply(policy)
     route = Refusal(worlds.EG_FLEET, str(ROUTE), (ROUTE,), (), "cluster c: no file")
     cluster = Refusal(
-        worlds.EG_FLEET, "cluster c", (ROUTE, policy.ref), (), "cluster c: no file", of_cluster=True
+        worlds.EG_FLEET, "cluster c", (ROUTE,), (), "cluster c: no file", policies=(policy.ref,)
     )
 
     scene.statuses.observe({worlds.EG: SERVING}, [route, cluster])
 
-    message = (
-        "Envoy of default/eg refuses it: cluster c: no file. What was in force of it stays so; "
-        "requests to what never was are answered with 500."
-    )
+    kept = "What was in force of it stays so; requests to what never was are answered with 500."
+    message = f"Envoy of default/eg refuses it: cluster c: no file. {kept}"
     assert scene.conditions(ROUTE)["Programmed"]["message"] == message
     document = scene.statuses.document(policy.ref)
     assert document is not None
     [ancestor] = document["status"]["ancestors"]
-    assert [c["message"] for c in ancestor["conditions"] if c["type"] == "Programmed"] == [message]
+    assert [c["message"] for c in ancestor["conditions"] if c["type"] == "Programmed"] == [
+        f"Envoy of default/eg refuses cluster c, with settings of this policy: no file. {kept}"
+    ]
+
+
+def test_a_policy_says_once_why_many_routes_with_its_settings_are_refused() -> None:
+    """A policy of a Gateway may have thousands of routes, and all are refused for the same words."""
+    scene = Scene()
+    target = {"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": ROUTE.name}
+    spec: dict[str, Any] = {"targetRefs": [target], "cors": {"allowOrigins": ["https://a.example"]}}
+    policy = msgspec.convert(
+        {"metadata": {"name": "of-all", "namespace": "default"}, "spec": spec}, SecurityPolicy
+    )
+    scene.apply(policy)
+    refusals = [
+        REFUSAL._replace(what=f"HTTPRoute default/r{n}", policies=(policy.ref,), message="no such header")
+        for n in range(3)
+    ]
+
+    scene.statuses.observe({worlds.EG: SERVING}, refusals)
+
+    document = scene.statuses.document(policy.ref)
+    assert document is not None
+    [ancestor] = document["status"]["ancestors"]
+    [message] = [c["message"] for c in ancestor["conditions"] if c["type"] == "Programmed"]
+    assert message == (
+        "Envoy of default/eg refuses HTTPRoute default/r0 and 2 more, with settings of this policy: "
+        "no such header. What was in force of it stays so; requests to what never was are answered with 500."
+    )
 
 
 def test_a_refusal_that_ends_leaves_the_status() -> None:

@@ -480,7 +480,8 @@ def test_a_listener_with_settings_of_http1_of_its_own_shares_no_cluster() -> Non
 
 
 def concerned(core: Core, name: str) -> set[str]:
-    return {f"{ref.kind}/{ref.name}" for ref in concern(core.db, keys(core)[name]).resources}
+    of = concern(core.db, keys(core)[name])
+    return {f"{ref.kind}/{ref.name}" for ref in (*of.resources, *of.policies)}
 
 
 def test_a_cluster_concerns_its_route_and_the_policies_that_shape_it() -> None:

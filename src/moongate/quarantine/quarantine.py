@@ -51,7 +51,7 @@ class Refusal(NamedTuple):
         resources: the resources that it is made from.
         listeners: the listeners that are not served as they should be because of it.
         message: Envoy's words.
-        of_cluster: whether it is a cluster, so that the listeners are as they should be.
+        policies: the policies with settings in it that may be meant.
     """
 
     fleet: FleetId
@@ -59,7 +59,7 @@ class Refusal(NamedTuple):
     resources: tuple[Ref, ...]
     listeners: tuple[ListenerId, ...]
     message: str
-    of_cluster: bool = False
+    policies: tuple[Ref, ...] = ()
 
 
 class Quarantine:
@@ -176,7 +176,15 @@ class Quarantine:
     def refusals(self) -> tuple[Refusal, ...]:
         """The entries that are out of force because they are at fault, sorted."""
         refusals = {
-            Refusal(key[0], concern.what, concern.resources, concern.listeners, culprit.message)
+            Refusal(
+                key[0],
+                concern.what,
+                concern.resources,
+                concern.listeners,
+                culprit.message,
+                # Those of a cluster that it lacks are reported with the cluster.
+                concern.policies if not culprit.lacks else (),
+            )
             for key in self._awake
             for culprit, concern in self._searches[key].concerns()
         }

@@ -83,8 +83,8 @@ class Statuses:
         self._core: dict[Ref, Struct] = {}
         self._envoys: dict[Ref, EnvoyState] = {}
         self._refusals: dict[Ref, list[str]] = {}
-        self._of_clusters: set[Ref] = set()
-        """The policies of which Envoys refuse clusters, and no listener."""
+        self._of_requests: set[Ref] = set()
+        """The policies with settings of routes and clusters that Envoys refuse, and of no listener."""
         self._documents: dict[Ref, dict[str, Any]] = {}
         self._transitions = Transitions(logged)
 
@@ -102,21 +102,28 @@ class Statuses:
     def observe(self, states: Mapping[Ref, EnvoyState], refusals: Iterable[Refusal]) -> None:
         """Take the states of the Envoys of all Gateways and ListenerSets, and all refusals."""
         messages: dict[Ref, list[str]] = {}
-        of_clusters: set[Ref] = set()
+        of_requests: dict[Ref, dict[tuple[str, str], list[str]]] = {}
         of_others: set[Ref] = set()
         for refusal in refusals:
-            message = (
-                f"Envoy of {names.fleet(refusal.fleet)} refuses it: {refusal.message.removesuffix('.')}."
-            )
+            fleet, why = names.fleet(refusal.fleet), refusal.message.removesuffix(".")
+            message = f"Envoy of {fleet} refuses it: {why}."
             for ref in refusal.resources:
                 known = messages.setdefault(ref, [])
                 if message not in known:
                     known.append(message)
-            (of_clusters if refusal.of_cluster else of_others).update(refusal.resources)
+            of_others.update(refusal.resources)
+            for policy in refusal.policies:
+                of_same = of_requests.setdefault(policy, {})
+                of_same.setdefault((fleet, why.removeprefix(f"{refusal.what}: ")), []).append(refusal.what)
+        for policy, of_policy in of_requests.items():
+            messages.setdefault(policy, []).extend(
+                f"Envoy of {fleet} refuses {_named(refused)}, with settings of this policy: {why}."
+                for (fleet, why), refused in of_policy.items()
+            )
         for policy, message in self._refused_settings(states):
             messages.setdefault(policy, []).append(message)
             of_others.add(policy)
-        self._of_clusters = of_clusters - of_others
+        self._of_requests = of_requests.keys() - of_others
         changed = {*_differing(states, self._envoys), *_differing(messages, self._refusals)}
         self._envoys, self._refusals = dict(states), messages
         for ref in changed & self._core.keys():
@@ -199,7 +206,7 @@ class Statuses:
         if not messages:
             return status
         generation = resource.metadata.generation
-        if isinstance(status, PolicyStatus) and ref not in self._of_clusters:
+        if isinstance(status, PolicyStatus) and ref not in self._of_requests:
             kept = STAYS_AS_IT_WAS
         else:
             kept = _KEPT_OPEN if isinstance(resource, ConnectionRoute) else _KEPT
@@ -219,6 +226,12 @@ _KEPT: Final = "What was in force of it stays so; requests to what never was are
 """What happens to the requests of a route that Envoy refuses in part."""
 _KEPT_OPEN: Final = "What was in force of it stays so; connections to what never was are closed."
 """What happens to the connections of a route that Envoy refuses."""
+
+
+def _named(refused: list[str]) -> str:
+    """What is refused, in words: of several, the first."""
+    one = next(iter(refused))
+    return one if len(refused) == 1 else f"{one} and {len(refused) - 1} more"
 
 
 def _with(conditions: tuple[Condition, ...], condition: Condition) -> tuple[Condition, ...]:

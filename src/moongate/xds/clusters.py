@@ -213,12 +213,12 @@ def concern(db: Db, key: ClusterKey) -> Concern:
         policies = gateway_policies(db, key.fleet.owner)
     else:
         policies = _policies(db, key)
-    owners: dict[Ref, None] = {key.route: None} if own else {}
+    owners: dict[Ref, None] = {}
     for policy in policies:
         for owner in (policy.owner, policy.parent):
             if owner is not None and shapes_clusters(db, Applied(owner, None)):
                 owners[owner] = None
-    return Concern(f"cluster {key.name}", tuple(owners))
+    return Concern(f"cluster {key.name}", (key.route,) if own else (), policies=tuple(owners))
 
 
 def _sink_cluster(db: Db, key: SinkCluster) -> XdsResource | None:

@@ -76,11 +76,13 @@ class Concern(Struct, frozen=True):
         what: the entry, in words.
         resources: the resources that it is made from.
         listeners: the listeners that are not served as they should be because of it.
+        policies: the policies with settings in it that may be meant.
     """
 
     what: str
     resources: tuple[Ref, ...] = ()
     listeners: tuple[ListenerId, ...] = ()
+    policies: tuple[Ref, ...] = ()
 
 
 def withheld(fleet: FleetId, type_url: str, name: str, group: Group) -> tuple[str, FleetId, str, str, Group]:

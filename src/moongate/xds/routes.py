@@ -11,7 +11,7 @@ shard of routes, and sorted parts are merged.
 
 from __future__ import annotations
 
-from itertools import chain, groupby
+from itertools import chain, groupby, islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -44,6 +44,7 @@ from moongate.xds.metadata import holders, metadata, shown
 from moongate.xds.route_entries import RouteEntry, fail_closed, in_force, matched, resources_with
 from moongate.xds.rule_routes import closed_entries, route_entries_of
 from moongate.xds.scoped_chains import OWN_SCOPE, ScopeHead, scope_head
+from moongate.xds.shaping_policies import shaping_policies
 from moongate.xds.statistics import has_virtual_host_stats, virtual_cluster
 from moongate.xds.wire import ROUTE, SCOPE, Encoded, XdsResource, encode, message_field, version
 
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
     from moongate.api.base import FleetId, ListenerId, Ref
     from moongate.engine import Db
+    from moongate.xds.fallbacks import Fallback
 
 IN_ORDER: Final = 64
 """Up to so many virtual hosts stand in the reference's order: that of their first route. Above, it is by
@@ -60,6 +62,9 @@ tells."""
 
 DECODED: Final = 32
 """Entries that are decoded at a time: about 1 ms."""
+
+COMPARED: Final = 8
+"""Entries of a route, and of a listener, that tell which settings of policies Envoy takes."""
 
 _RANK: Final = attrgetter("rank")
 
@@ -541,8 +546,38 @@ def _concern(db: Db, at: tuple[FleetId, str, str], name: str, route: Ref, form: 
     forms = {form, *(of for of, former in good if former is not None and version(former.body) == form)}
     for listener in table.members:
         for entry in route_entries_of(db, listener, route, table.scoped):
-            if at in resources_with(db, listener, entry.host) and not forms.isdisjoint(
-                (version(entry.body), version(fail_closed(entry).body))
-            ):
-                return Concern(str(route), (route,))
+            own, closed = version(entry.body), version(fail_closed(entry).body)
+            if at in resources_with(db, listener, entry.host) and not forms.isdisjoint((own, closed)):
+                # If Envoy refuses its match alone, no policy is at fault.
+                fallback = out.get(own) if closed not in out else None
+                policies = _policies_at_fault(db, listener, entry, fallback, scoped=table.scoped)
+                return Concern(str(route), (route,), policies=policies)
     return None
+
+
+def _policies_at_fault(
+    db: Db, listener: ListenerId, entry: RouteEntry, fallback: Fallback | None, *, scoped: bool
+) -> tuple[Ref, ...]:
+    """The policies that Envoy may refuse an entry for."""
+    if fallback is None:
+        return ()
+    former: RouteEntry | None = fallback.last_good
+    if former is None or former.body == fail_closed(former).body:  # nothing but its match was ever good
+        good = tuple(_others(db, listener, entry.route, scoped=scoped))
+    else:
+        good = (former.body,)
+    policies = shaping_policies.attempt(db, listener, entry.route, entry.body, good)
+    return () if isinstance(policies, Failed) else policies
+
+
+def _others(db: Db, listener: ListenerId, route: Ref, *, scoped: bool) -> Iterator[bytes]:
+    """Some entries in force on a listener: first other ones of a route, then any."""
+    own = in_force(db, listener, route, route_entries_of(db, listener, route, scoped), scoped=scoped)
+    yield from (entry.body for entry in islice(own, COMPARED))
+    built = (
+        virtual_host.attempt(db, listener, host, scoped)
+        for n in host_shards(db, listener)
+        for host in hosts(db, listener, n)
+    )
+    of_listener = (entry for host in built if not isinstance(host, Failed) for entry in host.entries)
+    yield from (entry.body for entry in islice(of_listener, COMPARED))
