@@ -29,9 +29,10 @@ from msgspec import structs
 
 from moongate.ads.events import Acknowledged, Connected, Disconnected, Event, Nacked
 from moongate.ads.lateness import LATE_SECONDS
-from moongate.ads.needs import addresses
+from moongate.ads.needs import Socket, addresses
 from moongate.ads.server import AdsServer
 from moongate.ads.transports import unix_socket
+from moongate.ads.udp_ports import Draining
 from moongate.api.base import FleetId, ListenerId, Ref, milliseconds
 from moongate.api.gateway import GatewayClass
 from moongate.attach.bootstraps import amended, with_parts
@@ -50,7 +51,7 @@ from moongate.quarantine import Quarantine, Refusal
 from moongate.refused_certificates import RefusedCertificates
 from moongate.report.statuses import time_before
 from moongate.running_fleet import Late, RefusedResource, RunningFleet
-from moongate.status.gateways import EnvoyState, RefusedListener
+from moongate.status.gateways import EnvoyState, RefusedListener, SharedPort
 from moongate.xds.bootstraps import BootstrapParts, bootstrap_parts
 from moongate.xds.cluster_keys import ClusterKey
 from moongate.xds.clusters import concern as cluster_concern
@@ -58,7 +59,7 @@ from moongate.xds.refusals import bind_failure, of_clusters
 from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, SCOPE, SECRET
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -79,6 +80,9 @@ UNOPENED: Final = "Until then moongate serves nothing there, and asks again from
 
 STEP: Final = 100
 """How many resources are looked at in one step before they are handed out; less than a millisecond."""
+
+_TIMER_S: Final = 0.05
+"""More than the inaccuracy of a timer."""
 
 SUCCESSOR_S: Final = 5.0
 """How many seconds an Envoy that is to end waits at most for the start of Envoys that may take its ports."""
@@ -297,8 +301,12 @@ class Fleets:
     def envoy_states(self) -> dict[Ref, EnvoyState]:
         """The state of the Envoy of each Gateway and ListenerSet."""
         refusals = self._quarantine.refusals()  # The Gateway says of clusters what it says of all resources.
+        draining = self._draining_ports()
         return {
-            owner: self._state_of(name, fleet, owner, refusals)
+            owner: structs.replace(
+                self._state_of(name, fleet, owner, refusals),
+                shared_ports=tuple(_shared_ports(fleet, owner, draining)) if draining else (),
+            )
             for name, fleet in self._fleets.items()
             for owner in fleet.owners()
         }
@@ -561,6 +569,7 @@ class Fleets:
                 for name in event.gone:
                     wrote |= self._transitions.removed(fleet.id, event.envoy, event.type_url, name)
                 if event.type_url == LISTENER:
+                    self._note_udp_ports(fleet, event)
                     fleet.listening |= dict(event.versions)
                     if event.gone:
                         self._hand_over(event.fleet)
@@ -626,6 +635,29 @@ class Fleets:
         for at in sorted(addresses(resource))[:1] if resource is not None else ():
             message = f"cannot bind '{at.host}:{at.port}': {listener.why}"
             self._ads.dropped(name, LISTENER, listener.name, message)
+
+    def _note_udp_ports(self, fleet: RunningFleet, event: Acknowledged) -> None:
+        """Note on which ports of UDP the listeners are open that an Envoy has answered for."""
+        drain_s = fleet.process.listener_drain_s
+        loop = asyncio.get_running_loop()
+        draining = Draining(loop.time() + drain_s, time_before(-drain_s))
+        resources = self._ads.resources(event.fleet, LISTENER)
+        newest = ((resources.get(name), version) for name, version in event.versions)
+        opened = {each.name: addresses(each) for each, version in newest if each and each.version == version}
+        for name, sockets in (*opened.items(), *((name, frozenset[Socket]()) for name in event.gone)):
+            if fleet.udp_ports.note(fleet.process.pid, name, sockets, draining):
+                loop.call_at(draining.ends + _TIMER_S, self._on_change)
+
+    def _draining_ports(self) -> dict[Socket, tuple[str, Draining]]:
+        """The ports of UDP that Envoys drain, each with the fleet of one that does so longest."""
+        now = asyncio.get_running_loop().time()
+        fleets = (*self._fleets.items(), *self._ending.items())
+        ports = (
+            (socket, (name, draining))
+            for name, fleet in fleets
+            for socket, draining in fleet.udp_ports.draining(fleet.process.pid, now).items()
+        )
+        return dict(sorted(ports, key=lambda port: port[1][1].ends))
 
     def _is_udp(self, event: Nacked) -> bool:
         """Whether what Envoy refuses is a listener of UDP."""
@@ -748,6 +780,22 @@ class Fleets:
 def _is_of(owner: Ref, members: tuple[ListenerId, ...] | None) -> bool:
     """Whether a Gateway or ListenerSet has one of some listeners; so if these are not known."""
     return members is None or any(member.owner == owner for member in members)
+
+
+def _shared_ports(
+    fleet: RunningFleet, owner: Ref, draining: Mapping[Socket, tuple[str, Draining]]
+) -> Iterator[SharedPort]:
+    """The ports of UDP of a Gateway or ListenerSet that the Envoy of another fleet drains."""
+    for socket, (former, of) in draining.items():
+        for member in fleet.served_at(socket):
+            if member.owner == owner:
+                yield SharedPort(
+                    member.name,
+                    f"Until {of.until} the Envoy of {former} has port {socket.port} of UDP open, too, as it "
+                    "served it before and drains it: until then some packets for a UDPRoute are lost, and "
+                    "clients of HTTP/3 may have to use TCP. How long that takes is shutdown.drainTimeout of "
+                    "the EnvoyProxy there.",
+                )
 
 
 def _concerns(refusal: Refusal, owner: Ref) -> bool:

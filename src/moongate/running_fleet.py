@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msgspec import Struct
 
+from moongate import names
+from moongate.ads.udp_ports import UdpPorts
 from moongate.api.base import FleetId, Ref
 from moongate.attach.envoy_listeners import envoy_listeners
 from moongate.attach.fleets import bind_addresses, members
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from moongate.ads.events import Rejection
+    from moongate.ads.needs import Socket
     from moongate.api.base import ListenerId
     from moongate.engine import Query
     from moongate.infra.bootstrap import EnvoyOptions
@@ -97,6 +100,7 @@ class RunningFleet:
         """The listeners that Envoy has in force, name → version."""
         self.ports: dict[str, int] = {}
         """The port of each of them, as it was when Envoy last had the version that was handed out."""
+        self.udp_ports = UdpPorts()
         self.refused: dict[tuple[str, str], RefusedResource] = {}
         """By type and name. Entries stay while Envoy is away, because a refusal usually lasts longer."""
         self._answers: dict[tuple[str, FleetId | Ref], tuple[Any, ...]] = {}
@@ -160,6 +164,16 @@ class RunningFleet:
                 named = listener.hostname and "*" not in listener.hostname
                 at = listener.hostname if named else f"[{host}]" if ":" in host else host
                 yield f"{listener.protocol.lower()}://{at}:{listener.container_port}"
+
+    def served_at(self, socket: Socket) -> tuple[ListenerId, ...]:
+        """The listeners of Gateways that Envoy serves at a port of UDP, itself or by HTTP/3."""
+        serving = self.udp_ports.serving(socket)
+        return tuple(
+            member
+            for name, members in (self.listener_members() if serving else {}).items()
+            if name in serving or names.quic(name) in serving
+            for member in members
+        )
 
     def refused_listeners(self) -> dict[str, RefusedResource]:
         """The Envoy listeners whose newest version Envoy refuses, by name."""

@@ -220,6 +220,23 @@ async def test_a_backend_without_endpoints_is_shown_and_is_no_failure(
     assert ended.code == 0
 
 
+async def test_a_port_that_another_envoy_drains_is_shown_and_is_no_failure(
+    command: Command, tmp_path: Path
+) -> None:
+    shared = condition("PortShared", "True", "Draining", "Until noon another Envoy has the port open.")
+    listeners = [
+        {**listener, "conditions": [*listener["conditions"], shared]}
+        for listener in GATEWAY["status"]["listeners"]
+    ]
+    gateway = GATEWAY | {"status": {**GATEWAY["status"], "listeners": listeners}}
+    async with running(tmp_path, [gateway]):
+        ended = await asyncio.to_thread(command, "status", "--run-dir", tmp_path)
+
+    assert "Draining" in ended.out
+    assert "Until noon another Envoy has the port open." in ended.out
+    assert ended.code == 0
+
+
 async def test_a_table_shows_each_envoy_with_its_admin_socket(command: Command, tmp_path: Path) -> None:
     """Who wants Envoy's own statistics finds there whom to ask. One that is down has no process."""
     gateways = [{"namespace": "default", "name": name} for name in ("api", "web")]

@@ -113,6 +113,13 @@ class Site:
                 status = status[key][0]
         return {c["type"]: c for c in status.get("conditions", [])}
 
+    def of_listener(self, gateway: dict[str, Any], name: str) -> dict[str, str]:
+        """The conditions of a listener of a Gateway, by type, each with its message."""
+        reported = self.laptop.statuses.document(reference(gateway))
+        assert reported is not None, f"no status of {reference(gateway)}"
+        [listener] = [each for each in reported["status"]["listeners"] if each["name"] == name]
+        return {c["type"]: c["message"] for c in listener["conditions"]}
+
 
 def admitted(*documents: dict[str, Any]) -> dict[Ref, Resource | None]:
     """Manifests as a batch, for ``Laptop.put``."""

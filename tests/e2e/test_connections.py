@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import socket
 from collections import Counter
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from moongate.infra.ports import PortError
 from tests.e2e import manifests as m
-from tests.e2e.conftest import Site
+from tests.e2e.conftest import Site, until
 from tests.e2e.lines import asked, datagram, line_to, serving_datagrams, serving_lines
 from tests.ports import free_port
 
@@ -248,6 +249,48 @@ async def test_datagrams_and_connections_share_the_number_of_a_port(site: Site) 
 
         await site.delete(m.connections("UDPRoute", "net"))
         assert await datagram(port, "ping", wait_s=0.3) is None
+
+
+async def test_while_another_envoy_drains_a_port_of_udp_the_status_says_so(site: Site) -> None:
+    """Packets go to either of them until then, and nothing else would say why some are lost."""
+    port, more, other = free_port(), free_port(), free_port()
+    proxy = m.policy("EnvoyProxy", "hasty", "{shutdown: {drainTimeout: 2s}}")
+    del proxy["spec"]["targetRefs"]
+    hasty = {"parametersRef": {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "hasty"}}
+    async with serving_datagrams("packet") as packet:
+        former = m.gateway("former", f"[{udp('udp', port)}]", infrastructure=hasty)
+        moved = m.gateway("former", f"[{udp('udp', more)}]", infrastructure=hasty)
+        taking = m.gateway("latter", f"[{udp('udp', port)}]")
+        backend = m.local("packet", packet)
+        routes = [m.connections("UDPRoute", name, "packet") for name in ("former", "latter")]
+        await site.apply(proxy, former, m.gateway("latter", f"[{udp('udp', other)}]"), backend, *routes)
+        assert await datagram(port, "ping") == "packet:ping"
+
+        await site.apply(moved, taking)
+        assert len(sockets_of_udp(port)) == 2
+        message = site.of_listener(taking, "udp")["PortShared"]
+        assert f"the Envoy of default/former has port {port} of UDP open, too" in message
+        assert "shutdown.drainTimeout" in message
+        assert "PortShared" not in site.of_listener(moved, "udp")
+
+        await until(lambda: "PortShared" not in site.of_listener(taking, "udp"))
+        assert len(sockets_of_udp(port)) == 1
+        assert await datagram(port, "ping") == "packet:ping"
+        await site.delete(moved, taking, proxy, backend, *routes)
+
+
+def sockets_of_udp(port: int) -> set[str]:
+    """The Envoys that have a port of UDP open."""
+    lines = Path("/proc/net/udp").read_text(encoding="utf-8").splitlines()[1:]
+    inodes = {
+        f"socket:[{line.split()[9]}]" for line in lines if int(line.split()[1].split(":")[1], 16) == port
+    }
+    holders: set[str] = set()
+    for each in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if str(each.readlink()) in inodes:
+                holders.add(each.parts[2])
+    return holders
 
 
 async def test_a_port_of_udp_that_another_program_has_is_named(site: Site) -> None:

@@ -19,7 +19,7 @@ from tests.e2e import manifests as m
 from tests.e2e.backends import Request
 from tests.e2e.callers import Http3
 from tests.e2e.certificates import Authority
-from tests.e2e.conftest import DEADLINE_S
+from tests.e2e.conftest import DEADLINE_S, until
 from tests.e2e.http3 import http3_get
 from tests.ports import free_port
 
@@ -139,6 +139,7 @@ async def test_a_gateway_that_takes_a_port_has_http3_when_the_former_one_has_dra
     await site.apply(first)
 
     assert site.conditions(former)["Programmed"]["status"] == "False"
+    assert "the Envoy of default/former has" in site.of_listener(first, "one")["PortShared"]
     assert await site.status(ONE, port=port, tls=True) == 200
     answer = None
     async with asyncio.timeout(DEADLINE_S):
@@ -146,6 +147,7 @@ async def test_a_gateway_that_takes_a_port_has_http3_when_the_former_one_has_dra
             with suppress(TimeoutError):
                 answer = await http3_get(site.authority, port, ONE, patience_s=0.5)
     assert answer.status == 200
+    await until(lambda: "PortShared" not in site.of_listener(first, "one"))
     await site.delete(*policies, former, first, proxy)
 
 

@@ -15,7 +15,7 @@ from moongate.policies.client_traffic_policy import ClientTrafficPolicy
 from moongate.policies.security_policy import SecurityPolicy
 from moongate.quarantine import Refusal
 from moongate.report.statuses import Statuses
-from moongate.status.gateways import EnvoyState, RefusedListener
+from moongate.status.gateways import EnvoyState, RefusedListener, SharedPort
 from moongate.world import World
 from tests import worlds
 from tests.strategies import resource
@@ -183,6 +183,29 @@ def test_a_refused_cluster_stands_on_its_route_once_and_on_the_policy_that_shape
     assert [c["message"] for c in ancestor["conditions"] if c["type"] == "Programmed"] == [
         f"Envoy of default/eg refuses cluster c, with settings of this policy: no file. {kept}"
     ]
+
+
+def test_a_port_that_another_envoy_drains_stands_on_the_listener_and_in_the_log_while_it_lasts() -> None:
+    """The listener is in force all the same."""
+    scene = Scene()
+    scene.statuses.transitions()
+    shared = SharedPort("http", "Until noon another Envoy has the port open, too.")
+
+    scene.statuses.observe({worlds.EG: structs.replace(SERVING, shared_ports=(shared,))}, ())
+
+    document = scene.statuses.document(worlds.EG)
+    assert document is not None
+    conditions = {c["type"]: c for c in document["status"]["listeners"][0]["conditions"]}
+    assert conditions["PortShared"]["message"] == shared.message
+    assert conditions["Programmed"]["status"] == "True"
+    [began] = scene.statuses.transitions()
+    assert (began.degradation.condition, began.degradation.severity) == ("PortShared", "warning")
+
+    scene.statuses.observe({worlds.EG: SERVING}, ())
+
+    assert "PortShared" not in str(scene.statuses.document(worlds.EG))
+    [ended] = scene.statuses.transitions()
+    assert not ended.bad
 
 
 def test_a_policy_says_once_why_many_routes_with_its_settings_are_refused() -> None:

@@ -434,7 +434,7 @@ def _reference(ref: Document, resource: Document) -> str:
 
 def _state(conditions: Iterable[Document], *types: str) -> _State:
     by_type = {c["type"]: c for c in conditions}
-    bad = [*_degraded(by_type.values()), *_without_endpoints(by_type.values())]
+    bad = [*_degraded(by_type.values()), *_in_vain(by_type.values())]
     # "Programmed" is a consequence of other conditions. Their reasons say more.
     shown = [c for c in bad if c["type"] != "Programmed"] or bad
     first = by_type.get("Programmed") or by_type.get(types[0])
@@ -459,9 +459,10 @@ def _degraded(conditions: Iterable[Document]) -> list[Document]:
     ]
 
 
-def _without_endpoints(conditions: Iterable[Document]) -> list[Document]:
-    """The conditions that say that requests answer 503, although all is in force as it is written."""
-    return [c for c in conditions if c["type"] == "BackendsAvailable" and c["status"] == "False"]
+def _in_vain(conditions: Iterable[Document]) -> list[Document]:
+    """The conditions that say that requests fail, although all is in force as it is written."""
+    failing = {("BackendsAvailable", "False"), ("PortShared", "True")}
+    return [c for c in conditions if (c["type"], c["status"]) in failing]
 
 
 def _all_conditions(tree: Any) -> Iterator[list[Document]]:

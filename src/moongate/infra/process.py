@@ -337,6 +337,11 @@ class EnvoyProcess:
         self.bootstrap_error = reason
         self._on_change()
 
+    @property
+    def listener_drain_s(self) -> int:
+        """How long the Envoy that runs drains a listener that is changed or removed."""
+        return self._running.listener_drain_s
+
     def skip_drain(self) -> None:
         """End the current drain at once, or the next one."""
         self._drain_skipped.set()

@@ -39,6 +39,7 @@ SEVERITIES: Final[Mapping[tuple[str, str], Severity]] = {
     ("BackendsAvailable", "False"): "warning",
     ("RouteRulesOverlap", "True"): "warning",
     ("OverlappingTLSConfig", "True"): "warning",
+    ("PortShared", "True"): "warning",
     ("InsecureFrontendValidationMode", "True"): "warning",
     ("Warning", "True"): "warning",
 }

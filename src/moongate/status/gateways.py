@@ -144,6 +144,18 @@ class RefusedListener(NamedTuple):
     message: str
 
 
+class SharedPort(NamedTuple):
+    """A port of UDP that another Envoy has open as well.
+
+    Args:
+        name: the name of the listener.
+        message: which Envoy, and how long.
+    """
+
+    name: str
+    message: str
+
+
 class EnvoyState(Struct, frozen=True, kw_only=True):
     """The state of a Gateway's Envoys.
 
@@ -157,6 +169,7 @@ class EnvoyState(Struct, frozen=True, kw_only=True):
         refused_listeners: the refused listeners.
         unopened: the listeners of which no Envoy has acknowledged the newest version, although there
             was time for it.
+        shared_ports: the listeners of which another Envoy has the port of UDP open as well.
     """
 
     serving: int
@@ -167,6 +180,7 @@ class EnvoyState(Struct, frozen=True, kw_only=True):
     refusals: tuple[str, ...] = ()
     refused_listeners: tuple[RefusedListener, ...] = ()
     unopened: tuple[str, ...] = ()
+    shared_ports: tuple[SharedPort, ...] = ()
 
 
 @query
@@ -358,6 +372,10 @@ def as_in_envoy(listener: ListenerStatus, envoys: EnvoyState, generation: int) -
     if is_true(listener, "Programmed") and (not envoys.serving or listener.name in envoys.unopened):
         message = "No Envoy has this listener in force; the condition Programmed of the Gateway says why."
         return _not_programmed(listener, condition("Programmed", "False", "Pending", message, generation))
+    shared = " ".join(each.message for each in envoys.shared_ports if each.name == listener.name)
+    if shared:
+        port_shared = condition("PortShared", "True", "Draining", shared, generation)
+        return structs.replace(listener, conditions=(*listener.conditions, port_shared))
     return listener
 
 
