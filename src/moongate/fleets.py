@@ -21,12 +21,13 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar
 
 import httpx
 import structlog
 from msgspec import structs
 
+from moongate import names
 from moongate.ads.events import Acknowledged, Connected, Disconnected, Event, Nacked
 from moongate.ads.lateness import LATE_SECONDS
 from moongate.ads.needs import Socket, addresses
@@ -36,6 +37,7 @@ from moongate.ads.udp_ports import Draining
 from moongate.api.base import FleetId, ListenerId, Ref, milliseconds
 from moongate.api.gateway import GatewayClass
 from moongate.attach.bootstraps import amended, with_parts
+from moongate.attach.fleets import fleets as all_fleets
 from moongate.attach.gateways import fleet_proxy_or_failure, merged
 from moongate.chain_transitions import ChainTransitions
 from moongate.draining_tables import DrainingTables
@@ -56,7 +58,7 @@ from moongate.xds.bootstraps import BootstrapParts, bootstrap_parts
 from moongate.xds.cluster_keys import ClusterKey
 from moongate.xds.clusters import concern as cluster_concern
 from moongate.xds.refusals import bind_failure, of_clusters
-from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, SCOPE, SECRET
+from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, SCOPE, SECRET, XdsResource
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
     from moongate.infra.envoy_log import Unopened
     from moongate.infra.rundir import RunDirectory
     from moongate.world import Changes, World
+    from moongate.xds.patches import Form
 
 _log = structlog.get_logger("moongate")
 
@@ -81,11 +84,21 @@ UNOPENED: Final = "Until then moongate serves nothing there, and asks again from
 STEP: Final = 100
 """How many resources are looked at in one step before they are handed out; less than a millisecond."""
 
+_TABLES: Final = (ROUTE, SCOPE)
+
 _TIMER_S: Final = 0.05
 """More than the inaccuracy of a timer."""
 
 SUCCESSOR_S: Final = 5.0
 """How many seconds an Envoy that is to end waits at most for the start of Envoys that may take its ports."""
+
+
+class _Former(NamedTuple):
+    """A version of a resource that Envoys had in force before this process, and what it was made from."""
+
+    resource: XdsResource
+    parts: tuple[Any, ...]
+    patches: tuple[Form, ...]
 
 
 class Fleets:
@@ -134,6 +147,7 @@ class Fleets:
         self._has_run = False
         self._held: set[str] = set()
         """Fleets whose routes are held until the world is settled, and their limits are enforced."""
+        self._recalled: dict[tuple[FleetId, str, str], _Former] = {}
         self._tasks = asyncio.TaskGroup()
 
     async def __aenter__(self) -> Self:
@@ -189,12 +203,37 @@ class Fleets:
             self._quarantine.left(fleet.id, gone)
             # All in one edit: what an Envoy has of it, or not yet, is told by the number of the edit.
             self._ads.publish_prepared(name, gone)
+            self._recall(name, fleet, put)
             # A resource that Envoy never accepted is not removed by a response, so no answer will come.
             for key in gone:
                 fleet.refused.pop(key, None)
             yield
+        if changes.put:
+            self._recalled.clear()
         for name, before in left.items():
             self._await_starting(name, before - self._ports(name))
+
+    def recall(self) -> None:
+        """Take what the world has now for what Envoys had in force before this process, and hand out none."""
+        world = self._world
+        for fleet in all_fleets(world.db):
+            for type_url in (CLUSTER, *_TABLES):
+                for resource in world.xds().get(names.fleet(fleet), {}).get(type_url, {}).values():
+                    key = (fleet, type_url, resource.name)
+                    self._recalled[key] = _Former(resource, world.parts(*key), world.patches(*key))
+
+    def _recall(self, name: str, fleet: RunningFleet, put: tuple[XdsResource, ...]) -> None:
+        """Let what was recalled stand in for what a fleet has first, where that is another version."""
+        for resource in put if self._recalled else ():
+            former = self._recalled.pop((fleet.id, resource.type_url, resource.name), None)
+            if former is None or former.resource.version == resource.version:
+                continue
+            if resource.type_url == CLUSTER:
+                self._ads.recall(name, former.resource)
+            else:
+                self._quarantine.recall(
+                    fleet.id, resource.type_url, resource.name, former.parts, former.patches
+                )
 
     def publish_endpoints(self, changes: Changes) -> None:
         """Hand changed endpoints to the Envoys at once, also between two steps of ``publish``."""

@@ -81,3 +81,21 @@ def test_a_cluster_that_is_back_or_gone_has_none_before_it() -> None:
         snapshot.apply(again, [(CLUSTER, "a")])
 
         assert snapshot.former("a") is None
+
+
+def test_a_cluster_of_a_former_process_is_the_one_before_until_an_envoy_takes_the_newest() -> None:
+    """An Envoy that has none, and refuses the newest, then gets that one."""
+    newest, before = resource("a"), XdsResource.of(CLUSTER, "a", b"before")
+    snapshot = Snapshot()
+    snapshot.apply([newest], [])
+
+    snapshot.recall(newest)
+    assert snapshot.former("a") is None, "it did not change"
+    snapshot.recall(XdsResource.of(CLUSTER, "gone", b"before"))
+    assert snapshot.former("gone") is None, "the fleet should not have it any more"
+
+    snapshot.recall(before)
+    assert snapshot.former("a") == before
+
+    snapshot.taken("a", newest.version)
+    assert snapshot.former("a") is None

@@ -62,6 +62,14 @@ class Home:
             yield await moongate.says("gateway.serving")
             await moongate.killed()
 
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[Moongate]:
+        """As ``serving``: the process."""
+        async with Moongate("run", self.root, "--run-dir", self.runs, "--state-dir", self.state) as moongate:
+            await moongate.says("gateway.serving")
+            yield moongate
+            await moongate.killed()
+
     async def answer(self, *, user: bool = False) -> int:
         auth = httpx.BasicAuth("ann", "test") if user else None
         async with httpx.AsyncClient(trust_env=False, auth=auth) as client:
@@ -197,3 +205,34 @@ async def test_a_policy_with_any_fault_lets_nobody_pass(tmp_path: Path, *, known
                 assert await answers() == (200, 200)
 
     assert other == {}
+
+
+@pytest.mark.parametrize("of", ["route", "cluster"])
+async def test_what_envoy_took_is_served_also_if_moongate_starts_while_it_refuses_the_new_form(
+    home: Home, of: str
+) -> None:
+    """As often as it starts, as long as the edit stands in the files."""
+    (home.root / "policy.yaml").unlink()
+    change = {"set": [{"name": "x-why", "value": "%FOO%"}]}
+    route = msgspec.json.decode(home.files["route.json"])
+    route["spec"]["rules"][0]["filters"] = [
+        {"type": "ResponseHeaderModifier", "responseHeaderModifier": change}
+    ]
+    sinks = f"[{{type: File, file: {{path: {home.root.parent}/missing/log}}}}]"
+    log = f"healthCheckLog: {{sinks: {sinks}}}"
+    check = f"healthCheck: {{active: {{type: TCP, interval: 60s, tcp: {{}}, {log}}}}}"
+    policy = m.policy("BackendTrafficPolicy", "checked", check, "HTTPRoute/app")
+    name, refused = {"route": ("route.json", route), "cluster": ("checked.json", policy)}[of]
+    async with home.running() as moongate:
+        assert await home.answer() == 200
+        home.write(name, text(refused))
+        await moongate.says("Refused")
+        assert await home.answer() == 200
+
+    for _ in range(2):
+        async with home.running():
+            assert await home.answer() == 200
+
+    home.write(name, home.files.get(name, ""))
+    async with home.running():
+        assert await home.answer() == 200

@@ -607,6 +607,22 @@ def test_a_guarded_rule_that_is_refused_stays_guarded_and_the_others_are_served(
     assert served["/a"].typed_per_filter_config
 
 
+def test_what_a_former_process_had_in_force_lets_nobody_pass_whom_the_route_would_not() -> None:
+    """The route had no guard then."""
+    envoy, former = Guarded(EnvoyGateway.shipped()), Guarded(EnvoyGateway.shipped())
+    former.give([ADMIN._replace(guarded=False), ALL], [])
+    former.world.pull()
+    envoy.give([REFUSED_ADMIN, ALL], [])
+    envoy.world.pull()
+    at = (worlds.EG_FLEET, ROUTE, TABLE)
+    envoy.quarantine.recall(*at, former.world.parts(*at), former.world.patches(*at))
+
+    envoy.settle()
+
+    assert Probe("h0.example.com", "/c", frozenset()) in passing(envoy.taken)
+    assert Probe("h0.example.com", "/a", frozenset()) not in passing(envoy.taken)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("in_order", [False, True], ids=["by precedence", "as written"])
 @given(history=st.lists(st.tuples(RULES, RULES), min_size=2, max_size=4))

@@ -315,3 +315,59 @@ def test_a_search_ends_whatever_envoy_says(count: int, seed: int) -> None:
 
     assert envoy.answers <= 8 * count + 8
     assert not envoy.quarantine.is_searching(worlds.EG_FLEET, ROUTE, TABLE)
+
+
+def recalling(envoy: Refusing, *paths: str, odd: int | None = None) -> None:
+    """Let the quarantine recall the table that a former process had in force: routes with these paths."""
+    former = Refusing(*paths)
+    if odd is not None:
+        former.apply(odd, paths[odd], odd=True)
+    former.world.pull()
+    envoy.world.pull()
+    at = (worlds.EG_FLEET, ROUTE, TABLE)
+    envoy.quarantine.recall(*at, former.world.parts(*at), former.world.patches(*at))
+
+
+def test_what_a_former_process_had_in_force_stands_in_for_what_envoy_refuses() -> None:
+    """At the first answer, although there are many others."""
+    envoy = Refusing("/a", *(f"/{n}" for n in range(20)))
+    envoy.apply(0, "/a", odd=True)
+    recalling(envoy, "/a", *(f"/{n}" for n in range(20)))
+
+    envoy.settle()
+
+    assert envoy.serves[host(0)] == "/a"
+    assert envoy.refused() == {0}
+    assert envoy.answers == 2
+
+
+def test_what_a_former_process_had_in_force_may_be_refused_as_well() -> None:
+    """The next start may come with another Envoy. Then all is searched through, as if nothing were known."""
+    envoy = Refusing("/a", "/b", DISLIKED)
+    envoy.apply(0, "/a", odd=True)
+    recalling(envoy, "/a", "/b", DISLIKED)
+
+    envoy.settle()
+
+    assert envoy.refused() == {0, 2}
+    assert envoy.serves == {host(0): "/a!", host(1): "/b", host(2): f"{DISLIKED}!"}
+
+
+def test_of_what_a_former_process_had_in_force_all_may_be_refused() -> None:
+    envoy = Refusing("/a", "/b")
+    envoy.apply(0, "/a", odd=True)
+    recalling(envoy, DISLIKED, "/b", odd=1)
+
+    envoy.settle()
+
+    assert envoy.serves == {host(0): "/a!", host(1): "/b"}
+
+
+def test_what_a_former_process_had_in_force_is_no_matter_where_envoy_takes_all() -> None:
+    envoy = Refusing("/a", "/new")
+    recalling(envoy, "/a", "/b")
+
+    envoy.settle()
+
+    assert envoy.serves == {host(0): "/a", host(1): "/new"}
+    assert envoy.refused() == set()

@@ -136,6 +136,10 @@ class AdsServer:
         put, of.prepared = of.prepared.values(), {}
         self.publish(fleet, put, gone)
 
+    def recall(self, fleet: str, cluster: XdsResource) -> None:
+        """Take a cluster that a former process had in force before one that Envoy may refuse."""
+        self._fleet(fleet).snapshot.recall(cluster)
+
     def departed(self, fleet: str, node: str, names: Iterable[str]) -> None:
         """Note an Envoy of a fleet that runs already, and the scopes that it has.
 

@@ -126,6 +126,12 @@ class Snapshot:
         if newest is not None and newest.version == version:
             self._former.pop(name, None)
 
+    def recall(self, cluster: XdsResource) -> None:
+        """Take a cluster that a former process had in force, if the newest one is another."""
+        newest = self.get(CLUSTER, cluster.name)
+        if newest is not None and newest.version != cluster.version:
+            self._former.setdefault(cluster.name, cluster)
+
     def forget_former(self, name: str) -> None:
         """Note that an Envoy refuses what was before the newest as well."""
         self._former.pop(name, None)

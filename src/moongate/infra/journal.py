@@ -122,6 +122,11 @@ class Journal(Generic[K, V]):
                 os.close(fd)
             self._fd = self._file = -1
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether the folder can be used; if not, nothing is kept."""
+        return self._fd >= 0
+
     def put(self, changes: Mapping[K, V | None]) -> None:
         """Change entries; None removes one. Returns at once."""
         if not changes or self._fd < 0:

@@ -22,7 +22,7 @@ Facts
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from moongate.quarantine.search import JOINED, Search
 from moongate.xds.wire import LISTENER
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from moongate.api.base import FleetId, ListenerId, Ref
     from moongate.quarantine.search import Steps
     from moongate.world import World
+    from moongate.xds.patches import Form
 
     _Key: TypeAlias = "tuple[FleetId, str, str]"
     """Fleet, type URL and name of a resource."""
@@ -99,6 +100,14 @@ class Quarantine:
             if key[0] == fleet:
                 self._searches[key].answers.forget(node)
                 self._news[key] = None
+
+    def recall(
+        self, fleet: FleetId, type_url: str, name: str, parts: tuple[Any, ...], patches: tuple[Form, ...]
+    ) -> None:
+        """Take what a former process had in force of a resource, before anything of it is handed out."""
+        key = (fleet, type_url, name)
+        if self.searches(*key):
+            self._search(key).recall(parts, patches)
 
     def left(self, fleet: FleetId, gone: Iterable[tuple[str, str]]) -> None:
         """Resources have left a fleet, by type URL and name: the next review forgets them."""

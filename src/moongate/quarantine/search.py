@@ -43,7 +43,9 @@ Rules
 7. Some entries cannot be tried alone: without its head, or without any chain, a listener is not handed out.
    They are tried as the *company* of the next suspects. A culprit that was refused in company is tried again
    when any of the company changes.
-8. While a resource cannot be built, by a bug of moongate, what is handed out says nothing about what is in
+8. What a former process had in force (``recall``) is good, too, until an Envoy refuses it. No Envoy of this
+   process has it, so its forms stand in only where they let nothing pass that the entries would not.
+9. While a resource cannot be built, by a bug of moongate, what is handed out says nothing about what is in
    and what is out. Nothing is concluded, and nothing tried, until it is built again.
 """
 
@@ -225,6 +227,10 @@ class Search:
         # Also when what was let in made no difference, because users have edited it.
         return version.era == self._era and ((yield from self._go_on()) or False)
 
+    def recall(self, parts: tuple[Any, ...], patches: tuple[Form, ...]) -> None:
+        """Take what a former process had in force for good, before anything is handed out."""
+        self._good = _Version(parts, patches, -1)
+
     def retry(self) -> None:
         """Try the culprits again in the next step: what they were refused for may be gone."""
         self.answers.forgive()
@@ -284,6 +290,13 @@ class Search:
             yield
         if self._world.patched(*self._at) is not None:
             suspects += patches.differing(self._good.patches, version.patches)
+        if not suspects and self._good_version == NONE and self._good is not NOTHING:
+            # Envoy refuses what a former process had in force, so others may have been blamed for it.
+            self._good = NOTHING
+            if self.culprits:
+                self.retry()
+                return (yield from self._let_in(self._mended()))
+            return (yield from self._blame(refused, version))
         if not suspects:
             if (wrote := (yield from self._go_on())) is not None:
                 return wrote

@@ -37,6 +37,7 @@ from moongate.infra.rundir import RunDirectory
 from moongate.problem import Problem
 from moongate.report.statuses import Statuses
 from moongate.run import arguments
+from moongate.run.accepted_forms import AcceptedForms
 from moongate.run.blocking import BlockingLaptop
 from moongate.run.effective_socket import effective_socket
 from moongate.run.log import RunLog
@@ -70,6 +71,7 @@ LONGEST_PAUSE_S: Final = 60.0
 """Seconds until files are read again after a failure: the first, and the longest, as it doubles each time."""
 
 _JOURNAL: Final = "last-good"
+_FORMER: Final = "accepted"
 """The folder in the state folder."""
 
 
@@ -128,6 +130,7 @@ class Laptop:
         self._state_dir = arguments.path("state_dir", state_dir)
         self._keeps = keep_envoys
         self._journal: Journal[Ref, LastGood] | None = None
+        self._accepted: AcceptedForms | None = None
         if not callable(access_log):
             arguments.check("access_log", access_log, int, "a function or a descriptor")
         self.loaded = asyncio.Event()
@@ -199,6 +202,9 @@ class Laptop:
             if folder := self._state_dir or (self._run.path if self._keeps else None):
                 journal = Journal[Ref, LastGood](folder.absolute() / _JOURNAL, tuple[Ref, LastGood | None])
                 self._journal = stack.enter_context(journal)
+                if self._journal.is_usable:
+                    former = Journal[Ref, LastGood](folder.absolute() / _FORMER, tuple[Ref, LastGood | None])
+                    self._accepted = AcceptedForms(stack.enter_context(former))
             at = self._run.socket("status")
             await stack.enter_async_context(self._run.standing(at, lambda: status_socket(at, self.status)))
             asked = self._run.socket("effective")
@@ -338,6 +344,8 @@ class Laptop:
 
     def _load(self, loaded: Loaded, files: Files) -> None:
         if self._journal is not None:
+            if self._accepted is not None:
+                self._accepted.edited(self._journal.entries, loaded.states)
             self._journal.put(loaded.states)
         config = self._config or loaded.configuration or EnvoyGateway.shipped()
         config, late = self._with_lasting_flags(self._limiting(config))
@@ -354,6 +362,7 @@ class Laptop:
                 _log.error("requests.refused", resources=some(sorted(loaded.shut)), status=500)
             else:
                 _log.info("requests.admitted")
+        self._recall(loaded.batch)
         # Put in force before logging: if logging fails, these changes do not come a second time.
         self.put(loaded.batch)
         self._count_in_redis()
@@ -366,6 +375,16 @@ class Laptop:
             files=len(loaded.files),
             resources=len(files.folder),
         )
+
+    def _recall(self, batch: Mapping[Ref, Resource | None]) -> None:
+        """Build what Envoys took of resources before edits that they refuse, and hand out nothing of it."""
+        former = self._accepted.recall(batch, self._namespace) if self._accepted is not None else {}
+        if former:
+            self.put({**batch, **former})
+            for urgent in (True, False):
+                for _ in self.world.settle(urgent=urgent):
+                    pass
+            self.fleets.recall()
 
     def _with_lasting_flags(self, config: EnvoyGateway) -> tuple[EnvoyGateway, tuple[Diagnostic, ...]]:
         """The configuration with the fixed flags of the start, and a warning about flags that differ."""
@@ -507,7 +526,10 @@ class Laptop:
 
     def _observe(self) -> Iterator[None]:
         yield from self.fleets.review()
-        self.statuses.observe(self.fleets.envoy_states(), self.fleets.refusals())
+        refusals = self.fleets.refusals()
+        self.statuses.observe(self.fleets.envoy_states(), refusals)
+        if self._accepted is not None:
+            self._accepted.observe(refusals)
         self._log.transitions(self.statuses.transitions())
         for _ in self._log.search():
             yield
