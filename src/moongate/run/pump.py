@@ -13,7 +13,7 @@ Facts
 * a write during a turn belongs to that turn if the turn still settles it; writes are counted, and ``settled``
   returns when all writes before its call are handed out
 * what is excluded from garbage collection is never freed if it ends as a circle of garbage, as Envoys and
-  their streams do. So objects are excluded only when the process has grown, and in long turns: a small change
+  their streams do. So objects are excluded only when very many are new, and in long turns: a small change
   leaves its own to Python
 * an Envoy's answer can cause further writes (a quarantine). They are counted separately: a caller that waits
   for its own write also waits for them, but not for writes of others
@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import sys
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
@@ -38,25 +37,28 @@ if TYPE_CHECKING:
 SLICE_S: Final = 0.003
 """Seconds of work before the event loop runs again.
 
-An event that passes through several callbacks waits for several slices, so one slice is much shorter than the
-time that an endpoint may wait.
+An endpoint waits for several slices on its way, so one slice is much shorter than the time that it may wait.
 """
 
-_NEW_BLOCKS: Final = 5_000
-"""How many more blocks of memory there must be before objects are excluded from garbage collection.
+PASSES: Final = 3
+"""How often the event loop runs between two slices.
 
-To look through as many objects takes about as long as a slice.
+What comes from outside passes through several callbacks, one after another, and would wait for a slice before
+each of them.
 """
-_NEW_STEPS: Final = 300
-"""After how many steps of a turn objects are excluded even if the process has not grown; as many are made.
+
+_NEW: Final = 50_000
+"""How many objects may be new before they are excluded from garbage collection."""
+
+_NEW_IN_LONG_TURNS: Final = 2_500
+"""The same in a turn of more than ``_LONG`` steps. To look through as many takes about as long as a slice.
 
 Python starts a collection by what was made less what was freed. So an edit that replaces what thousands of
 queries have answered starts none, until one has to look through all of it at once.
 """
 
-_GONE_BLOCKS: Final = 50_000
-"""How many fewer there must be before new ones are counted from there. The change of one file takes 20,000,
-and gives them back."""
+_LONG: Final = 100
+"""How many steps a turn has at most that leaves its objects to Python, as the change of one file does."""
 
 
 class Outlet(Struct, frozen=True):
@@ -82,10 +84,8 @@ class Pump:
         self._turned = asyncio.Event()
         self._written = self._published = self._answered = self._turns = 0
         self._turning = False
-        self._blocks = 0
-        """The size of the process when objects were last excluded from garbage collection."""
         self._steps = 0
-        """How many steps there were since then, in this turn."""
+        """How many steps there were in this turn."""
         self.slices = 0
 
     @property
@@ -134,27 +134,27 @@ class Pump:
         while True:
             # Endpoints have a slice of their own: they do not wait for the rest, nor can they starve it.
             _run_slice(self._world.settle(urgent=True))
-            outlet.publish_endpoints(self._world.take(urgent=True))
+            endpoints = self._world.take(urgent=True)
+            outlet.publish_endpoints(endpoints)
+            if endpoints:
+                await _run_others()  # they are sent
             taken, done = _run_slice(steps)
             if done:
                 return
             self._steps += taken
             self.slices += 1
             self._exclude_new()
-            await asyncio.sleep(0)
+            await _run_others()
 
     def _exclude_new(self) -> None:
-        """Exclude objects from garbage collection if the process has grown, or after many steps.
+        """Exclude objects from garbage collection if many are new.
 
         The results of thousands of queries live long, and a full collection over them takes 0.1 s or more.
         """
-        blocks = sys.getallocatedblocks()
-        if blocks > self._blocks + _NEW_BLOCKS or self._steps >= _NEW_STEPS:
+        most = _NEW_IN_LONG_TURNS if self._steps > _LONG else _NEW
+        if len(gc.get_objects()) > most:
             gc.collect()
             gc.freeze()
-            self._blocks, self._steps = sys.getallocatedblocks(), 0
-        elif blocks < self._blocks - _GONE_BLOCKS:
-            self._blocks = blocks
 
     async def until(self, claim: Callable[[], bool]) -> None:
         """Return when ``claim()`` is true. It is called after each turn."""
@@ -183,6 +183,12 @@ class Pump:
 
     def _has_turned(self, turns: int) -> bool:
         return self._turns >= turns
+
+
+async def _run_others() -> None:
+    """Let the event loop run callbacks, and those that follow from them."""
+    for _ in range(PASSES):
+        await asyncio.sleep(0)
 
 
 def _run_slice(steps: Iterator[None]) -> tuple[int, bool]:
