@@ -13,8 +13,8 @@ Facts
 * a write during a turn belongs to that turn if the turn still settles it; writes are counted, and ``settled``
   returns when all writes before its call are handed out
 * what is excluded from garbage collection is never freed if it ends as a circle of garbage, as Envoys and
-  their streams do. So objects are excluded only when very many are new, and in long turns: a small change
-  leaves its own to Python
+  their streams do. So objects are excluded only when very many are new, or a turn has made many: a small
+  change leaves its own to Python
 * an Envoy's answer can cause further writes (a quarantine). They are counted separately: a caller that waits
   for its own write also waits for them, but not for writes of others
 """
@@ -47,18 +47,15 @@ What comes from outside passes through several callbacks, one after another, and
 each of them.
 """
 
-_NEW: Final = 50_000
+_NEW: Final = 10_000
 """How many objects may be new before they are excluded from garbage collection."""
 
-_NEW_IN_LONG_TURNS: Final = 2_500
-"""The same in a turn of more than ``_LONG`` steps. To look through as many takes about as long as a slice.
+_NEW_IN_TURN: Final = 2_500
+"""How many of them a turn may make. To look through as many takes about as long as a slice.
 
 Python starts a collection by what was made less what was freed. So an edit that replaces what thousands of
 queries have answered starts none, until one has to look through all of it at once.
 """
-
-_LONG: Final = 100
-"""How many steps a turn has at most that leaves its objects to Python, as the change of one file does."""
 
 
 class Outlet(Struct, frozen=True):
@@ -84,8 +81,8 @@ class Pump:
         self._turned = asyncio.Event()
         self._written = self._published = self._answered = self._turns = 0
         self._turning = False
-        self._steps = 0
-        """How many steps there were in this turn."""
+        self._most_new = _NEW
+        """How many objects may be new in this turn."""
         self.slices = 0
 
     @property
@@ -113,7 +110,7 @@ class Pump:
             await self._wake.wait()
             self._wake.clear()
             self._turning = True
-            self._steps = 0
+            self._most_new = min(_NEW, len(gc.get_objects()) + _NEW_IN_TURN)
             await self._take(self._world.settle(), outlet)
             written = self._written  # All of it is settled, except for endpoints if very many come.
             await self._take(outlet.publish(self._world.take()), outlet)
@@ -138,10 +135,8 @@ class Pump:
             outlet.publish_endpoints(endpoints)
             if endpoints:
                 await _run_others()  # they are sent
-            taken, done = _run_slice(steps)
-            if done:
+            if _run_slice(steps):
                 return
-            self._steps += taken
             self.slices += 1
             self._exclude_new()
             await _run_others()
@@ -151,10 +146,10 @@ class Pump:
 
         The results of thousands of queries live long, and a full collection over them takes 0.1 s or more.
         """
-        most = _NEW_IN_LONG_TURNS if self._steps > _LONG else _NEW
-        if len(gc.get_objects()) > most:
+        if len(gc.get_objects()) > self._most_new:
             gc.collect()
             gc.freeze()
+            self._most_new = _NEW_IN_TURN
 
     async def until(self, claim: Callable[[], bool]) -> None:
         """Return when ``claim()`` is true. It is called after each turn."""
@@ -191,11 +186,7 @@ async def _run_others() -> None:
         await asyncio.sleep(0)
 
 
-def _run_slice(steps: Iterator[None]) -> tuple[int, bool]:
-    """Run steps for the length of a slice. How many were run, and whether none is left."""
+def _run_slice(steps: Iterator[None]) -> bool:
+    """Run steps for the length of a slice. Whether none is left."""
     end = perf_counter() + SLICE_S
-    taken = 0
-    for taken, _ in enumerate(steps, 1):
-        if perf_counter() > end:
-            return taken, False
-    return taken, True
+    return all(perf_counter() <= end for _ in steps)
