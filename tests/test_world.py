@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from moongate.api.gateway import Gateway, Listener, ListenerTLSConfig
 from moongate.api.httproute import HTTPRoute
 from moongate.api.shared import SecretObjectReference
 from moongate.attach.routes import route_shards
+from moongate.engine import STRIDE
 from moongate.store import shard
 from moongate.world import Changes, World
 from moongate.xds.destinations import resource_keys
@@ -51,6 +52,17 @@ def small() -> World:
     world.apply({each.ref: each for each in routes_with_services(2)})
     world.pull()
     return world
+
+
+def test_statuses_are_noted_in_steps() -> None:
+    """A policy on a Gateway changes those of thousands of routes: at once they would hold up endpoints."""
+    world = World()
+    world.apply({each.ref: each for each in routes_with_services(2 * STRIDE)})
+    noted = [0, *(len(world.statuses()) for _ in world.settle())]
+
+    assert max(after - before for before, after in pairwise(noted)) <= STRIDE
+    assert world.take().statuses.keys() == world.statuses().keys()
+    assert len(world.statuses()) == noted[-1] > 2 * STRIDE
 
 
 def types(changes: Changes) -> set[str]:

@@ -200,7 +200,7 @@ class World:
         self._recomputed: dict[Ref, None] = {}
         self._concerned: Mapping[Ref, tuple[Failed, ...]] = {}
         self._reported: dict[Ref, Struct] = {}
-        """Statuses as they were handed out: with the failures of queries added."""
+        """Statuses as they are handed out: with the failures of queries added."""
         self._fleet_changes: dict[str, FleetId | None] = {}
         self._status_changes: dict[Ref, Struct | None] = {}
         self._limits: dict[str, Root[Any]] = {}
@@ -294,7 +294,7 @@ class World:
             if self.db.next_dirty() is not None:
                 # A write that happens between two steps is propagated first, in slices.
                 yield from self._settle(self.db.next_marked)
-            elif self.db.collect(STRIDE):
+            elif self.db.collect(STRIDE) or self._report(STRIDE):
                 yield
             else:
                 return
@@ -477,11 +477,22 @@ class World:
         return handle
 
     def _report_statuses(self) -> None:
-        """Note the statuses that differ from those handed out, with what fails just now."""
+        """Note all statuses that differ from those reported, with what fails just now."""
         # Whom a failure concerns may differ although the same calls fail: members of a fleet come and go.
         concerned, self._concerned = self._concerned, failures.concerned(self.db)
+        self._recomputed |= dict.fromkeys((*concerned, *self._concerned))
+        while self._report(STRIDE):
+            pass
+
+    def _report(self, most: int) -> bool:
+        """Note which of some recomputed statuses differ from those reported. False if none was recomputed.
+
+        The failures that are added to them are those of the last ``take``.
+        """
         held = self.store.held()
-        for ref in self._recomputed | dict.fromkeys((*concerned, *self._concerned)):
+        some = tuple(islice(self._recomputed, most))
+        for ref in some:
+            del self._recomputed[ref]
             status = self._computed.get(ref)
             failed = self._concerned.get(ref)
             # Without a status it is not ours, unless it is the status that failed.
@@ -493,7 +504,7 @@ class World:
                     del self._reported[ref]
                 else:
                     self._reported[ref] = status
-        self._recomputed.clear()
+        return bool(some)
 
     def _forget_status(self, ref: Ref) -> None:
         root = self._statuses.pop(ref, None)

@@ -32,7 +32,7 @@ from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, Delt
 from moongate.ads.events import Acknowledged, Counters, Event
 from moongate.ads.secrets import respelled
 from moongate.ads.session import Session
-from moongate.ads.snapshot import Difference, Snapshot
+from moongate.ads.snapshot import Differences, Snapshot
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, SECRET, XdsResource, encode, packed
 
 TYPES = {"C": CLUSTER, "E": ENDPOINT, "S": SECRET, "L": LISTENER, "R": ROUTE, "X": SCOPE}
@@ -199,7 +199,7 @@ def content(version: str) -> str:
     return _CONTENTS[version]
 
 
-def edit(snapshot: Snapshot, words: str) -> tuple[Difference, ...]:
+def edit(snapshot: Snapshot, words: str) -> Differences:
     put: list[XdsResource] = []
     gone: list[tuple[str, str]] = []
     for word in words.split():

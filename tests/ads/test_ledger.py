@@ -42,9 +42,8 @@ def opened(
 def edit(snapshot: Snapshot, ledger: Ledger, put: Mapping[str, str], gone: Iterable[str] = ()) -> None:
     """One edit, as a session enters it."""
     resources = [resource(*each) for each in put.items()]
-    for _, name, before in snapshot.apply(resources, [(CLUSTER, name) for name in gone]):
-        ledger.enter(name, before)
-    ledger.compact()
+    differences = snapshot.apply(resources, [(CLUSTER, name) for name in gone])
+    ledger.enter(differences.get(CLUSTER, {}))
 
 
 class PlainLedger(RuleBasedStateMachine):

@@ -20,7 +20,7 @@ def test_an_edit_answers_with_what_really_differs() -> None:
         [resource("a"), resource("b", b"new"), resource("c")], [(CLUSTER, "unknown")]
     )
 
-    assert differences == ((CLUSTER, "b", before), (CLUSTER, "c", None))
+    assert differences == {CLUSTER: {"b": before, "c": None}}
 
 
 def test_what_goes_and_comes_in_one_edit_stays() -> None:
@@ -28,7 +28,7 @@ def test_what_goes_and_comes_in_one_edit_stays() -> None:
     snapshot = Snapshot()
     snapshot.apply([resource("a")], [])
 
-    assert snapshot.apply([resource("a")], [(CLUSTER, "a")]) == ()
+    assert snapshot.apply([resource("a")], [(CLUSTER, "a")]) == {}
     assert snapshot.get(CLUSTER, "a") == resource("a")
 
 

@@ -167,6 +167,21 @@ async def test_answers_are_looked_at_when_all_that_was_written_is_handed_out(
     assert run.observed == [2]
 
 
+async def test_what_passes_through_several_callbacks_waits_for_one_slice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A changed file and an Envoy's answer do: a slice before each of them would add up."""
+    monkeypatch.setattr("moongate.run.pump.SLICE_S", 0)
+    async with running() as run:
+        run.put(*worlds.routes_with_services(2))
+        slices: list[int] = []
+        for _ in range(4):
+            await asyncio.sleep(0)
+            slices.append(run.pump.slices)
+
+    assert slices == [1, 1, 1, 2]
+
+
 class Circle:
     """Refers to itself, so that only the garbage collector frees it."""
 
@@ -217,7 +232,7 @@ async def test_a_long_turn_leaves_no_pile_to_search_for_garbage() -> None:
             gc.unfreeze()
 
     assert searched
-    assert max(searched) < 6_000
+    assert max(searched) < 10_000
 
 
 async def test_what_made_the_process_grow_is_not_searched_for_garbage(

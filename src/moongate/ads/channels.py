@@ -165,6 +165,16 @@ class Channel(Struct):
                 self.dirty_since = min(self.dirty_since, dropped.since)
             self.cancel_removal(name)
 
+    def mark_all(self, names: Collection[str], seq: int) -> None:
+        """As ``mark``, for many names."""
+        if self.pending_removal or self.lingering:
+            for name in names:
+                self.mark(name, seq)
+        elif names:
+            if not self.dirty:
+                self.dirty_since = seq
+            self.dirty.update(names)
+
     def take_back(self, batch: Batch) -> None:
         """Mark the resources of an unsent batch as dirty again. They keep the age of the batch."""
         if batch:

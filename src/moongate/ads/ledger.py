@@ -19,7 +19,7 @@ Facts
 -----
 * an exception is removed as soon as its version equals that of the snapshot
 * an edit is entered name by name, and the snapshot is ahead of the ledger until all are entered; so the form
-  changes only after that (``compact``)
+  changes only after that
 * a set or dictionary that has shrunk keeps its memory, but a copy of it does not
 
 Source: xRFC TP1, "Glob collections".
@@ -216,9 +216,7 @@ class Ledger:
             self._peak = max(self._peak, len(self._exceptions))
         elif name in self._exceptions:
             del self._exceptions[name]
-            if _is_roomy(len(self._exceptions), self._peak):
-                self._exceptions = dict(self._exceptions)
-                self._peak = len(self._exceptions)
+            self._compact()
 
     def subscribe(self, name: str) -> None:
         """Note a subscription to a name. The version that Envoy has is unknown from now on."""
@@ -237,30 +235,31 @@ class Ledger:
         for each in (name, *members):
             self.set(each, None)
 
-    def enter(self, name: str, before: str | None) -> bool:
-        """Note one name of an edit that the snapshot has already. Whether Envoy subscribes to it.
+    def enter(self, before: Mapping[str, str | None]) -> list[str]:
+        """Note an edit that the snapshot has already. Returns the names to which Envoy subscribes.
 
         Args:
-            name: the name that the edit changed.
-            before: the version before the edit; None if there was none.
+            before: each name that the edit changed, with the version before; None if there was none.
         """
-        resource = self._view.get(name)
-        if before is None or resource is None:
-            self.names.enter(name, existed=before is not None)
-        if not self.wants(name):
-            return False
-        # As ``set`` does it, which would ask once more: an edit may have thousands of names.
-        version = self._exceptions.get(name, before)
-        if resource is not None and version != resource.version:
-            self._exceptions[name] = version
-            self._peak = max(self._peak, len(self._exceptions))
-        else:
-            self.set(name, version)
-        return True
-
-    def compact(self) -> None:
-        """Save memory. Called when all names of an edit are entered."""
+        view, exceptions = self._view, self._exceptions
+        entered: list[str] = []
+        for name, was in before.items():
+            resource = view.get(name)
+            if was is None or resource is None:
+                self.names.enter(name, existed=was is not None)
+            if not self.wants(name):
+                continue
+            entered.append(name)
+            # As ``set`` does it, which would ask once more: an edit may have thousands of names.
+            version = exceptions.get(name, was)
+            if version != (None if resource is None else resource.version):
+                exceptions[name] = version
+            else:
+                exceptions.pop(name, None)
+        self._peak = max(self._peak, len(exceptions))
+        self._compact()
         self.names.compact()
+        return entered
 
     def held(self) -> Iterator[tuple[str, str]]:
         """All resources that Envoy has: (name, version)."""
@@ -295,6 +294,12 @@ class Ledger:
             return self._view
         members = (self._members.get(collection, ()) for collection in self.collections)
         return chain(self.names, *members) if self.collections else self.names
+
+    def _compact(self) -> None:
+        """Save memory. Called when exceptions were removed."""
+        if _is_roomy(len(self._exceptions), self._peak):
+            self._exceptions = dict(self._exceptions)
+            self._peak = len(self._exceptions)
 
     def _fill(self, held: Mapping[str, str]) -> None:
         versions = ((name, held.get(name)) for name in {**dict.fromkeys(self._subscribed()), **held})

@@ -31,7 +31,7 @@ from moongate.ads.snapshot import Snapshot
 from moongate.ads.transports import IdentityError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 
     from moongate.ads.snapshot import Key
     from moongate.ads.transports import Context, Transport
@@ -118,22 +118,25 @@ class AdsServer:
         of.published = True
         if of.prepared:
             put = tuple(put)
-            for resource in put:
-                of.prepared.pop((resource.type_url, resource.name), None)  # it is older
+            of.overtaken.update((resource.type_url, resource.name) for resource in put)
         differences = of.snapshot.apply(put, gone)
         for stream in of.streams:
             stream.session.touch(differences)
             stream.wake.set()
         of.notify()
 
-    def prepare(self, fleet: str, put: Iterable[XdsResource]) -> None:
+    def prepare(self, fleet: str, put: Sequence[XdsResource]) -> None:
         """Take resources that ``publish_prepared`` publishes: what is published before that is newer."""
-        self._fleet(fleet).prepared = {(each.type_url, each.name): each for each in put}
+        of = self._fleet(fleet)
+        of.prepared = put
+        of.overtaken.clear()
 
     def publish_prepared(self, fleet: str, gone: Iterable[Key] = ()) -> None:
         """Publish what was prepared, and the end of others, in one edit."""
         of = self._fleet(fleet)
-        put, of.prepared = of.prepared.values(), {}
+        put, of.prepared = of.prepared, ()
+        if of.overtaken:
+            put = [each for each in put if (each.type_url, each.name) not in of.overtaken]
         self.publish(fleet, put, gone)
 
     def recall(self, fleet: str, cluster: XdsResource) -> None:
@@ -386,8 +389,10 @@ class _Fleet:
         self.snapshot = Snapshot()
         self.published = False
         """Whether it was ever published. If not, only the name of a connected Envoy is known."""
-        self.prepared: dict[Key, XdsResource] = {}
+        self.prepared: Sequence[XdsResource] = ()
         """What is published soon."""
+        self.overtaken: set[Key] = set()
+        """What of that is older than what was published in the meantime."""
         self.held: set[str] = set()
         """The types of which nothing is sent."""
         self.streams: list[_Stream] = []

@@ -83,7 +83,7 @@ if TYPE_CHECKING:
 
     from moongate.ads.nacks import Blame
     from moongate.ads.responses import Response
-    from moongate.ads.snapshot import Difference, Snapshot
+    from moongate.ads.snapshot import Differences, Snapshot
     from moongate.xds.wire import XdsResource
 
 LINGER_SECONDS = 5.0
@@ -195,21 +195,21 @@ class Session:
         for name in request.resource_names_subscribe:
             self._subscribe(channel, name)
 
-    def touch(self, differences: Iterable[Difference]) -> None:
+    def touch(self, differences: Differences) -> None:
         """Note an edit of the snapshot. The caller calls this after each edit."""
         listening = self._in_force(LISTENER)
-        for type_url, name, before in differences:
+        for type_url, before in differences.items():
             channel = self._channels.get(type_url)
             if channel is None:
                 continue
-            if channel.ledger.enter(name, before):
-                channel.mark(name, self._snapshot.seq)
-                # A table that is there before and after does not return, nor do its scopes.
-                stays = before is not None and self._snapshot.get(type_url, name) is not None
-                if type_url in _TABLES and (channel.returning or not stays):
-                    self._note_return(channel, name, before, listening)
-        for channel in self._channels.values():
-            channel.ledger.compact()
+            names = channel.ledger.enter(before)
+            channel.mark_all(names, self._snapshot.seq)
+            if type_url in _TABLES:
+                resources = self._snapshot.of(type_url)
+                for name in names:
+                    # A table that is there before and after does not return, nor do its scopes.
+                    if channel.returning or before[name] is None or name not in resources:
+                        self._note_return(channel, name, before[name], listening)
 
     def _note_return(self, tables: Channel, name: str, before: str | None, listening: float) -> None:
         """Note whether a route table returns, and no listener in force used it in the meantime.

@@ -7,7 +7,7 @@ nothing else, so the cost depends on the size of the change.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from moongate.ads.departures import Departures
 from moongate.ads.ledger import collection_of
@@ -24,12 +24,11 @@ Key: TypeAlias = tuple[str, str]
 """(type URL, resource name)."""
 
 
-class Difference(NamedTuple):
-    """One resource that an edit changed, and the version that it had before; None when there was none."""
+Differences: TypeAlias = "Mapping[str, Mapping[str, str | None]]"
+"""What an edit changed: type URL → name → the version before the edit; None if there was none.
 
-    type_url: str
-    name: str
-    before: str | None
+Names that the fleet has no more stand before the others of their type.
+"""
 
 
 class Snapshot:
@@ -53,7 +52,7 @@ class Snapshot:
         """Whether the fleet should have anything at all."""
         return any(self._resources.values())
 
-    def apply(self, put: Iterable[XdsResource], gone: Iterable[Key]) -> tuple[Difference, ...]:
+    def apply(self, put: Iterable[XdsResource], gone: Iterable[Key]) -> Differences:
         """Make one edit.
 
         Returns:
@@ -64,24 +63,29 @@ class Snapshot:
         for type_url, name in gone:
             if (was := self._resources[type_url].pop(name, None)) is not None:
                 before[type_url, name] = was
-        differing: list[Difference] = []
+        differing: defaultdict[str, dict[str, str | None]] = defaultdict(dict)
         # Thousands may come at once, so this does little for each.
         for resource in put:
             type_url, name, version = resource.type_url, resource.name, resource.version
             held = self._resources[type_url]
             was = (before.pop((type_url, name), None) if before else None) or held.get(name)
             if was is None or was.version != version:
-                differing.append(Difference(type_url, name, None if was is None else was.version))
+                differing[type_url].setdefault(name, None if was is None else was.version)
                 if type_url == CLUSTER and was is not None:
                     self._keep_former(was, version)
             held[name] = resource
-        left = [Difference(*key, was.version) for key, was in before.items()]
-        differences = (*left, *differing)
+        left: defaultdict[str, dict[str, str | None]] = defaultdict(dict)
+        for (type_url, name), was in before.items():
+            left[type_url][name] = was.version
+        differences = {t: left.get(t, {}) | differing.get(t, {}) for t in (*left, *differing)}
         if differences or not self.seq:
             self.seq += 1
-        for type_url, name, was in differences:
-            if was is None or name not in self._resources[type_url]:
-                self._note(type_url, name, existed=was is not None)
+        for type_url, names in left.items():
+            for name in names:
+                self._note(type_url, name, existed=True)
+        for type_url, names in differing.items():
+            for name in (name for name, was in names.items() if was is None):
+                self._note(type_url, name, existed=False)
         return differences
 
     def depart(self, names: Iterable[str]) -> list[str]:

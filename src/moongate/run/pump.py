@@ -13,8 +13,8 @@ Facts
 * a write during a turn belongs to that turn if the turn still settles it; writes are counted, and ``settled``
   returns when all writes before its call are handed out
 * what is excluded from garbage collection is never freed if it ends as a circle of garbage, as Envoys and
-  their streams do. So objects are excluded only when the process has grown, and in long turns: a small change
-  leaves its own to Python
+  their streams do. So objects are excluded only when very many are new, or a turn has made many: a small
+  change leaves its own to Python
 * an Envoy's answer can cause further writes (a quarantine). They are counted separately: a caller that waits
   for its own write also waits for them, but not for writes of others
 """
@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import sys
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
@@ -38,25 +37,25 @@ if TYPE_CHECKING:
 SLICE_S: Final = 0.003
 """Seconds of work before the event loop runs again.
 
-An event that passes through several callbacks waits for several slices, so one slice is much shorter than the
-time that an endpoint may wait.
+An endpoint waits for several slices on its way, so one slice is much shorter than the time that it may wait.
 """
 
-_NEW_BLOCKS: Final = 5_000
-"""How many more blocks of memory there must be before objects are excluded from garbage collection.
+PASSES: Final = 3
+"""How often the event loop runs between two slices.
 
-To look through as many objects takes about as long as a slice.
+What comes from outside passes through several callbacks, one after another, and would wait for a slice before
+each of them.
 """
-_NEW_STEPS: Final = 300
-"""After how many steps of a turn objects are excluded even if the process has not grown; as many are made.
+
+_NEW: Final = 10_000
+"""How many objects may be new before they are excluded from garbage collection."""
+
+_NEW_IN_TURN: Final = 2_500
+"""How many of them a turn may make. To look through as many takes about as long as a slice.
 
 Python starts a collection by what was made less what was freed. So an edit that replaces what thousands of
 queries have answered starts none, until one has to look through all of it at once.
 """
-
-_GONE_BLOCKS: Final = 50_000
-"""How many fewer there must be before new ones are counted from there. The change of one file takes 20,000,
-and gives them back."""
 
 
 class Outlet(Struct, frozen=True):
@@ -82,10 +81,8 @@ class Pump:
         self._turned = asyncio.Event()
         self._written = self._published = self._answered = self._turns = 0
         self._turning = False
-        self._blocks = 0
-        """The size of the process when objects were last excluded from garbage collection."""
-        self._steps = 0
-        """How many steps there were since then, in this turn."""
+        self._most_new = _NEW
+        """How many objects may be new in this turn."""
         self.slices = 0
 
     @property
@@ -113,7 +110,7 @@ class Pump:
             await self._wake.wait()
             self._wake.clear()
             self._turning = True
-            self._steps = 0
+            self._most_new = min(_NEW, len(gc.get_objects()) + _NEW_IN_TURN)
             await self._take(self._world.settle(), outlet)
             written = self._written  # All of it is settled, except for endpoints if very many come.
             await self._take(outlet.publish(self._world.take()), outlet)
@@ -134,27 +131,25 @@ class Pump:
         while True:
             # Endpoints have a slice of their own: they do not wait for the rest, nor can they starve it.
             _run_slice(self._world.settle(urgent=True))
-            outlet.publish_endpoints(self._world.take(urgent=True))
-            taken, done = _run_slice(steps)
-            if done:
+            endpoints = self._world.take(urgent=True)
+            outlet.publish_endpoints(endpoints)
+            if endpoints:
+                await _run_others()  # they are sent
+            if _run_slice(steps):
                 return
-            self._steps += taken
             self.slices += 1
             self._exclude_new()
-            await asyncio.sleep(0)
+            await _run_others()
 
     def _exclude_new(self) -> None:
-        """Exclude objects from garbage collection if the process has grown, or after many steps.
+        """Exclude objects from garbage collection if many are new.
 
         The results of thousands of queries live long, and a full collection over them takes 0.1 s or more.
         """
-        blocks = sys.getallocatedblocks()
-        if blocks > self._blocks + _NEW_BLOCKS or self._steps >= _NEW_STEPS:
+        if len(gc.get_objects()) > self._most_new:
             gc.collect()
             gc.freeze()
-            self._blocks, self._steps = sys.getallocatedblocks(), 0
-        elif blocks < self._blocks - _GONE_BLOCKS:
-            self._blocks = blocks
+            self._most_new = _NEW_IN_TURN
 
     async def until(self, claim: Callable[[], bool]) -> None:
         """Return when ``claim()`` is true. It is called after each turn."""
@@ -185,11 +180,13 @@ class Pump:
         return self._turns >= turns
 
 
-def _run_slice(steps: Iterator[None]) -> tuple[int, bool]:
-    """Run steps for the length of a slice. How many were run, and whether none is left."""
+async def _run_others() -> None:
+    """Let the event loop run callbacks, and those that follow from them."""
+    for _ in range(PASSES):
+        await asyncio.sleep(0)
+
+
+def _run_slice(steps: Iterator[None]) -> bool:
+    """Run steps for the length of a slice. Whether none is left."""
     end = perf_counter() + SLICE_S
-    taken = 0
-    for taken, _ in enumerate(steps, 1):
-        if perf_counter() > end:
-            return taken, False
-    return taken, True
+    return all(perf_counter() <= end for _ in steps)
