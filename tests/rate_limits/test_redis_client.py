@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -175,23 +175,13 @@ async def test_a_member_of_a_cluster_that_fails_fails_its_own_buckets_until_anot
 
 async def test_sentinels_say_which_redis_counts(tmp_path: Path) -> None:
     """When it dies, the next one that they name counts on, without a restart of ours."""
-    async with AsyncExitStack() as stack:
-        first = await stack.enter_async_context(redis_server(tmp_path / "a"))
-        second = await stack.enter_async_context(
-            redis_server(tmp_path / "b", f"replicaof 127.0.0.1 {first.port}")
-        )
-        sentinel = RedisServer(tmp_path / "s")
-        sentinel.use_sentinel("shop", first.port)
-        await stack.enter_async_context(sentinel)
-        replica = await stack.enter_async_context(Redis(port=second.port))
-        asked = await stack.enter_async_context(Redis(port=sentinel.port, decode_responses=True))
-        await _until(partial(_is_up_to_date, replica))
-        await _until(partial(_knows_replica, asked, second.port))
+    async with _sentinel(tmp_path) as (sentinel, first, second):
         address = redis_address(f"shop,127.0.0.1:{sentinel.port}")
         async with (
             asyncio.timeout(40),
             redis_client(address) as client,
             RedisCounters(client, str(address)) as counters,
+            Redis(port=second.port) as replica,
         ):
             before = await counters.add([hit("anne")])
             await _until(partial(_has_the_count, replica))
@@ -203,6 +193,49 @@ async def test_sentinels_say_which_redis_counts(tmp_path: Path) -> None:
             after = await counters.add([hit("anne")])
 
     assert (before, after) == ([1], [2])
+
+
+async def test_a_redis_that_sentinels_have_replaced_does_not_count_on(tmp_path: Path) -> None:
+    """For ten seconds it takes hits, and knows nothing of it; then it takes the data of the other one."""
+    async with _sentinel(tmp_path) as (sentinel, first, second):
+        address = redis_address(f"shop,127.0.0.1:{sentinel.port}")
+        async with (
+            asyncio.timeout(40),
+            redis_client(address) as client,
+            RedisCounters(client, str(address)) as counters,
+            Redis(port=sentinel.port) as asked,
+            Redis(port=first.port) as former,
+            Redis(port=second.port) as successor,
+        ):
+            await counters.add([hit("anne")])
+            await asked.execute_command("SENTINEL", "FAILOVER", "shop")
+            await _until(partial(_writes, successor))
+            while await successor.get("shop_user_bob_0") is None:
+                with suppress(CountersError):
+                    await counters.add([hit("bob")])
+            role = (await former.info("replication"))["role"]
+
+    assert role == "master"
+
+
+@asynccontextmanager
+async def _sentinel(folder: Path) -> AsyncGenerator[tuple[RedisServer, RedisServer, RedisServer]]:
+    """A Sentinel, the Redis that it knows as ``shop``, and the replica of that."""
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(redis_server(folder / "a"))
+        second = await stack.enter_async_context(
+            redis_server(folder / "b", f"replicaof 127.0.0.1 {first.port}")
+        )
+        sentinel = RedisServer(folder / "s")
+        sentinel.use_sentinel("shop", first.port)
+        await stack.enter_async_context(sentinel)
+        async with (
+            Redis(port=second.port) as replica,
+            Redis(port=sentinel.port, decode_responses=True) as asked,
+        ):
+            await _until(partial(_is_up_to_date, replica))
+            await _until(partial(_knows_replica, asked, second.port))
+        yield sentinel, first, second
 
 
 def _member() -> tuple[str, str]:
@@ -266,6 +299,10 @@ async def _knows_all(client: Redis) -> bool:
 
 async def _is_up_to_date(replica: Redis) -> bool:
     return (await replica.info("replication")).get("master_link_status") == "up"
+
+
+async def _writes(server: Redis) -> bool:
+    return (await server.info("replication"))["role"] == "master"
 
 
 async def _has_the_count(replica: Redis) -> bool:
