@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from moongate.rate_limits import redis_counters
+from moongate.rate_limits.config import Limits
 from moongate.rate_limits.counters import CountersError
 from moongate.rate_limits.redis_address import redis_address
 from moongate.rate_limits.redis_client import redis_client
 from moongate.rate_limits.redis_counters import RedisCounters
+from moongate.rate_limits.service import RateLimitService
+from tests.rate_limits.configs import config, descriptor, level, request
 from tests.rate_limits.test_counters import hit
 from tests.redis_servers import RedisServer, redis_server
 
@@ -163,3 +167,28 @@ async def test_a_password_is_used_and_not_shown(tmp_path: Path) -> None:
 
     assert str(error.value).startswith(f"Redis at {at} does not count")
     assert "wrong@" not in str(error.value)
+
+
+async def test_two_services_have_one_count_and_each_its_own_limit(redis: RedisServer) -> None:
+    """As those of two laptops. One is started again, and goes on with the count."""
+    answers: list[str] = []
+    for limit in (3, 5, 3):
+        async with counting(redis.url) as counters:
+            service = RateLimitService(counters, lambda: 59.0)
+            service.take(Limits([config(level("user", limit=(limit, "MINUTE")))]))
+            asked = [await service.answer(request(descriptor(("user", "anne")))) for _ in range(2)]
+            answers += [RateLimitResponse.Code.Name(answer.overall_code) for answer in asked]
+
+    assert answers == ["OK"] * 4 + ["OVER_LIMIT"] * 2
+
+
+async def test_a_clock_that_is_late_counts_in_the_window_before(redis: RedisServer) -> None:
+    """Each laptop has its own clock; neither disturbs what the other one counts."""
+    async with counting(redis.url) as early, counting(redis.url) as late:
+        services = [RateLimitService(early, lambda: 61.5), RateLimitService(late, lambda: 58.5)]
+        for service in services:
+            service.take(Limits([config(level("user", limit=(1, "MINUTE")))]))
+        asked = [await each.answer(request(descriptor(("user", "anne")))) for each in (*services, *services)]
+
+    codes = [RateLimitResponse.Code.Name(answer.overall_code) for answer in asked]
+    assert codes == ["OK", "OK", "OVER_LIMIT", "OVER_LIMIT"]
