@@ -169,6 +169,31 @@ async def test_a_password_is_used_and_not_shown(tmp_path: Path) -> None:
     assert "wrong@" not in str(error.value)
 
 
+async def test_a_password_that_has_changed_is_named_as_the_reason(tmp_path: Path) -> None:
+    """The connection that stands goes on to count; when it is lost, another one is refused."""
+    async with (
+        redis_server(tmp_path / "r", "requirepass first") as server,
+        counting(f"redis://:first@127.0.0.1:{server.port}") as counters,
+        Redis(port=server.port, password="first") as client,
+        asyncio.timeout(30),
+    ):
+        admin: Any = client
+        before = [await counters.add([hit()])]
+        await admin.execute_command("CONFIG SET requirepass second")
+        before.append(await counters.add([hit()]))
+        await admin.execute_command("CLIENT KILL TYPE normal SKIPME yes")
+        with pytest.raises(CountersError):
+            await counters.add([hit()])
+        while "AuthenticationError" not in counters.trouble:  # noqa: ASYNC110 - it is for those who ask
+            await asyncio.sleep(0.05)
+        await admin.execute_command("CONFIG SET requirepass first")
+        while counters.trouble:  # noqa: ASYNC110 - see above
+            await asyncio.sleep(0.05)
+        after = await counters.add([hit()])
+
+    assert (before, after) == ([[1], [2]], [3])
+
+
 async def test_two_services_have_one_count_and_each_its_own_limit(redis: RedisServer) -> None:
     """As those of two laptops. One is started again, and goes on with the count."""
     answers: list[str] = []

@@ -20,7 +20,6 @@ Facts
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from time import time  # noqa: TID251 - windows are aligned to the clock
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
@@ -205,8 +204,12 @@ class _Lane:
         while True:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-            with suppress(Exception):
+            try:
                 await self._reach()
+            except Exception as reason:  # noqa: BLE001 - whatever it is, the next try may succeed
+                # A connection that was closed may be refused for another reason, such as a new password.
+                self._note(f"{self._shown} does not count: {_words(reason)}")
+            else:
                 break
         self._lost = False
         self._note("")
