@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+from structlog.testing import capture_logs
 
 from moongate.rate_limits.config import Limit
-from moongate.rate_limits.counters import CountersError, Hit, RedisCounters
+from moongate.rate_limits.counters import CountersError, Hit
 from moongate.rate_limits.redis_address import RedisAddress, redis_address
 from moongate.rate_limits.redis_client import redis_client
+from moongate.rate_limits.redis_counters import RedisCounters
 from tests.e2e.certificates import Authority
 from tests.ports import free_port
 from tests.redis_servers import RedisServer, redis_server
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
 pytestmark = pytest.mark.slow
 
@@ -79,16 +82,46 @@ async def test_tls_with_certificates_on_both_sides(tmp_path: Path) -> None:
             await counts(redis_address(f"{at}?ssl_ca_certs={ca}"), "anne")
 
 
+async def test_certificates_are_read_again_when_redis_has_to_be_found_again(tmp_path: Path) -> None:
+    """They are renewed on the disk, all signed by another authority, and Redis is restarted."""
+    names = ("ca", "server", "server-key", "client", "client-key")
+    files = {name: tmp_path / name for name in names}
+
+    def renew() -> None:
+        authority = Authority()
+        files["ca"].write_bytes(authority.pem)
+        for name, hostname in (("server", "localhost"), ("client", "moongate")):
+            certificate = authority.sign(hostname)
+            files[name].write_bytes(certificate.pem)
+            files[f"{name}-key"].write_bytes(certificate.key)
+
+    renew()
+    server = RedisServer(tmp_path / "r")
+    server.use_tls(*(files[name] for name in ("server", "server-key", "ca")))
+    own = f"ssl_certfile={files['client']}&ssl_keyfile={files['client-key']}&ssl_ca_certs={files['ca']}"
+    address = redis_address(f"rediss://localhost:{server.port}?{own}")
+    async with (
+        asyncio.timeout(40),
+        server,
+        redis_client(address) as client,
+        RedisCounters(client, str(address)) as counters,
+    ):
+        before = await counters.add([hit("anne")])
+        await server.kill()
+        with pytest.raises(CountersError):
+            await counters.add([hit("anne")])
+        renew()
+        await server.start()
+        while counters.trouble:  # noqa: ASYNC110 - it is for those who ask
+            await asyncio.sleep(0.05)
+        after = await counters.add([hit("anne")])
+
+    assert (before, after) == ([1], [2])
+
+
 async def test_a_cluster(tmp_path: Path) -> None:
     """Buckets of one request lie on several members."""
-    async with AsyncExitStack() as stack:
-        servers = [
-            await stack.enter_async_context(
-                redis_server(tmp_path / f"r{n}", "cluster-enabled yes", f"cluster-port {free_port()}")
-            )
-            for n in range(3)
-        ]
-        await _join(servers)
+    async with _cluster(tmp_path) as servers:
         address = redis_address(f"127.0.0.1:{servers[0].port},127.0.0.1:{servers[1].port}")
         users = [f"user {n}" for n in range(20)]
 
@@ -103,25 +136,52 @@ async def test_a_cluster(tmp_path: Path) -> None:
     assert min(sizes) > 0
 
 
+async def test_a_member_of_a_cluster_that_fails_fails_its_own_buckets_until_another_takes_its_place(
+    tmp_path: Path,
+) -> None:
+    users = [f"user {n}" for n in range(20)]
+    async with (
+        _cluster(tmp_path, "cluster-require-full-coverage no", "cluster-node-timeout 1000") as servers,
+        redis_server(tmp_path / "replica", *_member()) as replica,
+        asyncio.timeout(60),
+    ):
+        await _follow(replica, servers[1])
+        address = redis_address(",".join(f"127.0.0.1:{server.port}" for server in servers))
+        with capture_logs() as log:
+            async with redis_client(address) as client, RedisCounters(client, str(address)) as counters:
+
+                async def ask() -> list[list[int] | BaseException]:
+                    each = (counters.add([hit(user)]) for user in users)
+                    return await asyncio.gather(*each, return_exceptions=True)
+
+                before = await ask()
+                cluster: Any = client
+                ports = [cluster.get_node_from_key(hit(user).bucket).port for user in users]
+                await servers[1].kill()
+                for _ in range(3):
+                    without = await ask()
+                    failed = [isinstance(answer, CountersError) for answer in without]
+                    assert failed == [port == servers[1].port for port in ports]
+                while counters.trouble:  # noqa: ASYNC110 - it is for those who ask
+                    await asyncio.sleep(0.05)
+                after = await ask()
+
+    assert before == [[1]] * 20
+    # What the replica has not got yet is lost.
+    assert all(isinstance(answer, list) for answer in after)
+    assert after[ports.index(servers[0].port)] == [5]
+    assert [entry["event"] for entry in log] == ["redis_lost", "redis_back"]
+
+
 async def test_sentinels_say_which_redis_counts(tmp_path: Path) -> None:
     """When it dies, the next one that they name counts on, without a restart of ours."""
-    async with AsyncExitStack() as stack:
-        first = await stack.enter_async_context(redis_server(tmp_path / "a"))
-        second = await stack.enter_async_context(
-            redis_server(tmp_path / "b", f"replicaof 127.0.0.1 {first.port}")
-        )
-        sentinel = RedisServer(tmp_path / "s")
-        sentinel.use_sentinel("shop", first.port)
-        await stack.enter_async_context(sentinel)
-        replica = await stack.enter_async_context(Redis(port=second.port))
-        asked = await stack.enter_async_context(Redis(port=sentinel.port, decode_responses=True))
-        await _until(partial(_is_up_to_date, replica))
-        await _until(partial(_knows_replica, asked, second.port))
+    async with _sentinel(tmp_path) as (sentinel, first, second):
         address = redis_address(f"shop,127.0.0.1:{sentinel.port}")
         async with (
             asyncio.timeout(40),
             redis_client(address) as client,
             RedisCounters(client, str(address)) as counters,
+            Redis(port=second.port) as replica,
         ):
             before = await counters.add([hit("anne")])
             await _until(partial(_has_the_count, replica))
@@ -133,6 +193,90 @@ async def test_sentinels_say_which_redis_counts(tmp_path: Path) -> None:
             after = await counters.add([hit("anne")])
 
     assert (before, after) == ([1], [2])
+
+
+async def test_a_redis_that_sentinels_have_replaced_does_not_count_on(tmp_path: Path) -> None:
+    """For ten seconds it takes hits, and knows nothing of it; then it takes the data of the other one."""
+    async with _sentinel(tmp_path) as (sentinel, first, second):
+        address = redis_address(f"shop,127.0.0.1:{sentinel.port}")
+        async with (
+            asyncio.timeout(40),
+            redis_client(address) as client,
+            RedisCounters(client, str(address)) as counters,
+            Redis(port=sentinel.port) as asked,
+            Redis(port=first.port) as former,
+            Redis(port=second.port) as successor,
+        ):
+            await counters.add([hit("anne")])
+            await asked.execute_command("SENTINEL", "FAILOVER", "shop")
+            await _until(partial(_writes, successor))
+            while await successor.get("shop_user_bob_0") is None:
+                with suppress(CountersError):
+                    await counters.add([hit("bob")])
+            role = (await former.info("replication"))["role"]
+
+    assert role == "master"
+
+
+@asynccontextmanager
+async def _sentinel(folder: Path) -> AsyncGenerator[tuple[RedisServer, RedisServer, RedisServer]]:
+    """A Sentinel, the Redis that it knows as ``shop``, and the replica of that."""
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(redis_server(folder / "a"))
+        second = await stack.enter_async_context(
+            redis_server(folder / "b", f"replicaof 127.0.0.1 {first.port}")
+        )
+        sentinel = RedisServer(folder / "s")
+        sentinel.use_sentinel("shop", first.port)
+        await stack.enter_async_context(sentinel)
+        async with (
+            Redis(port=second.port) as replica,
+            Redis(port=sentinel.port, decode_responses=True) as asked,
+        ):
+            await _until(partial(_is_up_to_date, replica))
+            await _until(partial(_knows_replica, asked, second.port))
+        yield sentinel, first, second
+
+
+def _member() -> tuple[str, str]:
+    return "cluster-enabled yes", f"cluster-port {free_port()}"
+
+
+@asynccontextmanager
+async def _cluster(folder: Path, *options: str) -> AsyncGenerator[list[RedisServer]]:
+    """Three members, which share all slots."""
+    async with AsyncExitStack() as stack:
+        servers = [
+            await stack.enter_async_context(redis_server(folder / f"r{n}", *options, *_member()))
+            for n in range(3)
+        ]
+        await _join(servers)
+        yield servers
+
+
+async def _follow(replica: RedisServer, server: RedisServer) -> None:
+    """Let a member take the place of another one when that fails."""
+    async with (
+        Redis(port=replica.port, decode_responses=True) as follower,
+        Redis(port=server.port, decode_responses=True) as followed,
+    ):
+        bus = replica.options[-1].split()[-1]
+        await followed.execute_command("CLUSTER", "MEET", "127.0.0.1", replica.port, bus)
+        own = await followed.execute_command("CLUSTER", "MYID")
+
+        async def follows() -> bool:
+            try:
+                await follower.execute_command("CLUSTER", "REPLICATE", own)
+            except ResponseError:  # it does not know the other one yet
+                return False
+            return True
+
+        async def is_known() -> bool:
+            return str(replica.port) in str(await followed.execute_command("CLUSTER", "SLOTS"))
+
+        await _until(follows)
+        await _until(partial(_is_up_to_date, follower))
+        await _until(is_known)
 
 
 async def _join(servers: list[RedisServer]) -> None:
@@ -155,6 +299,10 @@ async def _knows_all(client: Redis) -> bool:
 
 async def _is_up_to_date(replica: Redis) -> bool:
     return (await replica.info("replication")).get("master_link_status") == "up"
+
+
+async def _writes(server: Redis) -> bool:
+    return (await server.info("replication"))["role"] == "master"
 
 
 async def _has_the_count(replica: Redis) -> bool:

@@ -119,6 +119,17 @@ async def test_routes_wait_until_the_service_has_their_limits(
     assert [entry["event"] for entry in log] == ["rate_limits.late"]
 
 
+async def test_routes_do_not_wait_for_what_the_service_has(tmp_path: Path) -> None:
+    """A change that is taken back at once reaches no service, so that none answers."""
+    async with limited(tmp_path) as (limits, _):
+        limits.publish({"other": TWO_A_YEAR["shop"]})
+        waiting = not limits.enforced()
+        limits.publish({"other": None})
+
+        assert waiting
+        assert limits.enforced()
+
+
 async def test_routes_do_not_wait_longer_because_limits_go_on_to_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -239,6 +239,7 @@ class RateLimit(Model, frozen=True, kw_only=True):
     fail_closed: bool = False
     """Whether a request is refused when the rate limit service does not answer."""
     telemetry: Unbuilt | None = None
+    """Metrics and spans of the service that Envoy Gateway deploys in Kubernetes; ours has none."""
 
 
 class EnvoyGateway(Model, frozen=True, kw_only=True):

@@ -33,7 +33,7 @@ import msgspec
 import structlog
 from msgspec import structs
 
-from moongate.rate_limits.counters import MemoryCounters, RedisCounters
+from moongate.rate_limits.counters import MemoryCounters
 from moongate.rate_limits.service import RateLimitService
 from moongate.rate_limits.settings import Settings, identity
 from moongate.rate_limits.subscription import follow
@@ -99,7 +99,9 @@ async def _serve(socket: Path, settings_line: bytes, lifeline: int | None = None
 async def _counters(settings: Settings, stack: AsyncExitStack) -> Counters:
     if settings.redis is None:
         return MemoryCounters()
-    from moongate.rate_limits.redis_client import redis_client  # noqa: PLC0415 - slow, and not always needed
+    # Slow, and not always needed.
+    from moongate.rate_limits.redis_client import redis_client  # noqa: PLC0415
+    from moongate.rate_limits.redis_counters import RedisCounters  # noqa: PLC0415
 
     redis, address = settings.redis, settings.redis.address
     address = structs.replace(

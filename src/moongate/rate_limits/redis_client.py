@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, asynccontextmanager
+import asyncio
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 ANSWER_WITHIN_S: Final = 0.8
 """Seconds for an answer of Redis: less than Envoy waits for ours."""
 
+SENTINELS_ASKED_EVERY_S: Final = 1.0
+"""Seconds between two questions to Sentinels. In a planned failover they leave the former Redis as it is for
+ten seconds, and what it counts then is lost."""
+
 
 @asynccontextmanager
 async def redis_client(address: RedisAddress) -> AsyncGenerator[Redis | RedisCluster]:
@@ -26,6 +31,12 @@ async def redis_client(address: RedisAddress) -> AsyncGenerator[Redis | RedisClu
     async with AsyncExitStack() as stack:
         client = _client(address, stack)
         stack.push_async_callback(client.aclose)
+        if isinstance(client, Redis) and isinstance(client.connection_pool, SentinelConnectionPool):
+            tasks = await asyncio.TaskGroup().__aenter__()
+            # An error of the caller is not its concern.
+            stack.push_async_callback(tasks.__aexit__, None, None, None)
+            following = tasks.create_task(_follow(client.connection_pool), name="Sentinels")
+            stack.callback(following.cancel)
         yield client
 
 
@@ -66,3 +77,17 @@ def _client(address: RedisAddress, stack: AsyncExitStack) -> Redis | RedisCluste
         )
     [(host, port)] = address.nodes
     return Redis(host=host, port=port, db=address.db, **options)
+
+
+async def _follow(pool: Any) -> None:
+    """Leave a Redis in whose place Sentinels have put another one, until cancelled.
+
+    Args:
+        pool: the ``SentinelConnectionPool`` of the client; redis-py leaves its types open.
+    """
+    while True:
+        await asyncio.sleep(SENTINELS_ASKED_EVERY_S)
+        with suppress(Exception):  # without Sentinels the present Redis goes on to count
+            address = await pool.sentinel_manager.discover_master(pool.service_name)
+            if pool.master_address not in (None, address):
+                await pool.disconnect()

@@ -94,7 +94,7 @@ class RateLimits:
         self._external = external
         self._on_change = on_change
         self._configs: dict[str, bytes] = {}
-        self._server = SotwServer(RATE_LIMIT_CONFIG, NODE, on_change)
+        self._server = SotwServer(RATE_LIMIT_CONFIG, NODE, self._on_answer)
         self._waiting: asyncio.TimerHandle | None = None
         """Ends the wait for the service to take what was published; None if nobody waits."""
         self._wanted = asyncio.Event()
@@ -152,25 +152,29 @@ class RateLimits:
         if self._configs:
             self._wanted.set()
         # What comes during a wait does not begin it anew: under many changes it would have no end.
-        waiting = not self.enforced()
-        if self._server.publish(self._configs) and self._wanted.is_set() and not waiting:
+        if self._server.publish(self._configs) and self._wanted.is_set() and self._waiting is None:
             self._waiting = asyncio.get_running_loop().call_later(ENFORCED_WITHIN_S, self._give_up)
+        self._end_wait_if_taken()
 
     def enforced(self) -> bool:
         """Whether routes may rely on what was published: the service has it, or does not take it in time."""
-        if self._waiting is None:
-            return True
-        # A service of the user's may be started later.
-        absent = self._external is not None and not self._server.has_clients
-        if absent or self._server.is_settled:
-            self._waiting.cancel()
-            self._waiting = None
         return self._waiting is None
 
-    def _give_up(self) -> None:
-        if not self.enforced():
+    def _on_answer(self) -> None:
+        """A service has come, gone or answered."""
+        self._end_wait_if_taken()
+        self._on_change()
+
+    def _end_wait_if_taken(self) -> None:
+        # A service of the user's may be started later.
+        absent = self._external is not None and not self._server.has_clients
+        if self._waiting is not None and (absent or self._server.is_settled):
+            self._waiting.cancel()
             self._waiting = None
-            _log.error("rate_limits.late", after_s=ENFORCED_WITHIN_S)
+
+    def _give_up(self) -> None:
+        self._waiting = None
+        _log.error("rate_limits.late", after_s=ENFORCED_WITHIN_S)
         self._on_change()
 
     def count_in(self, redis: Redis | None) -> None:
