@@ -33,6 +33,7 @@ from msgspec import Struct
 
 from tests.campaign.healthy import HEALTHY
 from tests.campaign.house import PROGRAM, House, house, humbled, strays, until
+from tests.deadline import DEADLINE_S
 
 pytestmark = pytest.mark.envoy
 
@@ -570,7 +571,7 @@ async def test_a_fault_of_the_machine_hurts_nothing_else_and_is_said(home: House
         await until(partial(opened, home, "side"), deadline_s=30)
         if trouble.ends:
             home.process.send_signal(signal.SIGINT)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(DEADLINE_S):
                 assert await home.process.wait() == 0
             return
         held = None

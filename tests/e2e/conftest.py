@@ -15,6 +15,7 @@ from moongate.api.admission import admit
 from moongate.api.base import Ref
 from moongate.kinds import KINDS, ref_of
 from moongate.run import Laptop
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo, Request
 from tests.e2e.certificates import Authority
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from moongate.api.base import Resource
     from moongate.api.envoygateway import EnvoyGateway
     from moongate.sources.files import Files
-
-DEADLINE_S = 20.0
 
 
 class Site:

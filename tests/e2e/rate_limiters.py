@@ -23,6 +23,7 @@ from moongate.rate_limits.redis_address import redis_address
 from moongate.rate_limits.settings import Redis, Settings
 from moongate.rate_limits.subscription import NODE
 from moongate.xds.wire import RATE_LIMIT_CONFIG
+from tests.deadline import DEADLINE_S
 from tests.ports import free_port
 from tests.redis_servers import RedisServer
 
@@ -88,7 +89,7 @@ class RateLimiter:
             settings = msgspec.json.encode(Settings(configuration=self._xds, redis=redis))
             process = RateLimitProcess(settings, ServiceFiles.of(self._folder))
             await self._running.enter_async_context(process)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(DEADLINE_S):
             await self._server.settled()
             await self._answering()
 

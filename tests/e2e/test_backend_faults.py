@@ -24,8 +24,9 @@ import pytest
 import pytest_asyncio
 from msgspec import Struct, field
 
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
-from tests.e2e.conftest import DEADLINE_S, Site
+from tests.e2e.conftest import Site
 from tests.ports import free_port
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from contextlib import suppress
 import httpx
 import pytest
 
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
-from tests.e2e.conftest import DEADLINE_S, Site
+from tests.e2e.conftest import Site
 from tests.ports import free_port
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]

@@ -14,6 +14,7 @@ import pytest
 
 from moongate.run import Laptop
 from moongate.sources.files import SETTLE_USED, Files
+from tests.deadline import DEADLINE_S
 from tests.e2e import edits
 from tests.e2e import manifests as m
 from tests.e2e.certificates import Authority, Certificate
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.envoy, pytest.mark.slow]
 
 TURNS = 2
-DEADLINE_S = 20.0
 MEMBER = htpasswd(member="open sesame")
 
 
@@ -147,7 +147,7 @@ async def test_no_request_fails_while_files_are_edited(tmp_path: Path) -> None:
 async def serving(root: Path) -> AsyncGenerator[httpx.AsyncClient]:
     """A client before a gateway that follows a folder, whose manifests are in force."""
     async with (
-        httpx.AsyncClient(trust_env=False) as client,
+        httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client,
         Laptop() as laptop,
         started(laptop, Files([root])),
     ):

@@ -13,10 +13,11 @@ from typing import Any
 import grpc
 import pytest
 
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo, EchoOverHttp2
 from tests.e2e.calls import CallServer, calling, one_each
-from tests.e2e.conftest import DEADLINE_S, Site, until
+from tests.e2e.conftest import Site, until
 from tests.ports import free_port
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
@@ -77,7 +78,7 @@ async def test_an_endpoint_that_hangs_holds_a_change_no_longer_than_its_check_ta
         writer.close()
 
     server = await asyncio.start_server(hang, "127.0.0.1", 0)
-    async with server, asyncio.timeout(DEADLINE_S):
+    async with server, asyncio.timeout(20):
         port = server.sockets[0].getsockname()[1]
         await site.apply(
             m.local("hanging", port, site.one.port),

@@ -15,6 +15,7 @@ from moongate.api.envoygateway import EnvoyGateway
 from moongate.rate_limits.redis_address import redis_address
 from moongate.rate_limits.settings import Redis
 from moongate.run import Laptop
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo
 from tests.e2e.conftest import until
@@ -46,7 +47,9 @@ async def asking(port: int) -> AsyncGenerator[set[int]]:
     statuses, done = set[int](), asyncio.Event()
 
     async def ask() -> None:
-        async with httpx.AsyncClient(trust_env=False, base_url=f"http://127.0.0.1:{port}") as client:
+        async with httpx.AsyncClient(
+            trust_env=False, base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S
+        ) as client:
             while not done.is_set():
                 statuses.add((await client.get("/")).status_code)
 
@@ -110,7 +113,7 @@ async def test_a_client_with_an_odd_value_is_counted(value: bytes) -> None:
     each = "clientSelectors: [{headers: [{name: x-user, type: Distinct}]}], limit: {requests: 1, unit: Year}"
     async with serving() as (laptop, one, port):
         await laptop.apply([app(), limited(f"{{{each}}}")], timeout_s=60)
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client:
             asked = [
                 await client.get(f"http://127.0.0.1:{port}/", headers=[(b"x-user", value)]) for _ in range(3)
             ]

@@ -17,6 +17,7 @@ from websockets.asyncio.client import connect
 
 from moongate.infra.bootstrap import EnvoyOptions
 from moongate.xds.wire import LISTENER
+from tests.deadline import DEADLINE_S
 from tests.e2e import load
 from tests.e2e import manifests as m
 from tests.e2e.backends import websocket_echo
@@ -69,7 +70,7 @@ class Running:
         """Stop asking, and read what became of the requests."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE_S):
             assert await self._process.wait() == 0
         result = json.loads(self._result.read_text())
         self.connects = result["connects"]
@@ -165,7 +166,10 @@ async def test_no_request_fails_and_none_goes_astray_in_200_changes_under_load(
 ) -> None:
     """A route flips between backends, gains and loses filters, and moves between rules: nobody notices."""
     laptop, states = site.laptop, list[State]()
-    async with constant_load(tmp_path, site.port, "flip.test") as load, httpx.AsyncClient() as client:
+    async with (
+        constant_load(tmp_path, site.port, "flip.test") as load,
+        httpx.AsyncClient(timeout=DEADLINE_S) as client,
+    ):
         await site.apply(*(m.local(f"b{n}", port) for n, port in enumerate(load.ports)))
         for n in range(201):
             put, gone, backends = flip(n, load.ports)
@@ -269,7 +273,7 @@ async def test_no_request_fails_while_filters_of_the_listener_come_and_go(site: 
 
 async def test_a_connection_from_before_a_policy_is_asked_for_a_password_at_once(site: Site) -> None:
     """It stays open, too: the filter stood in its chain already."""
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client:
         await site.apply(m.route("before", f"[{{{m.to('one')}}}]"))
         assert await site.status("before.test", client=client) == 200
 
@@ -284,7 +288,7 @@ async def test_a_connection_from_before_a_policy_is_asked_for_a_password_at_once
 
 async def test_a_connection_whose_chain_lacks_a_filter_is_closed_after_500(site: Site) -> None:
     """What has to be set in the chain is not there on a connection of an older one: nobody passes there."""
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client:
         await site.apply(m.route("older", f"[{{{m.to('one')}}}]"))
         assert await site.status("older.test", client=client) == 200
 
@@ -314,7 +318,7 @@ async def test_a_websocket_stays_open_through_200_unrelated_changes(site: Site) 
                     ),
                 )
                 await socket.send(str(n))
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(DEADLINE_S):
                     assert await socket.recv() == str(n)
 
 
@@ -358,7 +362,7 @@ async def test_a_websocket_outlives_a_change_of_its_listener(site: Site) -> None
             # Longer than Envoy waits for requests when it is to end.
             for n in range(EnvoyOptions().drain_s + 2):
                 await socket.send(str(n))
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(DEADLINE_S):
                     assert await socket.recv() == str(n)
                 await asyncio.sleep(1)
         await site.delete(policy)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
-from tests.e2e.conftest import DEADLINE_S, Site
+from tests.e2e.conftest import Site
 from tests.e2e.test_backend_faults import Faulty, rows
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ import httpx
 import msgspec
 import pytest
 
+from tests.deadline import DEADLINE_S
 from tests.e2e import paced
 from tests.e2e.limited_envoys import limited
 from tests.e2e.rate_limiters import Kind, RateLimiter
@@ -154,7 +155,7 @@ async def test_addresses_of_clients(
     transport = httpx.AsyncHTTPTransport(local_address="127.0.0.2")
     async with (
         limited(limiter, folder, selected(ONCE, sourceCIDR=source)) as gateway,
-        httpx.AsyncClient(transport=transport) as client,
+        httpx.AsyncClient(transport=transport, timeout=DEADLINE_S) as client,
     ):
         assert await gateway.statuses(2) == first
         gateway.client, own = client, gateway.client
@@ -236,7 +237,7 @@ async def test_a_response_is_charged_when_it_is_complete(limiter: RateLimiter, f
     cost = {"request": {"from": "Number", "number": 0}, "response": {"from": "Number", "number": 5}}
     async with limited(limiter, folder, {"limit": {"requests": 4, "unit": "Year"}, "cost": cost}) as gateway:
         first = await gateway.statuses(1)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE_S):
             while (await gateway.ask()).status_code != OVER:  # noqa: ASYNC110 - it is charged after the answer
                 await asyncio.sleep(0.02)
 
@@ -298,7 +299,7 @@ async def test_without_a_service_requests_pass_or_are_refused_as_is_set(
         await limiter.end()
         without = (await gateway.statuses(2), await closed.statuses(2))
         await limiter.start()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(DEADLINE_S):
             while (await gateway.ask()).status_code != OVER or (await closed.ask()).status_code != OVER:  # noqa: ASYNC110 - Envoy connects again in its own time
                 await asyncio.sleep(0.05)
 
@@ -321,7 +322,7 @@ async def test_without_redis_requests_pass_or_are_refused_as_is_set(
         await redis.kill()
         without = (await gateway.statuses(2), await closed.statuses(2))
         await redis.start()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(DEADLINE_S):
             while (await gateway.ask()).status_code != OVER:  # noqa: ASYNC110 - no event tells it
                 await asyncio.sleep(0.05)
 
@@ -334,7 +335,7 @@ async def test_counts_outlive_a_restart_of_the_service(persistent: RateLimiter, 
         before = await gateway.statuses(2)
         await persistent.end()
         await persistent.start()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(DEADLINE_S):
             while (await gateway.ask()).status_code != OVER:  # noqa: ASYNC110 - Envoy connects in its own time
                 await asyncio.sleep(0.05)
 

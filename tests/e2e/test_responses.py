@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import EchoOverHttp2
 from tests.e2e.callers import Http2
@@ -206,7 +207,7 @@ async def test_the_older_field_compresses_too(site: Site) -> None:
     async def encoding(compression: str, accepted: str) -> str | None:
         await served(site, "older", f"compression: {compression}")
         # A connection that is open when a chain changes lacks its filters, and is answered 500.
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client:
             answer = await site.ask("older.test", headers={"accept-encoding": accepted}, client=client)
         assert answer.status_code == 200
         return answer.headers.get("content-encoding")

@@ -16,6 +16,7 @@ from moongate.rate_limits.config import Limit
 from moongate.rate_limits.counters import CountersError, Hit, MemoryCounters, RedisCounters
 from moongate.rate_limits.redis_address import redis_address
 from moongate.rate_limits.redis_client import redis_client
+from tests.deadline import DEADLINE_S
 from tests.redis_servers import RedisServer, redis_server
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ async def test_hits_that_wait_for_a_pipeline_fail_with_redis(
     async with counting(redis.url) as counters:
         await counters.add([hit()])
         await redis.kill()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE_S):
             answers = await asyncio.gather(*(counters.add([hit()]) for _ in range(3)), return_exceptions=True)
 
     assert [type(answer) for answer in answers] == [CountersError] * 3

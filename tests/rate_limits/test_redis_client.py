@@ -17,6 +17,7 @@ from moongate.rate_limits.config import Limit
 from moongate.rate_limits.counters import CountersError, Hit, RedisCounters
 from moongate.rate_limits.redis_address import RedisAddress, redis_address
 from moongate.rate_limits.redis_client import redis_client
+from tests.deadline import DEADLINE_S
 from tests.e2e.certificates import Authority
 from tests.ports import free_port
 from tests.redis_servers import RedisServer, redis_server
@@ -119,7 +120,7 @@ async def test_sentinels_say_which_redis_counts(tmp_path: Path) -> None:
         await _until(partial(_knows_replica, asked, second.port))
         address = redis_address(f"shop,127.0.0.1:{sentinel.port}")
         async with (
-            asyncio.timeout(40),
+            asyncio.timeout(DEADLINE_S),
             redis_client(address) as client,
             RedisCounters(client, str(address)) as counters,
         ):
@@ -167,6 +168,6 @@ async def _knows_replica(sentinel: Redis, port: int) -> bool:
 
 async def _until(claim: Callable[[], Awaitable[bool]]) -> None:
     """Return when something is so of a foreign process, which has no event for it."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(DEADLINE_S):
         while not await claim():  # noqa: ASYNC110 - see above
             await asyncio.sleep(0.05)

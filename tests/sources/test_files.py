@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,10 @@ from moongate.sources.files import Files, Loaded, load, watch
 from moongate.sources.folder import STDIN
 from moongate.sources.listing import Listing, list_paths
 from moongate.sources.manifests import Document
+from tests.deadline import DEADLINE_S
 from tests.sources.manifests import backend, policy, route, stream
 from tests.sources.test_folder_events import limit, replace_at_once, replace_by_another
 
-DEADLINE = 10.0
 A, B = Ref.of(Backend, "default", "a"), Ref.of(Backend, "default", "b")
 
 
@@ -52,7 +53,7 @@ class Watching:
         return {ref.name: port(resource) for ref, resource in sorted(self.held.items())}
 
     async def until(self, claim: Callable[[], bool]) -> None:
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(DEADLINE_S):
             while not claim():
                 self.last = await anext(self._news)
                 self.batches.append(dict(self.last.batch))
@@ -276,7 +277,7 @@ class TestWatch:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A shell empties a file long before a program has written it, and half of it may be a manifest."""
-        monkeypatch.setattr(files, "OPEN_S", 60.0)
+        monkeypatch.setattr(files, "OPEN_S", inf)
         monkeypatch.setattr(files, "SETTLE_USED", 0.0)
         monkeypatch.setattr(files, "PATIENCE", 0.0)
         (tmp_path / "a.yaml").write_text(stream(backend("a", 1), backend("c", 1)))
@@ -300,8 +301,8 @@ class TestWatch:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Also while it waits because it was removed first."""
-        monkeypatch.setattr(files, "SETTLE_USED", 60.0)
-        monkeypatch.setattr(files, "PATIENCE", 60.0)
+        monkeypatch.setattr(files, "SETTLE_USED", inf)
+        monkeypatch.setattr(files, "PATIENCE", inf)
         (tmp_path / "a.yaml").write_text(backend("a", 1))
         (tmp_path / "b.yaml").write_text(backend("b", 1))
 
@@ -320,7 +321,7 @@ class TestWatch:
     async def test_a_file_that_was_missing_is_read_when_it_is_closed(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(files, "OPEN_S", 60.0)
+        monkeypatch.setattr(files, "OPEN_S", inf)
         (tmp_path / "others").mkdir()
         (tmp_path / "others" / "b.yaml").write_text(backend("b", 1))
 
@@ -433,7 +434,7 @@ class TestWatch:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Builds remove a folder and write it anew, and so does git."""
-        monkeypatch.setattr(files, "EMPTIED_S", 60.0)
+        monkeypatch.setattr(files, "EMPTIED_S", inf)
         for name in ("m", "m/sub"):
             (tmp_path / name).mkdir()
         (tmp_path / "m" / "a.yaml").write_text(backend("a", 1))
@@ -465,8 +466,8 @@ class TestWatch:
         (tmp_path / "a.yaml").write_text(stream(backend("a", 1), backend("c", 1)))
 
         async with watching(tmp_path) as watched:
-            monkeypatch.setattr(files, "SETTLE_USED", 60.0)
-            monkeypatch.setattr(files, "PATIENCE", 60.0)
+            monkeypatch.setattr(files, "SETTLE_USED", inf)
+            monkeypatch.setattr(files, "PATIENCE", inf)
             (tmp_path / "a.yaml").write_text(stream(backend("b", 2), backend("c", 2)))
             await watched.until(lambda: watched.ports == {"a": 1, "b": 2, "c": 2})
             monkeypatch.setattr(files, "SETTLE_USED", 0.0)
@@ -476,7 +477,7 @@ class TestWatch:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Each change waits as long as the edit in which it came, at most: not as long as later changes."""
-        monkeypatch.setattr(files, "SETTLE_USED", 60.0)
+        monkeypatch.setattr(files, "SETTLE_USED", inf)
         monkeypatch.setattr(files, "PATIENCE", 0.3)
         paths = [tmp_path / f"p{number}.yaml" for number in range(200)]
         for path in paths:
