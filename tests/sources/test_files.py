@@ -260,6 +260,26 @@ class TestWatch:
 
         assert watched.ports == {"a": 2, "c": 1}
 
+    async def test_an_edit_does_not_get_old_while_the_process_stands_still(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One that is old is taken to be whole, because its program may never end to write."""
+        monkeypatch.setattr(files, "SETTLE_USED", inf)
+        monkeypatch.setattr(files, "LONG_EDIT", inf)
+        monkeypatch.setattr(files, "PATIENCE", 1.0)
+        for name in ("a", "c"):
+            (tmp_path / f"{name}.yaml").write_text(backend(name, 1))
+
+        async with watching(tmp_path) as watched, asyncio.TaskGroup() as tasks:
+            tasks.create_task(watched.until(lambda: watched.ports != {"a": 1, "c": 1}))
+            (tmp_path / "a.yaml").unlink()
+            await asyncio.sleep(2 * files.TICK)  # no event tells that the removal waits
+            time.sleep(1.2 * files.PATIENCE)  # noqa: ASYNC251 - the process is to stand still
+            await asyncio.sleep(files.TICK)
+            (tmp_path / "b.yaml").write_text(backend("a", 2))
+
+        assert watched.ports == {"a": 2, "c": 1}
+
     async def test_a_file_that_is_emptied_before_it_is_filled_leaves_no_gap(self, tmp_path: Path) -> None:
         (tmp_path / "a.yaml").write_text(backend("a", 1))
         (tmp_path / "b.yaml").write_text(backend("b", 1))
@@ -434,7 +454,7 @@ class TestWatch:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Builds remove a folder and write it anew, and so does git."""
-        monkeypatch.setattr(files, "EMPTIED_S", inf)
+        monkeypatch.setattr(files, "EMPTIED_S", 3600.0)
         for name in ("m", "m/sub"):
             (tmp_path / name).mkdir()
         (tmp_path / "m" / "a.yaml").write_text(backend("a", 1))
@@ -452,7 +472,7 @@ class TestWatch:
             assert warning.severity == "warning"
             assert str(warning) == (
                 f"{tmp_path}/m/sub: The folder has no manifests any more. The resource that it had stays in "
-                "force for 60 seconds, in case the folder is being rebuilt; after that, it is removed."
+                "force for 3600 seconds, in case the folder is being rebuilt; after that, it is removed."
             )
             assert all(None not in batch.values() for batch in watched.batches)
             (tmp_path / "m" / "sub" / "b.yaml").unlink()
