@@ -242,7 +242,7 @@ def _listener(
             "typed_config": {
                 "@type": f"{_TYPE}.filters.http.ratelimit.v3.RateLimit",
                 "domain": config.domain,
-                "timeout": "1s",
+                "timeout": f"{DEADLINE_S}s",
                 "failure_mode_deny": fail_closed,
                 "enable_x_ratelimit_headers": "DRAFT_VERSION_03",
                 "rate_limit_service": {

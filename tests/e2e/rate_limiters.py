@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from moongate.ads.sotw import SotwServer
+from moongate.api.envoygateway import EnvoyGateway
 from moongate.infra.rate_limit_process import RateLimitProcess
 from moongate.infra.rundir import ServiceFiles
 from moongate.rate_limits.redis_address import redis_address
@@ -34,6 +36,15 @@ Kind = Literal["memory", "redis", "envoy"]
 """moongate's own in memory, and on Redis; Envoy's, which needs Redis."""
 
 VERSION = "v1.4.1-0.20260122083618-3fb702589d36"
+
+
+def patient() -> EnvoyGateway:
+    """The configuration of a laptop whose Envoys wait for its rate limit service on a slow machine, too."""
+    shipped = EnvoyGateway.shipped()
+    assert shipped.rate_limit is not None
+    return structs.replace(
+        shipped, rate_limit=structs.replace(shipped.rate_limit, timeout=f"{DEADLINE_S:.0f}s")
+    )
 
 
 class RateLimiter:

@@ -20,7 +20,7 @@ from tests.e2e import manifests as m
 from tests.e2e.certificates import Authority, Certificate
 from tests.e2e.conftest import started
 from tests.e2e.edits import EDITS
-from tests.e2e.test_no_request_fails import AT_LEAST, constant_load
+from tests.e2e.test_no_request_fails import constant_load
 from tests.e2e.test_security import htpasswd
 from tests.ports import free_port
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.envoy, pytest.mark.slow]
 
 TURNS = 2
+AT_LEAST = 100
+"""So many requests come for each edit, on average; a machine that is slow makes edits slow, too."""
 MEMBER = htpasswd(member="open sesame")
 
 
@@ -140,7 +142,7 @@ async def test_no_request_fails_while_files_are_edited(tmp_path: Path) -> None:
     ]
     assert [(edit, len(wrong), wrong[0]) for edit, wrong in failed if wrong] == []
     assert load.failures() == {}
-    assert load.rate >= AT_LEAST
+    assert len(load.answers) >= AT_LEAST * len(spans)
 
 
 @asynccontextmanager
@@ -201,7 +203,7 @@ async def test_no_request_fails_while_what_guards_is_renamed(tmp_path: Path) -> 
 
     assert odd == []
     assert load.failures() == {}
-    assert load.rate >= AT_LEAST
+    assert len(load.answers) >= AT_LEAST * len(EDITS)
 
 
 async def test_a_guarded_route_that_is_renamed_file_by_file_lets_nobody_in(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from moongate.run import Laptop
 from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo
-from tests.e2e.rate_limiters import envoys_own
+from tests.e2e.rate_limiters import envoys_own, patient
 from tests.ports import free_port
 from tests.redis_servers import redis_server
 
@@ -51,12 +51,12 @@ class Shop:
 
 
 @asynccontextmanager
-async def shop(**more: Any) -> AsyncGenerator[Shop]:
+async def shop(*, config: Any = None, **more: Any) -> AsyncGenerator[Shop]:
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(TemporaryDirectory(prefix="mg-", dir="/tmp"))
         backend = await stack.enter_async_context(Echo("up").serving())
         client = await stack.enter_async_context(httpx.AsyncClient(timeout=DEADLINE_S))
-        laptop = await stack.enter_async_context(Laptop(run_dir=folder, **more))
+        laptop = await stack.enter_async_context(Laptop(run_dir=folder, config=config or patient(), **more))
         port = free_port()
         await laptop.apply(
             [

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 import httpx
 import psutil
 import pytest
-from msgspec import structs
 
-from moongate.api.envoygateway import EnvoyGateway
 from moongate.rate_limits.redis_address import redis_address
 from moongate.rate_limits.settings import Redis
 from moongate.run import Laptop
@@ -19,6 +17,7 @@ from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo
 from tests.e2e.conftest import until
+from tests.e2e.rate_limiters import patient
 from tests.ports import free_port
 from tests.redis_servers import redis_server
 
@@ -65,10 +64,8 @@ async def asking(port: int) -> AsyncGenerator[set[int]]:
 @asynccontextmanager
 async def serving() -> AsyncGenerator[tuple[Laptop, Echo, int]]:
     """A gateway without routes, a backend, and the port of the listener. Envoy has much patience."""
-    shipped, port = EnvoyGateway.shipped(), free_port()
-    assert shipped.rate_limit is not None
-    patient = structs.replace(shipped, rate_limit=structs.replace(shipped.rate_limit, timeout="30s"))
-    async with Echo("one").serving() as one, Laptop(config=patient) as laptop:
+    port = free_port()
+    async with Echo("one").serving() as one, Laptop(config=patient()) as laptop:
         http = f"[{{name: http, port: {port}, protocol: HTTP}}]"
         await laptop.apply([m.gateway("gateway", http), m.local("one", one.port)])
         yield laptop, one, port

@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import monotonic, time  # noqa: TID251 - windows are aligned to the clock
+from time import time  # noqa: TID251 - windows are aligned to the clock
 from typing import Any, get_args
 
 import httpx
@@ -273,15 +273,14 @@ async def test_the_next_second_begins_with_all_its_requests(limiter: RateLimiter
     """At the edge of a window as many may pass as the limit says, in each of the two."""
     async with limited(limiter, folder, {"limit": {"requests": 3, "unit": "Second"}}) as gateway:
         passed: dict[int, int] = {}
-        end = monotonic() + 3.5
-        while monotonic() < end:
+        # The last one may be at its beginning.
+        while len(passed) < 4:
             before = int(time())
             status = (await gateway.ask()).status_code
             if status == 200 and int(time()) == before:
                 passed[before] = passed.get(before, 0) + 1
 
     assert max(passed.values()) <= 3
-    assert len(passed) >= 3
 
 
 async def test_without_a_service_requests_pass_or_are_refused_as_is_set(
