@@ -22,6 +22,7 @@ import structlog
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 
 from moongate.infra.bootstrap import EnvoyOptions, bootstrap
+from moongate.infra.ending import TERM_WAIT_S
 from moongate.infra.process import EnvoyFailedError, State
 from moongate.infra.rundir import RunDirectory
 from tests.deadline import DEADLINE_S
@@ -299,11 +300,15 @@ async def test_a_hurried_end_waits_for_nobody(run: RunDirectory) -> None:
 
 async def test_a_hurried_end_does_not_wait_for_an_envoy_that_is_suspended(run: RunDirectory) -> None:
     """It answers nothing, and ends by no signal but SIGKILL."""
-    async with asyncio.timeout(DEADLINE_S), envoy(run, drain_s=3600) as process:
-        await process.ready()
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGSTOP)
-        asyncio.get_running_loop().call_later(0.1, process.skip_drain)
+    with structlog.testing.capture_logs() as events:
+        async with asyncio.timeout(DEADLINE_S), envoy(run, drain_s=3600) as process:
+            await process.ready()
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGSTOP)
+            asyncio.get_running_loop().call_later(0.1, process.skip_drain)
+
+    (killed,) = (event for event in events if event["event"] == "envoy.killed")
+    assert killed["after_s"] < TERM_WAIT_S
 
 
 async def test_a_cancelled_drain_leaves_no_process(run: RunDirectory) -> None:
