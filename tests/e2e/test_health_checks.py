@@ -574,7 +574,8 @@ async def test_an_endpoint_of_which_too_large_a_share_fails_is_ejected(site: Sit
     A slow machine needs some time for so many.
     """
     passive = (
-        "{failurePercentageThreshold: 60, consecutive5XxErrors: 100000, interval: 10s, maxEjectionPercent: 40}"
+        "{failurePercentageThreshold: 60, consecutive5XxErrors: 100000, interval: 10s, "
+        "maxEjectionPercent: 40}"
     )
     async with AsyncExitStack() as stack:
         backends = [await stack.enter_async_context(Echo(f"{n}").serving()) for n in range(5)]
