@@ -582,11 +582,11 @@ def _conditions(tree: Any) -> Iterator[dict[str, Any]]:
             yield from _conditions(value)
 
 
-async def until(claim: Claim, *, deadline_s: float = DEADLINE_S) -> None:
+async def until(claim: Claim) -> None:
     """Return when nothing is amiss any more: ``claim`` says what is."""
     amiss = ""
     try:
-        async with asyncio.timeout(deadline_s):
+        async with asyncio.timeout(DEADLINE_S):
             while amiss := await claim():  # noqa: ASYNC110 - no event tells of other processes
                 await asyncio.sleep(0.005)
     except TimeoutError:
