@@ -56,11 +56,11 @@ class Site:
 
     async def apply(self, *documents: dict[str, Any]) -> None:
         """Put manifests in force; they are when this returns."""
-        await self.laptop.apply(documents)
+        await self.laptop.apply(documents, timeout_s=DEADLINE_S)
 
     async def delete(self, *documents: dict[str, Any]) -> None:
         """Take manifests out of force."""
-        await self.laptop.delete(*(reference(document) for document in documents))
+        await self.laptop.delete(*map(reference, documents), timeout_s=DEADLINE_S)
 
     async def ask(
         self,
