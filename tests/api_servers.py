@@ -21,6 +21,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.core import key_bytes, new_key
+from tests.deadline import DEADLINE_S
 from tests.ports import free_port
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def _running(log: Path, *command: str) -> Generator[subprocess.Popen[bytes]]:
         finally:
             process.terminate()
             try:
-                process.wait(timeout=20)
+                process.wait(timeout=DEADLINE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
+from tests.deadline import DEADLINE_S
 from tests.ports import free_port
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class RedisServer:
             *(["--sentinel"] if is_sentinel else []),
             stdout=asyncio.subprocess.DEVNULL,
         )
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE_S):
             while True:
                 with suppress(OSError):
                     _, writer = await asyncio.open_connection("127.0.0.1", self.port)

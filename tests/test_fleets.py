@@ -37,6 +37,7 @@ from moongate.xds.wire import CLUSTER, LISTENER, XdsResource, encode
 from tests.ads.client import Client
 from tests.ads.laptop import until
 from tests.core import GATEWAY_CLASS, extension, gateway, gateway_class, http, read
+from tests.deadline import DEADLINE_S
 from tests.infra.conftest import HeldBackend, let_go_when_refused
 from tests.ports import free_port
 from tests.routes import http_route, rule
@@ -63,7 +64,7 @@ def taken() -> Generator[tuple[int, socket.socket]]:
 
 async def connected(port: int, host: str = "127.0.0.1") -> None:
     """Return when somebody takes connections there."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(DEADLINE_S):
         while True:
             try:
                 _, writer = await asyncio.open_connection(host, port)
@@ -75,7 +76,7 @@ async def connected(port: int, host: str = "127.0.0.1") -> None:
 
 
 async def without_gateways(laptop: Laptop) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE_S):
         while laptop.report()["gateways"]:  # noqa: ASYNC110 - nobody tells of it
             await asyncio.sleep(0)
 
@@ -237,7 +238,7 @@ async def test_an_envoy_whose_admin_socket_is_removed_still_drains(short_path: P
     async with (
         HeldBackend().serving() as backend,
         asyncio.TaskGroup() as tasks,
-        httpx.AsyncClient() as client,
+        httpx.AsyncClient(timeout=DEADLINE_S) as client,
     ):
         async with Laptop(run_dir=short_path) as laptop:
             await laptop.apply(opened(port))
@@ -535,7 +536,7 @@ async def test_an_envoy_that_never_connects_is_reported(
 async def answers(port: int) -> bool:
     """Whether somebody takes a connection there now, and answers a request."""
     try:
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client:
             return (await client.get(f"http://127.0.0.1:{port}")).status_code == 404
     except httpx.ConnectError:
         return False
@@ -682,7 +683,7 @@ async def test_a_refused_cluster_that_is_mended_is_no_longer_reported() -> None:
             cluster = XdsResource.of(CLUSTER, "odd", encode(Cluster(name="odd", type=type_)))
             for _ in laptop.fleets.publish(Changes({"default/eg": (cluster,)}, {}, {}, {})):
                 pass
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(DEADLINE_S):
                 while conditions(laptop)["Programmed"]["status"] != status:  # noqa: ASYNC110 - a document
                     await asyncio.sleep(0.01)
 
@@ -771,7 +772,7 @@ spec: {spec}
 
 async def until_logged(events: list[Any], name: str, times: int = 1) -> dict[str, Any]:
     """The last event of that name, once there are so many."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(DEADLINE_S):
         while len(logged := [e for e in events if e["event"] == name]) < times:  # noqa: ASYNC110 - a list
             await asyncio.sleep(0.01)
     return logged[-1]
@@ -780,13 +781,13 @@ async def until_logged(events: list[Any], name: str, times: int = 1) -> dict[str
 @pytest.mark.envoy
 async def test_log_levels_change_while_envoy_runs() -> None:
     port = free_port()
-    async with Laptop() as laptop, httpx.AsyncClient() as client:
+    async with Laptop() as laptop, httpx.AsyncClient(timeout=DEADLINE_S) as client:
         await laptop.apply(proxied(port, "{}"))
         pid = laptop.report()["gateways"][0]["envoy"]["pid"]
 
         with structlog.testing.capture_logs() as events:
             await laptop.apply(proxied(port, "{logging: {level: {default: warn, http: debug}}}"))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(DEADLINE_S):
                 while not any(event["event"] == "envoy.log" for event in events):
                     await client.get(f"http://127.0.0.1:{port}/")
 
@@ -821,6 +822,7 @@ async def test_a_connection_ends_when_its_listener_has_been_drained() -> None:
 
         await laptop.apply(proxied(other, timeout))
 
+        # It would be a minute.
         async with asyncio.timeout(20):
             assert await reader.read() == b""
         writer.close()
@@ -886,7 +888,7 @@ async def test_one_envoy_serves_all_gateways_of_a_class_that_merges_them() -> No
     ]
     async with Laptop(config=EnvoyGateway()) as laptop:
         await laptop.apply("\n---\n".join((MERGING, *gateways, *map(redirecting, ports))))
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=DEADLINE_S) as client:
             answers = {name: await client.get(f"http://127.0.0.1:{port}/") for name, port in ports.items()}
         reports = laptop.report()["gateways"]
         urls = laptop.urls()
@@ -922,7 +924,7 @@ async def test_merged_gateways_are_served_on_while_the_settings_of_their_class_a
         await laptop.delete(Ref.of(EnvoyProxy, "default", "merging"))
         (after,) = laptop.report()["gateways"]
         rejected = laptop.statuses.document(Ref.of(Gateway, "default", "one"))
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=DEADLINE_S) as client:
             answers = [await client.get(f"http://127.0.0.1:{port}/") for port in ports.values()]
 
         await laptop.apply(GATEWAY_CLASS.replace("name: eg", "name: moongate"))

@@ -34,6 +34,7 @@ OUTSIDE_THE_CORE = {
     "fleets",
     "infra",
     "line_writer",
+    "patience",
     "rate_limits",
     "report",
     "run",

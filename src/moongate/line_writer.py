@@ -17,6 +17,8 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Final, Self
 
+from moongate.patience import join
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
@@ -64,7 +66,7 @@ class LineWriter:
         with self._news:
             self._closed = True
             self._news.notify()
-        self._thread.join(CLOSE_WITHIN_S)
+        join(self._thread, CLOSE_WITHIN_S)
 
     def write(self, lines: bytes) -> None:
         """Hand over whole lines. Never blocks; drops them if too many are pending."""

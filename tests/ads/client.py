@@ -9,11 +9,10 @@ import grpc.aio
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 
 from moongate.ads.server import SERVICE
+from tests.deadline import DEADLINE_S
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-DEADLINE_SECONDS = 5.0
 
 
 class Client:
@@ -54,7 +53,7 @@ class Client:
         await self.call.write(DeltaDiscoveryRequest(type_url=type_url, node=self._node, **fields))
 
     async def answer(self) -> DeltaDiscoveryResponse:
-        async with asyncio.timeout(DEADLINE_SECONDS):
+        async with asyncio.timeout(DEADLINE_S):
             response = await self.call.read()
         assert isinstance(response, DeltaDiscoveryResponse), "the server ended the stream"
         return response

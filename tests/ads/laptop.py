@@ -26,11 +26,10 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 from moongate.names import scope
 from moongate.xds.scoped_chains import scoped_routes
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, XdsResource, encode, packed
+from tests.deadline import DEADLINE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-DEADLINE_SECONDS = 20.0
 
 
 class Envoy:
@@ -91,7 +90,7 @@ class Envoy:
 
 async def until(claim: Callable[[], Any]) -> None:
     """Return when ``claim`` holds; ask again after each turn of Envoy. For what no event tells."""
-    async with asyncio.timeout(DEADLINE_SECONDS):
+    async with asyncio.timeout(DEADLINE_S):
         while True:
             with suppress(httpx.TransportError):
                 held = claim()

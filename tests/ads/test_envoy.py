@@ -19,7 +19,6 @@ from moongate.ads.server import AdsServer
 from moongate.names import scope
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, XdsResource, encode, packed
 from tests.ads.laptop import (
-    DEADLINE_SECONDS,
     Envoy,
     answering,
     broken_part,
@@ -33,6 +32,7 @@ from tests.ads.laptop import (
     until,
 )
 from tests.ads.serving import at, serving
+from tests.deadline import DEADLINE_S
 from tests.ports import free_port
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Web:
 
     def __init__(self) -> None:
         self.port = free_port()
-        self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}")
+        self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=DEADLINE_S)
 
     async def body(self, host: str | None = None) -> str:
         answer = await self.client.get("/", headers={} if host is None else {"host": host})
@@ -102,7 +102,7 @@ async def test_a_cold_start_serves_without_any_cluster(tmp_path: Path, web: Web)
     """Envoy asks for listeners when it has heard of its clusters, so it must hear of emptiness too."""
     async with serving(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads"):
         ads.publish("eg", direct(web))
-        await ads.settled("eg", DEADLINE_SECONDS)
+        await ads.settled("eg", DEADLINE_S)
 
         await web.answers("hello")
 
@@ -112,7 +112,7 @@ async def test_a_cold_start_serves_through_a_cluster(tmp_path: Path, web: Web) -
         ads.publish(
             "eg", [listener("l", web.port, "r"), forwarding("r", "a"), cluster("a"), endpoints("a", port)]
         )
-        await ads.settled("eg", DEADLINE_SECONDS)
+        await ads.settled("eg", DEADLINE_S)
 
         await web.answers("one")
 
@@ -137,12 +137,12 @@ async def test_a_restarted_server_sends_nothing_that_envoy_has(tmp_path: Path, w
         async with Envoy(tmp_path, tmp_path / "ads"):
             async with serving(tmp_path / "ads") as ads:
                 ads.publish("eg", world)
-                await ads.settled("eg", DEADLINE_SECONDS)
+                await ads.settled("eg", DEADLINE_S)
 
             events: list[Event] = []
             async with serving(tmp_path / "ads", events.append) as again:
                 again.publish("eg", [*world, endpoints("b", port, port + 1)])
-                await again.settled("eg", DEADLINE_SECONDS)
+                await again.settled("eg", DEADLINE_S)
                 await web.answers("one")
 
                 sent = {type_url: counters.resources for type_url, counters in again.counters.items()}
@@ -159,12 +159,12 @@ async def test_routes_that_changed_while_the_server_was_away_are_served_when_set
     async with Envoy(tmp_path, tmp_path / "ads"):
         async with serving(tmp_path / "ads") as ads:
             ads.publish("eg", direct(web, "old"))
-            await ads.settled("eg", DEADLINE_SECONDS)
+            await ads.settled("eg", DEADLINE_S)
             await web.answers("old")
 
         async with serving(tmp_path / "ads") as again:
             again.publish("eg", direct(web, "new"))
-            await again.settled("eg", DEADLINE_SECONDS)
+            await again.settled("eg", DEADLINE_S)
 
             assert await web.body() == "new"
 
@@ -178,7 +178,7 @@ async def test_a_cluster_that_changed_while_the_server_was_away_keeps_its_endpoi
         async with Envoy(tmp_path, tmp_path / "ads"):
             async with serving(tmp_path / "ads") as ads:
                 ads.publish("eg", world)
-                await ads.settled("eg", DEADLINE_SECONDS)
+                await ads.settled("eg", DEADLINE_S)
 
             async with serving(tmp_path / "ads") as again:
                 again.publish("eg", [*world, cluster("a", connect_seconds=7)])
@@ -192,7 +192,7 @@ async def test_a_changed_cluster_warms_at_once_and_keeps_its_endpoints(tmp_path:
         ads.publish(
             "eg", [listener("l", web.port, "r"), forwarding("r", "a"), cluster("a"), endpoints("a", port)]
         )
-        await ads.settled("eg", DEADLINE_SECONDS)
+        await ads.settled("eg", DEADLINE_S)
         await web.answers("one")
 
         ads.publish("eg", [cluster("a", connect_seconds=7)])
@@ -204,12 +204,12 @@ async def test_a_changed_cluster_warms_at_once_and_keeps_its_endpoints(tmp_path:
 async def test_a_restarted_envoy_gets_all(tmp_path: Path, web: Web) -> None:
     async with serving(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads") as envoy:
         ads.publish("eg", direct(web))
-        await ads.settled("eg", DEADLINE_SECONDS)
+        await ads.settled("eg", DEADLINE_S)
         await envoy.kill()
         await until(lambda: not ads.nodes("eg"))
 
         await envoy.start()
-        await ads.settled("eg", DEADLINE_SECONDS)
+        await ads.settled("eg", DEADLINE_S)
 
         await web.answers("hello")
 
@@ -225,8 +225,8 @@ async def test_a_stopped_envoy_delays_no_other_and_catches_up(tmp_path: Path, we
     ):
         ads.publish("eg", direct(web, "0"))
         ads.publish("other", direct(other, "0"))
-        await ads.settled("eg", DEADLINE_SECONDS)
-        await ads.settled("other", DEADLINE_SECONDS)
+        await ads.settled("eg", DEADLINE_S)
+        await ads.settled("other", DEADLINE_S)
         before = ads.counters[ROUTE].responses
 
         stopped.stop()
@@ -234,9 +234,9 @@ async def test_a_stopped_envoy_delays_no_other_and_catches_up(tmp_path: Path, we
             ads.publish("eg", [answering("r", f"{i} " + "x" * 1000)])
             await asyncio.sleep(0)
         ads.publish("other", [answering("r", "200")])
-        await ads.settled("other", DEADLINE_SECONDS)
+        await ads.settled("other", DEADLINE_S)
         stopped.go_on()
-        await ads.settled("eg", DEADLINE_SECONDS)
+        await ads.settled("eg", DEADLINE_S)
 
         await web.answers("200 " + "x" * 1000)
         assert ads.counters[ROUTE].responses - before <= 3
@@ -251,7 +251,7 @@ async def test_two_envoys_of_a_fleet_get_the_same(tmp_path: Path, web: Web) -> N
     ):
         await until(lambda: ads.nodes("eg") == ("one", "two"))
         ads.publish("eg", direct(web))
-        await ads.settled("eg", DEADLINE_SECONDS)
+        await ads.settled("eg", DEADLINE_S)
 
         assert ads.counters[LISTENER].acks == 2
 
@@ -269,7 +269,7 @@ async def test_refused_resources_are_alone_in_quarantine(tmp_path: Path, web: We
                     *(answering("r", "hello"), listener("m", free_port(), "wrong"), broken_routes("wrong")),
                 ],
             )
-            await ads.settled("eg", DEADLINE_SECONDS)
+            await ads.settled("eg", DEADLINE_S)
             await web.answers("hello")
 
             refusals = [(no.type_url, no.name, no.message) for no in ads.quarantine("eg")]
@@ -281,7 +281,7 @@ async def test_refused_resources_are_alone_in_quarantine(tmp_path: Path, web: We
             assert await envoy.clusters() == {"good", "fine"}
 
         ads.publish("eg", [cluster("bad"), answering("wrong", "right")], [(LISTENER, "taken")])
-        await ads.settled("eg", DEADLINE_SECONDS)
+        await ads.settled("eg", DEADLINE_S)
 
         assert ads.quarantine("eg") == ()
 
@@ -295,7 +295,7 @@ async def test_nothing_of_a_refused_configuration_is_shown(tmp_path: Path, web: 
     route.typed_per_filter_config["envoy.filters.http.basic_auth"].CopyFrom(packed(users))
     async with serving(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads"):
         ads.publish("eg", [listener("l", web.port, "r"), XdsResource.of(ROUTE, "r", encode(table))])
-        await ads.settled("eg", DEADLINE_SECONDS)
+        await ads.settled("eg", DEADLINE_S)
 
         [rejection] = ads.quarantine("eg")
 
@@ -309,7 +309,7 @@ async def test_what_envoy_cannot_even_read_is_found_among_many(tmp_path: Path, w
     async with serving(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads") as envoy:
         good = [cluster(f"c{i}") for i in range(20)]
         ads.publish("eg", [*direct(web), *good, cluster("c13x", connect_seconds=-1)])
-        await ads.settled("eg", DEADLINE_SECONDS)
+        await ads.settled("eg", DEADLINE_S)
 
         [rejection] = ads.quarantine("eg")
         assert rejection.name == "c13x"
@@ -327,7 +327,7 @@ async def test_a_switch_to_a_new_cluster_under_load_fails_no_request(tmp_path: P
         ads.publish(
             "eg", [listener("l", web.port, "r"), forwarding("r", "c0"), cluster("c0"), endpoints("c0", port)]
         )
-        await ads.settled("eg", DEADLINE_SECONDS)
+        await ads.settled("eg", DEADLINE_S)
         await web.answers("hello")
 
         answers: list[str] = []
@@ -346,7 +346,7 @@ async def test_a_switch_to_a_new_cluster_under_load_fails_no_request(tmp_path: P
                     [cluster(f"c{i}"), endpoints(f"c{i}", port), forwarding("r", f"c{i}")],
                     [(CLUSTER, f"c{i - 1}"), (ENDPOINT, f"c{i - 1}")],
                 )
-                await ads.settled("eg", DEADLINE_SECONDS)
+                await ads.settled("eg", DEADLINE_S)
                 seen = len(answers)
                 await until(lambda seen=seen: len(answers) > seen + 20)
             done.set()
@@ -366,10 +366,10 @@ async def test_a_removed_cluster_lingers(tmp_path: Path, web: Web) -> None:
         Envoy(tmp_path, tmp_path / "ads") as envoy,
     ):
         ads.publish("eg", [*direct(web), cluster("a"), endpoints("a", port)])
-        await ads.settled("eg", DEADLINE_SECONDS)
+        await ads.settled("eg", DEADLINE_S)
 
         ads.publish("eg", gone=[(CLUSTER, "a"), (ENDPOINT, "a")])
-        await ads.settled("eg", DEADLINE_SECONDS)
+        await ads.settled("eg", DEADLINE_S)
         assert await envoy.clusters() == {"a"}
 
         async def it_left() -> bool:
@@ -388,10 +388,10 @@ async def test_a_request_in_flight_outlives_its_cluster(tmp_path: Path, web: Web
         asyncio.TaskGroup() as group,
     ):
         ads.publish("eg", [listener("l", web.port, "r"), answering("r", "up")])
-        await ads.settled("eg", DEADLINE_SECONDS)
+        await ads.settled("eg", DEADLINE_S)
         await web.answers("up")
         ads.publish("eg", [forwarding("r", "a"), cluster("a"), endpoints("a", port)])
-        await ads.settled("eg", DEADLINE_SECONDS)
+        await ads.settled("eg", DEADLINE_S)
         request = group.create_task(web.body())
         await gate.wait()
 
@@ -409,12 +409,12 @@ async def test_a_request_in_flight_outlives_its_cluster(tmp_path: Path, web: Web
 async def test_an_unrelated_change_leaves_connections_alone(tmp_path: Path, web: Web) -> None:
     async with serving(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads") as envoy:
         ads.publish("eg", direct(web))
-        await ads.settled("eg", DEADLINE_SECONDS)
+        await ads.settled("eg", DEADLINE_S)
         await web.answers("hello")
         before = await envoy.stat("http.l.downstream_cx_total")
 
         ads.publish("eg", [*direct(web, "changed"), cluster("new"), listener("m", free_port(), "r")])
-        await ads.settled("eg", DEADLINE_SECONDS)
+        await ads.settled("eg", DEADLINE_S)
         await web.answers("changed")
 
         assert await envoy.stat("http.l.downstream_cx_total") == before
@@ -428,7 +428,7 @@ async def test_parts_are_those_of_the_fleet_after_a_stream_that_ended_amid_a_ref
     async with Envoy(tmp_path, tmp_path / "ads") as envoy:
         async with ads.listen(at(tmp_path / "ads")):
             ads.publish("eg", [scoped_listener("l", web.port, "t"), *(part("t", h, "old") for h in "abz")])
-            await ads.settled("eg", DEADLINE_SECONDS)
+            await ads.settled("eg", DEADLINE_S)
             await web.answers("old", "a")
             envoy.stop()
             sent = ads.counters[SCOPE].responses
@@ -443,7 +443,7 @@ async def test_parts_are_those_of_the_fleet_after_a_stream_that_ended_amid_a_ref
         ads.release("eg", SCOPE)
         async with ads.listen(at(tmp_path / "ads")):
             await until(lambda: ads.nodes("eg"))
-            await ads.settled("eg", DEADLINE_SECONDS)
+            await ads.settled("eg", DEADLINE_S)
 
             await web.answers("mended", "b")
             await web.answers("new", "a")
@@ -469,7 +469,7 @@ async def test_the_part_that_others_share_is_not_in_force_before_a_refused_one_i
         assert await web.body("_") == "404 "
 
         ads.publish("eg", [part("t", "b", "mended")])
-        await ads.settled("eg", DEADLINE_SECONDS)
+        await ads.settled("eg", DEADLINE_S)
 
         await web.answers("shared", "_")
         await web.answers("mended", "b")
@@ -479,10 +479,10 @@ async def test_of_a_response_with_two_parts_of_one_key_envoy_takes_none(tmp_path
     """The others are put in force when they are sent again as they are."""
     async with serving(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads"):
         ads.publish("eg", [scoped_listener("l", web.port, "t"), part("t", "a", "old")])
-        await ads.settled("eg", DEADLINE_SECONDS)
+        await ads.settled("eg", DEADLINE_S)
 
         ads.publish("eg", [part("t", "a", "new"), part("t", "b", "new"), part("t", "c", "new", key="a")])
-        await ads.settled("eg", DEADLINE_SECONDS)
+        await ads.settled("eg", DEADLINE_S)
 
         [refusal] = ads.quarantine("eg")
         assert refusal.name == scope("t", "c")

@@ -6,6 +6,7 @@ import asyncio
 import time
 
 from moongate.ads.lateness import Lateness
+from tests.deadline import DEADLINE_S
 
 PERIOD_S = 0.05
 
@@ -26,7 +27,7 @@ class Fleet:
 
     async def change(self) -> bool:
         """Whether it is late after the next change."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE_S):
             await self.changed.wait()
         self.changed.clear()
         return self.lateness.since is not None

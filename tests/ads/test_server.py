@@ -16,10 +16,11 @@ from moongate.ads.responses import Response
 from moongate.ads.session import Session
 from moongate.ads.snapshot import Snapshot
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, XdsResource
-from tests.ads.client import DEADLINE_SECONDS, Client
+from tests.ads.client import Client
 from tests.ads.conversation import SCOPES, full_name, resource
 from tests.ads.laptop import until
 from tests.ads.serving import serving
+from tests.deadline import DEADLINE_S
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +36,7 @@ class Events:
         self.put = self._queue.put_nowait
 
     async def next(self) -> Event:
-        async with asyncio.timeout(DEADLINE_SECONDS):
+        async with asyncio.timeout(DEADLINE_S):
             return await self._queue.get()
 
 
@@ -90,8 +91,8 @@ async def test_a_change_reaches_every_envoy_of_its_fleet_and_no_other(socket: Pa
         for client in (one, two, other):
             await client.ask(ENDPOINT, resource_names_subscribe=["a", "b"])
             await client.acknowledge(await client.answer())
-        await ads.settled("eg", DEADLINE_SECONDS)
-        await ads.settled("other", DEADLINE_SECONDS)
+        await ads.settled("eg", DEADLINE_S)
+        await ads.settled("other", DEADLINE_S)
 
         ads.publish("eg", [endpoints("a", b"2")])
         ads.publish("other", [endpoints("b", b"2")])
@@ -261,13 +262,16 @@ async def test_what_has_left_a_fleet_is_kept_for_an_envoy_that_is_away(socket: P
                 )
                 await client.ask(SCOPE, resource_names_subscribe=[table])
                 gone: list[str] = []
-                while True:
-                    response = await client.answer()
-                    gone += response.removed_resources
-                    await client.acknowledge(response)
-                    with suppress(TimeoutError):
-                        await ads.settled("eg", 0.1)
-                        break
+                async with asyncio.TaskGroup() as tasks:
+                    settled = tasks.create_task(ads.settled("eg", DEADLINE_S))
+                    while not settled.done():
+                        answer = tasks.create_task(client.answer())
+                        await asyncio.wait({answer, settled}, return_when=asyncio.FIRST_COMPLETED)
+                        if answer.done():
+                            gone += answer.result().removed_resources
+                            await client.acknowledge(answer.result())
+                        else:
+                            answer.cancel()
             while not isinstance(await events.next(), Disconnected):
                 pass
             return gone
@@ -284,7 +288,7 @@ async def test_quarantine_names_every_envoy_that_refuses(socket: Path) -> None:
         for client in (two, one):
             await client.ask(ENDPOINT, resource_names_subscribe=["a"])
             await client.refuse(await client.answer(), "no")
-        await ads.settled("eg", DEADLINE_SECONDS)
+        await ads.settled("eg", DEADLINE_S)
 
         [rejection] = ads.quarantine("eg")
 
@@ -300,11 +304,11 @@ async def test_two_envoys_with_one_node_id_are_two(socket: Path) -> None:
         for client in (one, two):
             await client.ask(ENDPOINT, resource_names_subscribe=["a"])
             await client.acknowledge(await client.answer())
-        await ads.settled("eg", DEADLINE_SECONDS)
+        await ads.settled("eg", DEADLINE_S)
         ads.publish("eg", [second])
         await one.acknowledge(await one.answer())
         await two.refuse(await two.answer(), "no")
-        await ads.settled("eg", DEADLINE_SECONDS)
+        await ads.settled("eg", DEADLINE_S)
 
         holders = ads.holders("eg", ENDPOINT, "a")
         [rejection] = ads.quarantine("eg")

@@ -17,8 +17,9 @@ from moongate.ads.events import Connected, Event
 from moongate.ads.server import AdsServer
 from moongate.ads.transports import Identity, IdentityError, Transport, unix_socket
 from moongate.xds.wire import SECRET, XdsResource
-from tests.ads.client import DEADLINE_SECONDS, Client
+from tests.ads.client import Client
 from tests.ads.laptop import until
+from tests.deadline import DEADLINE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +44,7 @@ async def refusal(client: Client) -> grpc.aio.AioRpcError:
     """Why the server does not serve a client that asks for all secrets."""
     await client.ask(SECRET, resource_names_subscribe=["*"])
     with pytest.raises(grpc.aio.AioRpcError) as refused:
-        async with asyncio.timeout(DEADLINE_SECONDS):
+        async with asyncio.timeout(DEADLINE_S):
             await client.call.read()
     return refused.value
 
@@ -112,7 +113,7 @@ async def test_a_transport_that_is_left_ends_its_streams_and_no_others(folder: P
                 ads.publish(fleet, [secret("first")])
                 await client.ask(SECRET, resource_names_subscribe=["*"])
                 await client.acknowledge(await client.answer())
-                await ads.settled(fleet, DEADLINE_SECONDS)
+                await ads.settled(fleet, DEADLINE_S)
 
         assert not (folder / "a").exists()
         await until(lambda: not ads.nodes("a"))

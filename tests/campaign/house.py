@@ -44,12 +44,12 @@ from moongate.cli import main
 from moongate.sources.files import SETTLE_USED
 from tests.campaign.fault import COLD, HERE, Fault, NotApplicable, Reading, places
 from tests.campaign.healthy import CANARY, FILES, HEALTHY, TURN, in_base64, rendered
+from tests.deadline import DEADLINE_S
 from tests.e2e.backends import Echo
 from tests.e2e.certificates import Authority
 from tests.e2e.load import Answer, Load
 from tests.ports import free_port
 
-DEADLINE_S: Final = 10.0
 RATE: Final = 100.0
 """Requests a second of the steady client."""
 PROGRAM: Final = (sys.executable, str(Path(__file__).with_name("program.py")))
@@ -582,11 +582,11 @@ def _conditions(tree: Any) -> Iterator[dict[str, Any]]:
             yield from _conditions(value)
 
 
-async def until(claim: Claim, *, deadline_s: float = DEADLINE_S) -> None:
+async def until(claim: Claim) -> None:
     """Return when nothing is amiss any more: ``claim`` says what is."""
     amiss = ""
     try:
-        async with asyncio.timeout(deadline_s):
+        async with asyncio.timeout(DEADLINE_S):
             while amiss := await claim():  # noqa: ASYNC110 - no event tells of other processes
                 await asyncio.sleep(0.005)
     except TimeoutError:

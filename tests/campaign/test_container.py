@@ -108,7 +108,7 @@ async def test_process_1_of_a_container_serves_drains_and_leaves_no_zombies(tmp_
             return "" if answer.status_code == 200 else str(answer.status_code)
 
         async with contained(tmp_path) as first:
-            await until(serves, deadline_s=30)
+            await until(serves)
             assert first.uids().real == NOBODY
             assert "HOME" not in first.environ()
 

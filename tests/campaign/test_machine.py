@@ -33,6 +33,7 @@ from msgspec import Struct
 
 from tests.campaign.healthy import HEALTHY
 from tests.campaign.house import PROGRAM, House, house, humbled, strays, until
+from tests.deadline import DEADLINE_S
 
 pytestmark = pytest.mark.envoy
 
@@ -157,7 +158,7 @@ def test_what_keeps_it_from_starting_is_said_in_one_line(short_path: Path, fault
         cwd=short_path,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=DEADLINE_S,
         check=False,
         preexec_fn=humbled if os.geteuid() == 0 else None,
     )
@@ -565,17 +566,17 @@ async def test_a_fault_of_the_machine_hurts_nothing_else_and_is_said(home: House
     trouble.prepare(home)
     began, asked = home.mark(), home.output.stat().st_size
     async with home.running(**trouble.start(home)):
-        await until(home.serves(str(home.last)), deadline_s=30)
+        await until(home.serves(str(home.last)))
         # The other Gateway has an Envoy of its own, which starts at its own time.
-        await until(partial(opened, home, "side"), deadline_s=30)
+        await until(partial(opened, home, "side"))
         if trouble.ends:
             home.process.send_signal(signal.SIGINT)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(DEADLINE_S):
                 assert await home.process.wait() == 0
             return
         held = None
         if not trouble.lasts:
-            await until(home.is_settled, deadline_s=30)
+            await until(home.is_settled)
             held = await home.held()
 
         async with home.steady() as answers:
@@ -584,7 +585,7 @@ async def test_a_fault_of_the_machine_hurts_nothing_else_and_is_said(home: House
             trouble.heal(home)
             await edited(home, trouble)
             over = monotonic()
-            await until(home.gets(HEALTHY), deadline_s=30)
+            await until(home.gets(HEALTHY))
         assert strays(answer for answer in answers if not trouble.fails or answer.sent > over)[:5] == []
         await home.shows_no_secret(began, asked)
         if held is not None:
@@ -597,8 +598,8 @@ async def suffers(home: House, trouble: Trouble, began: int) -> None:
     """Check what holds while the fault lasts."""
     if trouble.edits:
         await edited(home, trouble)
-    await until(home.has_said(began, tuple(map(home.rendered, trouble.says))), deadline_s=30)
-    await until(home.gets({**HEALTHY, **trouble.requests}), deadline_s=30)
+    await until(home.has_said(began, tuple(map(home.rendered, trouble.says))))
+    await until(home.gets({**HEALTHY, **trouble.requests}))
     code, _, out = home.validated()
     assert [words for words in trouble.validates if words.lower() not in out.lower()] == [], out
     assert bool(code) == bool(trouble.validates), out
@@ -609,4 +610,4 @@ async def edited(home: House, trouble: Trouble) -> None:
     turn = str(home.turn())
     if trouble.rereads:
         home.process.send_signal(signal.SIGHUP)
-    await until(home.serves(turn), deadline_s=30)
+    await until(home.serves(turn))

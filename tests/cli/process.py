@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-WAIT_S = 30
+from tests.deadline import DEADLINE_S
 
 
 class Moongate:
@@ -49,7 +49,7 @@ class Moongate:
     async def says(self, word: str) -> str:
         """All that it said until a line with ``word`` came."""
         assert self.process.stdout is not None
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(DEADLINE_S):
             while line := (await self.process.stdout.readline()).decode():
                 self._said += line
                 if word in line:
@@ -64,7 +64,7 @@ class Moongate:
     async def ended_by(self, number: int) -> int | None:
         """The exit code after a signal."""
         self.process.send_signal(number)
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(DEADLINE_S):
             await self.process.communicate()
         return self.process.returncode
 

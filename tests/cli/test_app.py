@@ -12,6 +12,7 @@ from cyclopts import App
 from moongate.cli import main
 from moongate.cli.app import COMMANDS
 from tests.cli.conftest import Command
+from tests.deadline import DEADLINE_S
 
 HELP = Path(__file__).parent / "help"
 MOONGATE = (sys.executable, "-m", "moongate")
@@ -92,7 +93,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(shop: Path) -> None:
     assert running.stdout is not None
     running.stdout.close()
 
-    _, err = running.communicate(timeout=30)
+    _, err = running.communicate(timeout=DEADLINE_S)
 
     assert (running.returncode, err) == (0, "")
 
@@ -103,7 +104,7 @@ def test_colours_are_for_terminals_whose_user_wants_them(set_up: dict[str, str],
     ours, theirs = pty.openpty()
     environment = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
     environment |= {"TERM": "xterm-256color"} | set_up
-    subprocess.run([*MOONGATE, "run"], stderr=theirs, env=environment, check=False, timeout=30)
+    subprocess.run([*MOONGATE, "run"], stderr=theirs, env=environment, check=False, timeout=DEADLINE_S)
     os.close(theirs)
 
     said = os.read(ours, 4096)

@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from moongate.cli.forwarding import forwarding
-from tests.cli.process import WAIT_S, left_in
+from tests.cli.process import left_in
+from tests.deadline import DEADLINE_S
 from tests.e2e.backends import Echo
 from tests.ports import free_port
 from tests.run.conftest import is_, until
@@ -69,7 +70,7 @@ async def test_nothing_waits_for_who_does_not_read_the_log(tmp_path: Path, kind:
         shop.write_text(forwarding(f"127.0.0.1:{one.port}", port, "default"))
         ours, theirs = ends(kind)
         async with started(tmp_path, theirs, shop) as run:
-            async with httpx.AsyncClient(trust_env=False) as client:
+            async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client:
                 url = f"http://127.0.0.1:{port}/"
                 await answered(port, 200, times=1)
                 # Several times what a pipe holds.
@@ -79,7 +80,7 @@ async def test_nothing_waits_for_who_does_not_read_the_log(tmp_path: Path, kind:
                 shop.write_text(forwarding(f"127.0.0.1:{two.port}", port, "default"))
                 await until(lambda: is_(port, "two"))
             run.send_signal(signal.SIGINT)
-            async with asyncio.timeout(WAIT_S):
+            async with asyncio.timeout(DEADLINE_S):
                 assert await run.wait() == 0
         os.close(ours)
         os.close(theirs)
@@ -99,7 +100,7 @@ async def test_a_quickstart_that_nobody_reads_serves_and_ends(tmp_path: Path) ->
     async with started(tmp_path, theirs, "--port", port, "--show", command="quickstart") as run:
         await answered(port, 200, times=1)
         run.send_signal(signal.SIGINT)
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(DEADLINE_S):
             assert await run.wait() == 0
     os.close(ours)
     os.close(theirs)
@@ -139,7 +140,7 @@ async def started(
 
 async def answered(port: int, status: int, *, times: int) -> None:
     """Return after so many answers of a gateway that starts."""
-    async with asyncio.timeout(WAIT_S), httpx.AsyncClient(trust_env=False) as client:
+    async with asyncio.timeout(DEADLINE_S), httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client:
         while times:
             try:
                 times -= (await client.get(f"http://127.0.0.1:{port}/")).status_code == status

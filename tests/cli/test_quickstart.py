@@ -18,6 +18,7 @@ from moongate import translate
 from moongate.cli.quickstart import manifests
 from tests.cli.conftest import Command
 from tests.cli.process import Moongate, left_in
+from tests.deadline import DEADLINE_S
 from tests.ports import free_port
 
 
@@ -28,7 +29,7 @@ async def test_what_it_prints_works_and_nothing_stays(tmp_path: Path) -> None:
     port = free_port()
     async with (
         Moongate("quickstart", "--port", port, "--run-dir", tmp_path) as running,
-        httpx.AsyncClient() as client,
+        httpx.AsyncClient(timeout=DEADLINE_S) as client,
     ):
         output = await running.says("Press Ctrl-C to stop")
         calls = [

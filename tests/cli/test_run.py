@@ -11,6 +11,7 @@ from moongate.cli.forwarding import forwarding
 from moongate.cli.upstreams import upstream
 from tests.cli.conftest import Command
 from tests.cli.process import Moongate, left_in
+from tests.deadline import DEADLINE_S
 from tests.ports import free_port
 
 
@@ -89,7 +90,7 @@ async def test_an_upstream_is_served_without_any_manifest(tmp_path: Path) -> Non
     async with (
         upstream("mine") as behind,
         Moongate("run", "--to", f"127.0.0.1:{behind}", "--port", port, "--run-dir", tmp_path) as running,
-        httpx.AsyncClient() as client,
+        httpx.AsyncClient(timeout=DEADLINE_S) as client,
     ):
         await running.says("gateway.serving")
         answer = await client.get(f"http://127.0.0.1:{port}/a")

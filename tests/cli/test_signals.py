@@ -17,7 +17,8 @@ import httpx
 import pytest
 
 from moongate.cli.forwarding import forwarding
-from tests.cli.process import WAIT_S, Moongate, left_in
+from tests.cli.process import Moongate, left_in
+from tests.deadline import DEADLINE_S
 from tests.infra.conftest import HeldBackend, let_go_when_refused
 from tests.ports import free_port
 
@@ -48,7 +49,7 @@ def test_a_check_that_is_ended_leaves_no_private_key_behind(
     binary.write_text(
         "#!/bin/sh\n"
         'test "$1" = --version && echo "envoy  version: 0/1.40.0/Clean/RELEASE/x" && exit\n'
-        f'ls "$TMPDIR"/*; kill -{number} $PPID; exec sleep {WAIT_S}\n'
+        f'ls "$TMPDIR"/*; kill -{number} $PPID; exec sleep {DEADLINE_S}\n'
     )
     binary.chmod(0o755)
 
@@ -73,14 +74,17 @@ async def test_a_terminal_that_is_closed_ends_a_run_that_drains(tmp_path: Path) 
     async with HeldBackend().serving() as backend:
         target = f"127.0.0.1:{backend.port}"
         with in_a_terminal("run", "--to", target, "--port", port, "--run-dir", runs) as (process, terminal):
-            async with httpx.AsyncClient(trust_env=False) as client, asyncio.TaskGroup() as tasks:
+            async with (
+                httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client,
+                asyncio.TaskGroup() as tasks,
+            ):
                 request = tasks.create_task(until_served(client, f"http://127.0.0.1:{port}/"))
                 await backend.asked.wait()
                 os.close(terminal)
                 tasks.create_task(let_go_when_refused(port, backend))
 
             assert request.result() == "done"
-            assert await asyncio.to_thread(process.wait, WAIT_S) == 0
+            assert await asyncio.to_thread(process.wait, DEADLINE_S) == 0
 
     assert left_in(runs) == []
 
@@ -109,7 +113,7 @@ async def test_a_run_below_nohup_outlives_its_terminal(tmp_path: Path) -> None:
         target = f"127.0.0.1:{backend.port}"
         arguments = ("run", "--to", target, "--port", port, "--run-dir", runs)
         with in_a_terminal(*arguments, before="trap '' HUP;") as (process, terminal):
-            async with httpx.AsyncClient(trust_env=False) as client:
+            async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client:
                 backend.let_go.set()
                 await until_served(client, f"http://127.0.0.1:{port}/")
                 os.close(terminal)
@@ -117,7 +121,7 @@ async def test_a_run_below_nohup_outlives_its_terminal(tmp_path: Path) -> None:
                 assert await until_served(client, f"http://127.0.0.1:{port}/") == "done"
 
             process.terminate()
-            assert await asyncio.to_thread(process.wait, WAIT_S) == 0
+            assert await asyncio.to_thread(process.wait, DEADLINE_S) == 0
 
 
 @pytest.mark.envoy
@@ -165,9 +169,9 @@ def in_a_terminal(
 
 async def until_served(client: httpx.AsyncClient, url: str) -> str:
     """The first answer of a gateway that starts."""
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(DEADLINE_S):
         while True:
             try:
-                return (await client.get(url, timeout=WAIT_S)).text
+                return (await client.get(url, timeout=DEADLINE_S)).text
             except httpx.ConnectError:
                 await asyncio.sleep(0.01)

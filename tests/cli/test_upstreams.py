@@ -6,10 +6,14 @@ import httpx
 import pytest
 
 from moongate.cli.upstreams import upstream
+from tests.deadline import DEADLINE_S
 
 
 async def test_an_upstream_says_who_it_is_and_what_it_was_asked() -> None:
-    async with upstream("apple") as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+    async with (
+        upstream("apple") as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S) as client,
+    ):
         answer = await client.put("/a?b=c", content=b"12345", headers={"x-colour": "red"})
 
     reply = answer.json()
@@ -25,7 +29,10 @@ async def test_a_connection_serves_many_requests_of_all_kinds() -> None:
         yield b"one"
         yield b"three"
 
-    async with upstream("apple") as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+    async with (
+        upstream("apple") as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S) as client,
+    ):
         lengths = [
             (await client.post("/", content=pieces())).json()["body_bytes"],
             (await client.get("/")).json()["body_bytes"],
@@ -38,7 +45,7 @@ async def test_a_connection_serves_many_requests_of_all_kinds() -> None:
 
 
 async def test_an_upstream_ends_with_connections_open() -> None:
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=DEADLINE_S) as client:
         async with upstream("apple") as port:
             await client.get(f"http://127.0.0.1:{port}/")
 

@@ -26,13 +26,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.deadline import DEADLINE_S
 from tests.docs.test_docs import DOCS, SHOP, blocks, laid_on
 from tests.ports import free_port
 
 pytestmark = [pytest.mark.envoy, pytest.mark.slow]
 
 PAGE = DOCS / "tutorial" / "first-gateway.md"
-DEADLINE_S = 15.0
 PAUSE_S = 0.1
 VOLATILE = re.compile(
     r"^(date|last-modified|server|content-length|Python|Envoy|moongate  )\b.*$", re.IGNORECASE
@@ -170,7 +170,7 @@ class Reader:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=DEADLINE_S,
         )
         assert quiet or done.returncode == 0, done.stderr
         return done.stdout
@@ -196,4 +196,4 @@ def running(command: str, folder: Path) -> Generator[subprocess.Popen[bytes]]:
             yield process
         finally:
             process.terminate()
-            process.communicate(timeout=30)
+            process.communicate(timeout=DEADLINE_S)

@@ -17,6 +17,8 @@ from h2.events import DataReceived, PingReceived, RequestReceived, StreamEnded
 from msgspec import Struct
 from websockets.asyncio.server import ServerConnection, serve
 
+from tests.deadline import DEADLINE_S
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
@@ -94,7 +96,7 @@ class Echo:
 
     async def arrived(self, count: int) -> None:
         """Return when so many requests have arrived."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE_S):
             while len(self.requests) < count:
                 self._arrived.clear()
                 await self._arrived.wait()

@@ -48,7 +48,8 @@ KINDS = ("new", "http1", "http2", "idle1", "idle2")
 QUIC_KINDS = ("new3", "http3", "idle3")
 """The same of HTTP/3."""
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
+"""For an answer; whoever ends the callers waits longer."""
 QUIC_PATIENCE_S = 1.0
 """Where nobody listens for QUIC, nobody says so."""
 

@@ -9,6 +9,8 @@ import grpc
 import grpc.aio
 from msgspec import Struct
 
+from tests.deadline import DEADLINE_S
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
@@ -106,13 +108,13 @@ def one_message(
 ) -> grpc.aio.UnaryStreamCall[bytes, bytes]:
     """A call with one message, which may be answered with many."""
     callee = cast("grpc.aio.UnaryStreamMultiCallable[bytes, bytes]", channel.unary_stream(method))
-    return callee(message, metadata=tuple(metadata), timeout=10)
+    return callee(message, metadata=tuple(metadata), timeout=DEADLINE_S)
 
 
 async def one_each(channel: grpc.aio.Channel, method: str, message: bytes) -> bytes:
     """The message that answers another."""
     callee = cast("grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]", channel.unary_unary(method))
-    return await callee(message, timeout=10)
+    return await callee(message, timeout=DEADLINE_S)
 
 
 def many_messages(
@@ -125,7 +127,7 @@ def many_messages(
             yield message
 
     callee = cast("grpc.aio.StreamStreamMultiCallable[bytes, bytes]", channel.stream_stream(method))
-    return callee(sent() if messages else None, metadata=tuple(metadata), timeout=10)
+    return callee(sent() if messages else None, metadata=tuple(metadata), timeout=DEADLINE_S)
 
 
 async def call(

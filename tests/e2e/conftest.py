@@ -15,6 +15,7 @@ from moongate.api.admission import admit
 from moongate.api.base import Ref
 from moongate.kinds import KINDS, ref_of
 from moongate.run import Laptop
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo, Request
 from tests.e2e.certificates import Authority
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from moongate.api.base import Resource
     from moongate.api.envoygateway import EnvoyGateway
     from moongate.sources.files import Files
-
-DEADLINE_S = 20.0
 
 
 class Site:
@@ -57,11 +56,11 @@ class Site:
 
     async def apply(self, *documents: dict[str, Any]) -> None:
         """Put manifests in force; they are when this returns."""
-        await self.laptop.apply(documents)
+        await self.laptop.apply(documents, timeout_s=DEADLINE_S)
 
     async def delete(self, *documents: dict[str, Any]) -> None:
         """Take manifests out of force."""
-        await self.laptop.delete(*(reference(document) for document in documents))
+        await self.laptop.delete(*map(reference, documents), timeout_s=DEADLINE_S)
 
     async def ask(
         self,

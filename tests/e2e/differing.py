@@ -32,6 +32,7 @@ from msgspec import structs
 
 from moongate.api.envoygateway import EnvoyGateway, RuntimeFlags
 from moongate.run import Laptop
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo, EchoOverHttp2
 from tests.e2e.callers import Http2
@@ -48,10 +49,9 @@ if TYPE_CHECKING:
 ADDRESSES: Final = ("127.0.0.2", "127.0.0.3")
 LANES: Final = 12
 """So many requests are under way at once."""
-DEADLINE_S: Final = 10.0
-SWITCH_S: Final = 0.1
+SWITCH_S: Final = 0.5
 """Envoy acknowledges from its main thread; its workers may be so much behind."""
-LOGGED_S: Final = 2.0
+LOGGED_S: Final = 10.0
 """Envoy writes its log ten times a second."""
 PER_WORLD: Final = 500
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from tests.deadline import DEADLINE_S
 from tests.e2e import callers
 from tests.e2e.callers import QUIC_KINDS, Answer, Plan
 
@@ -47,7 +48,7 @@ class Watch:
     async def begin(self, passing: Passing) -> None:
         """Return when all their connections are open; ``passing`` is in force."""
         assert self._process.stdout is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE_S):
             assert await self._process.stdout.readline()
         self._phases.append(_Phase(passing, 0.0, float("inf")))
 
@@ -63,7 +64,7 @@ class Watch:
         """Stop asking, and read what became of the requests."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(DEADLINE_S):
             assert await self._process.wait() == 0
         self.answers = msgspec.json.decode(self._result.read_bytes(), type=list[Answer])
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
+from tests.deadline import DEADLINE_S
 from tests.e2e.callers import Http3
-from tests.e2e.conftest import DEADLINE_S
 
 if TYPE_CHECKING:
     from tests.e2e.certificates import Authority

@@ -17,6 +17,7 @@ from google.protobuf.json_format import ParseDict
 from moongate.infra.binary import envoy_binary
 from moongate.rate_limits.rls_conf_pb2 import RateLimitConfig
 from moongate.xds.wire import encode
+from tests.deadline import DEADLINE_S
 from tests.e2e.backends import Echo
 from tests.ports import free_port
 
@@ -82,7 +83,7 @@ async def limited(
         backend_port: of another backend than ``Limited.backend``.
     """
     async with AsyncExitStack() as stack:
-        own = await stack.enter_async_context(httpx.AsyncClient(timeout=20))
+        own = await stack.enter_async_context(httpx.AsyncClient(timeout=DEADLINE_S))
         backend = await stack.enter_async_context(Echo("backend").serving())
         gateway = Limited(limiter, client or own, backend)
         domains: dict[str, RateLimitConfig] = {}
@@ -108,7 +109,7 @@ async def _envoy(file: Path, ports: list[int]) -> AsyncGenerator[None]:
     process = await asyncio.create_subprocess_exec(envoy_binary(), "-c", str(file), *arguments)
     try:
         for port in ports:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(DEADLINE_S):
                 while process.returncode is None:
                     with suppress(OSError):
                         _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -241,7 +242,7 @@ def _listener(
             "typed_config": {
                 "@type": f"{_TYPE}.filters.http.ratelimit.v3.RateLimit",
                 "domain": config.domain,
-                "timeout": "1s",
+                "timeout": f"{DEADLINE_S}s",
                 "failure_mode_deny": fail_closed,
                 "enable_x_ratelimit_headers": "DRAFT_VERSION_03",
                 "rate_limit_service": {

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.deadline import DEADLINE_S
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
@@ -84,7 +86,7 @@ class Line:
         try:
             self.writer.write(f"{line}\n".encode())
             await self.writer.drain()
-            answer = await asyncio.wait_for(self._reader.readline(), 10)
+            answer = await asyncio.wait_for(self._reader.readline(), DEADLINE_S)
         except ConnectionError:
             return None
         return answer.decode().strip() or None
@@ -112,7 +114,7 @@ async def asked(port: int, context: ssl.SSLContext | None = None, name: str | No
     return None if answer is None else answer.partition(":")[0]
 
 
-async def datagram(port: int, text: str = "x", wait_s: float = 5.0) -> str | None:
+async def datagram(port: int, text: str = "x", wait_s: float = DEADLINE_S) -> str | None:
     """The answer to a datagram; ``None`` if none comes."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[bytes] = loop.create_future()

@@ -16,6 +16,8 @@ from time import monotonic
 from typing import NamedTuple
 
 SLOW_EVERY, SLOW_S = 10, 0.03
+PATIENCE_S = 30.0
+"""For an answer; whoever ends the load waits longer."""
 
 
 class Answer(NamedTuple):
@@ -89,7 +91,7 @@ class Load:
             due += step
             sent = monotonic()
             try:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(PATIENCE_S):
                     if writer is None or reader is None:
                         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
                         self.connects += 1

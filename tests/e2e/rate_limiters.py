@@ -15,14 +15,17 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from moongate.ads.sotw import SotwServer
+from moongate.api.envoygateway import EnvoyGateway
 from moongate.infra.rate_limit_process import RateLimitProcess
 from moongate.infra.rundir import ServiceFiles
 from moongate.rate_limits.redis_address import redis_address
 from moongate.rate_limits.settings import Redis, Settings
 from moongate.rate_limits.subscription import NODE
 from moongate.xds.wire import RATE_LIMIT_CONFIG
+from tests.deadline import DEADLINE_S
 from tests.ports import free_port
 from tests.redis_servers import RedisServer
 
@@ -33,6 +36,15 @@ Kind = Literal["memory", "redis", "envoy"]
 """moongate's own in memory, and on Redis; Envoy's, which needs Redis."""
 
 VERSION = "v1.4.1-0.20260122083618-3fb702589d36"
+
+
+def patient() -> EnvoyGateway:
+    """The configuration of a laptop whose Envoys wait for its rate limit service on a slow machine, too."""
+    shipped = EnvoyGateway.shipped()
+    assert shipped.rate_limit is not None
+    return structs.replace(
+        shipped, rate_limit=structs.replace(shipped.rate_limit, timeout=f"{DEADLINE_S:.0f}s")
+    )
 
 
 class RateLimiter:
@@ -88,7 +100,7 @@ class RateLimiter:
             settings = msgspec.json.encode(Settings(configuration=self._xds, redis=redis))
             process = RateLimitProcess(settings, ServiceFiles.of(self._folder))
             await self._running.enter_async_context(process)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(DEADLINE_S):
             await self._server.settled()
             await self._answering()
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import PRIOR_KNOWLEDGE, Echo, EchoOverHttp2, EchoOverTls, after_proxy_header, either
 from tests.e2e.certificates import Authority
-from tests.e2e.conftest import DEADLINE_S, Site, until
+from tests.e2e.conftest import Site, until
 from tests.ports import free_port
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
@@ -103,7 +104,7 @@ async def test_the_protocol_of_the_client_is_spoken(site: Site) -> None:
     async with (
         over_http2.serving(),
         either(site.one.port, over_http2.port, PRIOR_KNOWLEDGE) as port,
-        httpx.AsyncClient(http1=False, http2=True, trust_env=False) as client,
+        httpx.AsyncClient(http1=False, http2=True, trust_env=False, timeout=DEADLINE_S) as client,
     ):
         await site.apply(
             m.local("both", port),

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import EchoOverHttp2
-from tests.e2e.conftest import DEADLINE_S, Site, until
+from tests.e2e.conftest import Site, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

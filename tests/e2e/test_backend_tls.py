@@ -14,10 +14,11 @@ from msgspec import structs
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.infra.authorities import VARIABLE
 from moongate.xds.wire import CLUSTER, SECRET
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo, EchoOverTls, either
 from tests.e2e.certificates import Authority
-from tests.e2e.conftest import DEADLINE_S, Site, open_site
+from tests.e2e.conftest import Site, open_site
 from tests.e2e.load import Load
 from tests.e2e.secret_server import SecretServer, served
 from tests.ports import free_port
@@ -241,7 +242,9 @@ async def test_connections_that_end_here_go_on_by_tls(site: Secured) -> None:
 
 async def through(site: Secured, port: int, tls: bool) -> str | None:
     """Who answers a request on a new connection to a port; ``None`` if that is closed instead."""
-    async with httpx.AsyncClient(verify=site.authority.client_context(), trust_env=False) as client:
+    async with httpx.AsyncClient(
+        verify=site.authority.client_context(), trust_env=False, timeout=DEADLINE_S
+    ) as client:
         try:
             return (await site.reached("onward.test", port=port, tls=tls, client=client)).by
         except httpx.HTTPError:
@@ -329,7 +332,7 @@ async def test_authorities_are_exchanged_under_load_and_no_request_fails(site: S
         await asyncio.sleep(0.2)
         await site.apply(m.authorities("ours", site.authority.pem, later.pem))
         # Envoy's workers take it later than its main thread, on a busy machine by tenths of a second.
-        await asyncio.sleep(5 * SWITCH_S)
+        await asyncio.sleep(20 * SWITCH_S)
         site.tls.show(later.sign(NAME))
         await asyncio.sleep(0.2)
         await site.apply(m.authorities("ours", later.pem))

@@ -9,8 +9,9 @@ from contextlib import suppress
 import httpx
 import pytest
 
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
-from tests.e2e.conftest import DEADLINE_S, Site
+from tests.e2e.conftest import Site
 from tests.ports import free_port
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
@@ -251,7 +252,8 @@ async def test_a_retry_may_go_to_a_fallback(site: Site, attempts: str, by: str |
 async def test_pauses_between_tries_are_as_long_as_a_policy_says(site: Site) -> None:
     """Each is random: up to the base at first, and then up to the maximum.
 
-    By default they would be shorter than 25 ms, and up to ten times the base.
+    By default they would be shorter than 25 ms, and up to ten times the base. The fastest of several requests
+    shows an upper bound, because the machine may stand still during one.
     """
     site.one.by_path["/"] = 500
 
@@ -266,7 +268,8 @@ async def test_pauses_between_tries_are_as_long_as_a_policy_says(site: Site) -> 
         return [answer.elapsed.total_seconds() for answer in answers]
 
     assert max(await times("long-base", 1, "{baseInterval: 3s, maxInterval: 3s}", requests=12)) > 1
-    assert max(await times("short-max", 8, "{baseInterval: 200ms, maxInterval: 200ms}", requests=1)) < 2.5
+    short = "{baseInterval: 200ms, maxInterval: 200ms}"
+    assert min([max(await times("short-max", 8, short, requests=1)) for _ in range(3)]) < 2.5
 
 
 @pytest.mark.proves("BackendTrafficPolicy", "circuitBreaker.maxParallelRequests")

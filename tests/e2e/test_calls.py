@@ -11,6 +11,7 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.calls import Answered, CallServer, call, calling, many_messages, one_each, one_message
 from tests.e2e.conftest import Site, open_site, until
@@ -65,7 +66,7 @@ async def test_messages_stream_both_ways_at_once(site: Site, callees: Callees) -
     """Each is answered before the next is sent: nothing is held back until the call ends."""
     await site.apply(m.grpc_route("streams", f"[{{{m.to(callees.cart.name)}}}]"))
 
-    async with calling(site.port, "streams.test") as channel, asyncio.timeout(10):
+    async with calling(site.port, "streams.test") as channel, asyncio.timeout(DEADLINE_S):
         stream = many_messages(channel, "/shop.Cart/Chat")
         received: list[object] = []
         for n in range(50):

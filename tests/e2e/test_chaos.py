@@ -32,8 +32,9 @@ from moongate.world import World
 from moongate.xds.draining import draining
 from moongate.xds.messages import message
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, SECRET
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
-from tests.e2e.conftest import DEADLINE_S, Site, admitted, reference
+from tests.e2e.conftest import Site, admitted, reference
 from tests.e2e.load import Answer
 from tests.e2e.test_no_request_fails import BACKENDS, SWITCH_S, constant_load
 from tests.ports import free_port
@@ -383,7 +384,7 @@ async def has(laptop: Laptop, wanted: Held) -> Held:
     [gateway] = laptop.report()["gateways"]
     [bootstrap] = (w for w in psutil.Process(gateway["envoy"]["pid"]).cmdline() if w.endswith(".json"))
     transport = httpx.AsyncHTTPTransport(uds=str(Path(bootstrap).with_suffix(".sock")))
-    async with httpx.AsyncClient(transport=transport, base_url="http://envoy") as admin:
+    async with httpx.AsyncClient(transport=transport, base_url="http://envoy", timeout=DEADLINE_S) as admin:
         dump = json.loads((await admin.get("/config_dump?include_eds")).content)
     of: dict[str, Mapping[str, Any]] = {c["@type"].rpartition(".")[2]: c for c in dump["configs"]}
     clusters = of["ClustersConfigDump"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo
 from tests.e2e.conftest import Site
@@ -80,7 +81,7 @@ async def test_requests_wait_for_a_connection_and_no_more_than_may(site: Site, p
 
 async def until_statistic(site: Site, pattern: str, value: int) -> None:
     """Return when a statistic of Envoy has a value: it alone knows which requests wait."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE_S):
         while True:
             lines = (await site.statistics(pattern, "breaking")).splitlines()
             if any(line.endswith(f": {value}") for line in lines):

@@ -22,9 +22,10 @@ from moongate.api.envoygateway import EnvoyGateway
 from moongate.xds.filter_chains import demands_certificate
 from moongate.xds.http_chains import https_settings
 from moongate.xds.wire import LISTENER, SECRET, encode, message_field, packed
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.certificates import Authority, Certificate
-from tests.e2e.conftest import DEADLINE_S, Site, open_site
+from tests.e2e.conftest import Site, open_site
 from tests.e2e.secret_server import SecretServer, served
 from tests.ports import free_port
 

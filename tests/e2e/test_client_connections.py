@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import EchoOverTls
 from tests.e2e.conftest import Site, until
@@ -63,7 +64,7 @@ def v2(source: str = "", family: str = "TCP4") -> bytes:
 
 async def seen(port: int, header: bytes, host: str, tls: ssl.SSLContext | None = None) -> str:
     """Whom Envoy takes for the client of a connection that begins with a header; "" if it is closed."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE_S):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(header)
         if tls is not None:
@@ -213,6 +214,7 @@ async def test_what_precedes_the_protocol_may_take_a_time_only(site: Site) -> No
     timeout = "timeout: {tcp: {connectionInspectionTimeout: 200ms}}"
     port = await listening(site, "unsaid", f"proxyProtocol: {{}}\n{timeout}")
 
+    # It would be fifteen seconds.
     async with asyncio.timeout(10), open_to(port) as (reader, _):
         assert await reader.read() == b""
 
@@ -301,7 +303,7 @@ async def test_a_connection_of_tcp_may_be_silent_for_a_time_only(site: Site) -> 
     async with lines(site, "quiet"):
         port = await passing(site, "quiet", "timeout: {tcp: {idleTimeout: 200ms}}")
 
-        async with asyncio.timeout(10), open_to(port) as (reader, writer):
+        async with asyncio.timeout(DEADLINE_S), open_to(port) as (reader, writer):
             writer.write(b"a\n")
             assert await reader.read() == b"quiet:a\n"
 
@@ -313,7 +315,7 @@ async def test_connections_of_tcp_are_limited(site: Site) -> None:
 
         async with line_to(port) as first:
             assert await first.ask("a") == "full:a"
-            async with asyncio.timeout(10), open_to(port) as (reader, _):
+            async with asyncio.timeout(DEADLINE_S), open_to(port) as (reader, _):
                 assert await reader.read() == b""
 
 
@@ -321,7 +323,7 @@ async def test_the_proxy_protocol_is_read_before_tcp(site: Site) -> None:
     async with lines(site, "front"):
         port = await passing(site, "front", "proxyProtocol: {}")
 
-        async with asyncio.timeout(10), open_to(port) as (reader, writer):
+        async with asyncio.timeout(DEADLINE_S), open_to(port) as (reader, writer):
             writer.write(v2("203.0.113.7") + b"a\n")
             assert await reader.readline() == b"front:a\n"
         async with line_to(port) as line:
@@ -375,7 +377,7 @@ async def test_a_handshake_may_take_a_time_only(site: Site) -> None:
         tls = "protocol: TLS, tls: {mode: Terminate, certificateRefs: [{name: slowly}]}"
         port = await passing(site, "slowly", "timeout: {tcp: {tlsHandshakeTimeout: 200ms}}", tls)
 
-        async with asyncio.timeout(10), open_to(port) as (reader, _):
+        async with asyncio.timeout(DEADLINE_S), open_to(port) as (reader, _):
             assert await reader.read() == b""
 
 

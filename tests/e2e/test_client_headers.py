@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from cryptography import x509
 
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import Request
 from tests.e2e.certificates import Authority
@@ -357,7 +358,7 @@ async def _shown(site: Site, tmp_path: Path, mode: str) -> tuple[int, ssl.SSLCon
 
 async def _over_tls(port: int, context: ssl.SSLContext, claim: str) -> Request:
     """What reaches the backend of a request that makes a claim about the certificate of its client."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE_S):
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", port, ssl=context, server_hostname="xfcc.test"
         )
@@ -420,7 +421,7 @@ async def test_no_client_says_what_only_envoy_may_wherever_its_address_is_read(
     await site.apply(m.route("insiders", f"[{{{m.to('one')}}}]"), policy)
     claims = {"x-client": "10.0.0.1", "x-forwarded-for": "10.0.0.1"}
 
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client:
         said = {**INSIDERS, **PASSED_ON, **claims}
         request = await site.reached("insiders.test", headers=said, client=client)
 
@@ -439,7 +440,7 @@ async def test_what_no_proxy_sets_is_removed_by_an_early_mutation(site: Site) ->
     policy = m.policy("ClientTrafficPolicy", "early-removed", spec, "Gateway/gateway")
     await site.apply(m.route("early-removed", f"[{{{m.to('one')}}}]"), policy)
 
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client:
         request = await site.reached("early-removed.test", headers=PASSED_ON, client=client)
 
     received = dict(request.headers)

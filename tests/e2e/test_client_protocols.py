@@ -13,6 +13,7 @@ from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, PingReceived, RemoteSettingsChanged
 from h2.settings import SettingCodes
 
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.calls import CallServer
 from tests.e2e.conftest import Site, open_site
@@ -84,7 +85,7 @@ class Raw:
 
 async def said(port: int, sent: bytes, *, until: bytes = b"") -> bytes:
     """The answer to some bytes on a new connection: all of it, or up to a mark."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE_S):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(sent)
         answer = await (reader.readuntil(until) if until else reader.read())
@@ -180,7 +181,7 @@ async def test_http2_has_the_limits_that_are_asked_for(site: Site) -> None:
         "http2: {maxConcurrentStreams: 7, initialStreamWindowSize: 128Ki, initialConnectionWindowSize: 3Mi}",
     )
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE_S):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         client = H2Connection(H2Configuration())
         client.initiate_connection()
@@ -207,7 +208,7 @@ async def test_a_client_that_answers_no_ping_is_disconnected(site: Site) -> None
         site, "pings", "http2: {connectionKeepalive: {interval: 200ms, timeout: 100ms, intervalJitter: 0}}"
     )
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE_S):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         client = H2Connection(H2Configuration())
         client.initiate_connection()
@@ -224,7 +225,7 @@ async def test_a_client_that_answers_no_ping_is_disconnected(site: Site) -> None
 
 async def first_ping(port: int) -> float:
     """How long after connecting a client is pinged for the first time."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE_S):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         client = H2Connection(H2Configuration())
         client.initiate_connection()
@@ -265,7 +266,7 @@ async def test_a_malformed_message_ends_its_request_or_all(site: Site, action: s
     client.send_headers(3, common, end_stream=True)
 
     answered = False
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE_S):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(client.data_to_send())
         while not answered and (chunk := await reader.read(65536)):

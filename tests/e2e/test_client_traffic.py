@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.conftest import Site
 from tests.ports import free_port
@@ -56,7 +57,7 @@ async def listening_with_tls(site: Site, name: str, body: str) -> int:
 async def connected(
     port: int, **tls: Any
 ) -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A raw connection to the gateway."""
+    """A raw connection to the gateway, for a shorter time than the 15 seconds that any request may take."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, **tls)
     try:
         async with asyncio.timeout(10):
@@ -263,7 +264,7 @@ async def test_only_the_given_algorithms_sign(site: Site, algorithms: str, diges
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE_S):
         said, _ = await openssl.communicate()
 
     assert f"Peer signing digest: {digest}".encode() in said
@@ -275,7 +276,7 @@ def resumes(context: ssl.SSLContext, port: int, name: str) -> bool:
     resumed = False
     for _ in range(2):
         with (
-            socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+            socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as plain,
             context.wrap_socket(plain, server_hostname=name, session=session) as tls,
         ):
             tls.sendall(f"GET / HTTP/1.1\r\nhost: {name}\r\n\r\n".encode())
@@ -324,7 +325,7 @@ async def test_only_the_given_protocols_are_offered(site: Site) -> None:
     port = await listening_with_tls(site, "alpn", "tls: {alpnProtocols: [http/1.1]}")
     context = site.authority.client_context()
 
-    async with httpx.AsyncClient(verify=context, http2=True, trust_env=False) as client:
+    async with httpx.AsyncClient(verify=context, http2=True, trust_env=False, timeout=DEADLINE_S) as client:
         answer = await site.ask("alpn.test", port=port, tls=True, client=client)
 
     assert (answer.status_code, answer.http_version) == (200, "HTTP/1.1")
@@ -542,7 +543,7 @@ async def closes(over: Connection, host: str) -> bool:
     """Whether Envoy answers a request over an open connection, and says that it was the last one there."""
     reader, writer = over
     writer.write(f"GET / HTTP/1.1\r\nhost: {host}\r\n\r\n".encode())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE_S):
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         assert head.startswith(b"http/1.1 200")
         length = next(line for line in head.split(b"\r\n") if line.startswith(b"content-length:"))

@@ -10,6 +10,7 @@ import pytest
 
 from moongate.run import Laptop
 from moongate.sources.files import Files, load
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo
 from tests.e2e.broken_policies import A_TAB, FAULTS, POLICY, SHA_OF_TEST
@@ -31,7 +32,7 @@ async def test_a_start_with_a_policy_that_cannot_be_read_lets_nobody_pass(tmp_pa
     async with (
         Echo("one").serving() as one,
         Laptop() as laptop,
-        httpx.AsyncClient(trust_env=False) as client,
+        httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client,
     ):
 
         async def status() -> int:

@@ -14,6 +14,7 @@ from moongate.api.backend import Backend
 from moongate.api.base import GATEWAY_GROUP, Ref
 from moongate.run import Laptop
 from moongate.sources.files import Files, load
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo
 from tests.e2e.broken_policies import A_TAB, POLICY, SHA_OF_TEST
@@ -154,7 +155,7 @@ async def test_nothing_that_is_new_is_served_without_its_policy(tmp_path: Path) 
     async with (
         Echo("one").serving() as one,
         Laptop() as laptop,
-        httpx.AsyncClient(trust_env=False) as client,
+        httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client,
     ):
         texts = {
             TWO: text(m.local("two", one.port)),

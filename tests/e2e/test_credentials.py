@@ -12,6 +12,7 @@ import pytest
 from msgspec import structs
 
 from moongate.api.envoygateway import EnvoyGateway
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import Request
 from tests.e2e.conftest import open_site, until
@@ -90,7 +91,7 @@ async def test_a_changed_credential_is_given_without_a_failed_request(site: Site
     seen: Counter[tuple[int, str]] = Counter()
 
     async def ask() -> None:
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client:
             while not done.is_set():
                 answer = await site.ask("turning.test", client=client)
                 token = ""
@@ -132,7 +133,7 @@ async def test_no_backend_gets_the_credential_of_the_next(config: EnvoyGateway, 
     seen: set[tuple[str, str | None]] = set()
 
     async def ask() -> None:
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client:
             while not done.is_set():
                 request = await site.reached("next.test", client=client)
                 seen.add((request.by, request.header("authorization")))
@@ -210,7 +211,7 @@ async def test_credentials_are_given_in_each_form_of_tables_and_chains(config: E
         assert (both.header("x-first"), both.header("x-second")) == ("v0", "v0")
 
         await other.apply(m.secret("token", credential="v1"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE_S):
             # Only requests tell, when a worker of Envoy has it.
             while (await other.reached("any.wide.test")).header("x-first") != "v1":
                 pass

@@ -14,12 +14,13 @@ import pytest
 
 from moongate.run import Laptop
 from moongate.sources.files import SETTLE_USED, Files
+from tests.deadline import DEADLINE_S
 from tests.e2e import edits
 from tests.e2e import manifests as m
 from tests.e2e.certificates import Authority, Certificate
 from tests.e2e.conftest import started
 from tests.e2e.edits import EDITS
-from tests.e2e.test_no_request_fails import AT_LEAST, constant_load
+from tests.e2e.test_no_request_fails import constant_load
 from tests.e2e.test_security import htpasswd
 from tests.ports import free_port
 
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.envoy, pytest.mark.slow]
 
 TURNS = 2
-DEADLINE_S = 20.0
+AT_LEAST = 100
+"""So many requests come for each edit, on average; a machine that is slow makes edits slow, too."""
 MEMBER = htpasswd(member="open sesame")
 
 
@@ -140,14 +142,14 @@ async def test_no_request_fails_while_files_are_edited(tmp_path: Path) -> None:
     ]
     assert [(edit, len(wrong), wrong[0]) for edit, wrong in failed if wrong] == []
     assert load.failures() == {}
-    assert load.rate >= AT_LEAST
+    assert len(load.answers) >= AT_LEAST * len(spans)
 
 
 @asynccontextmanager
 async def serving(root: Path) -> AsyncGenerator[httpx.AsyncClient]:
     """A client before a gateway that follows a folder, whose manifests are in force."""
     async with (
-        httpx.AsyncClient(trust_env=False) as client,
+        httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client,
         Laptop() as laptop,
         started(laptop, Files([root])),
     ):
@@ -201,7 +203,7 @@ async def test_no_request_fails_while_what_guards_is_renamed(tmp_path: Path) -> 
 
     assert odd == []
     assert load.failures() == {}
-    assert load.rate >= AT_LEAST
+    assert len(load.answers) >= AT_LEAST * len(EDITS)
 
 
 async def test_a_guarded_route_that_is_renamed_file_by_file_lets_nobody_in(tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.auth_servers import AuthServer
 from tests.e2e.backends import Echo
-from tests.e2e.conftest import DEADLINE_S, Site, open_site
+from tests.e2e.conftest import Site, open_site
 from tests.e2e.differing import OTHER_FORMS
 from tests.e2e.guarded import watching
 from tests.ports import free_port

@@ -15,11 +15,12 @@ from msgspec import structs
 
 from moongate.xds import listeners, quic
 from moongate.xds.wire import encode, message_field, packed
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import Request
 from tests.e2e.callers import Http3
 from tests.e2e.certificates import Authority
-from tests.e2e.conftest import DEADLINE_S, until
+from tests.e2e.conftest import until
 from tests.e2e.http3 import http3_get
 from tests.ports import free_port
 

@@ -14,6 +14,7 @@ import pytest
 from moongate.run import Laptop
 from moongate.sources.files import Files
 from tests.cli.process import Moongate
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo
 from tests.e2e.broken_policies import A_TAB, FAULTS, POLICY, SHA_OF_TEST
@@ -72,7 +73,7 @@ class Home:
 
     async def answer(self, *, user: bool = False) -> int:
         auth = httpx.BasicAuth("ann", "test") if user else None
-        async with httpx.AsyncClient(trust_env=False, auth=auth) as client:
+        async with httpx.AsyncClient(trust_env=False, auth=auth, timeout=DEADLINE_S) as client:
             return (await client.get(f"http://127.0.0.1:{self.port}/")).status_code
 
 
@@ -166,7 +167,7 @@ async def test_a_policy_with_any_fault_lets_nobody_pass(tmp_path: Path, *, known
     async with (
         Echo("one").serving() as one,
         Laptop(state_dir=tmp_path / "state") as laptop,
-        httpx.AsyncClient(trust_env=False, base_url=f"http://127.0.0.1:{port}") as client,
+        httpx.AsyncClient(trust_env=False, base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S) as client,
     ):
 
         async def answers() -> tuple[int, ...]:

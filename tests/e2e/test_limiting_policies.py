@@ -15,9 +15,10 @@ import psutil
 import pytest
 
 from moongate.run import Laptop
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo
-from tests.e2e.rate_limiters import envoys_own
+from tests.e2e.rate_limiters import envoys_own, patient
 from tests.ports import free_port
 from tests.redis_servers import redis_server
 
@@ -50,12 +51,12 @@ class Shop:
 
 
 @asynccontextmanager
-async def shop(**more: Any) -> AsyncGenerator[Shop]:
+async def shop(*, config: Any = None, **more: Any) -> AsyncGenerator[Shop]:
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(TemporaryDirectory(prefix="mg-", dir="/tmp"))
         backend = await stack.enter_async_context(Echo("up").serving())
-        client = await stack.enter_async_context(httpx.AsyncClient(timeout=20))
-        laptop = await stack.enter_async_context(Laptop(run_dir=folder, **more))
+        client = await stack.enter_async_context(httpx.AsyncClient(timeout=DEADLINE_S))
+        laptop = await stack.enter_async_context(Laptop(run_dir=folder, config=config or patient(), **more))
         port = free_port()
         await laptop.apply(
             [
@@ -155,7 +156,7 @@ async def test_the_service_is_started_again_and_ends_with_moongate() -> None:
     async with shop() as at:
         first = (await at.laptop.limits())["service"]["pid"]
         os.kill(first, signal.SIGKILL)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(DEADLINE_S):
             while OVER not in await at.statuses("anne", "anne", "anne"):  # noqa: ASYNC110 - no event tells it
                 await asyncio.sleep(0.05)
         second = (await at.laptop.limits())["service"]["pid"]
@@ -194,7 +195,7 @@ async def test_envoys_may_ask_a_service_that_moongate_configures(tmp_path: Path)
         at = await stack.enter_async_context(
             shop(rate_limit_service=f"127.0.0.1:{port}", rate_limit_xds_port=xds)
         )
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(DEADLINE_S):
             while OVER not in await at.statuses("anne", "anne", "anne"):  # noqa: ASYNC110 - no event tells it
                 await asyncio.sleep(0.05)
         report = await at.laptop.limits()

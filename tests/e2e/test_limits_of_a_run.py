@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import httpx
 import psutil
 import pytest
-from msgspec import structs
 
-from moongate.api.envoygateway import EnvoyGateway
 from moongate.rate_limits.redis_address import redis_address
 from moongate.rate_limits.settings import Redis
 from moongate.run import Laptop
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo
 from tests.e2e.conftest import until
+from tests.e2e.rate_limiters import patient
 from tests.ports import free_port
 from tests.redis_servers import redis_server
 
@@ -46,7 +46,9 @@ async def asking(port: int) -> AsyncGenerator[set[int]]:
     statuses, done = set[int](), asyncio.Event()
 
     async def ask() -> None:
-        async with httpx.AsyncClient(trust_env=False, base_url=f"http://127.0.0.1:{port}") as client:
+        async with httpx.AsyncClient(
+            trust_env=False, base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S
+        ) as client:
             while not done.is_set():
                 statuses.add((await client.get("/")).status_code)
 
@@ -62,10 +64,8 @@ async def asking(port: int) -> AsyncGenerator[set[int]]:
 @asynccontextmanager
 async def serving() -> AsyncGenerator[tuple[Laptop, Echo, int]]:
     """A gateway without routes, a backend, and the port of the listener. Envoy has much patience."""
-    shipped, port = EnvoyGateway.shipped(), free_port()
-    assert shipped.rate_limit is not None
-    patient = structs.replace(shipped, rate_limit=structs.replace(shipped.rate_limit, timeout="30s"))
-    async with Echo("one").serving() as one, Laptop(config=patient) as laptop:
+    port = free_port()
+    async with Echo("one").serving() as one, Laptop(config=patient()) as laptop:
         http = f"[{{name: http, port: {port}, protocol: HTTP}}]"
         await laptop.apply([m.gateway("gateway", http), m.local("one", one.port)])
         yield laptop, one, port
@@ -110,7 +110,7 @@ async def test_a_client_with_an_odd_value_is_counted(value: bytes) -> None:
     each = "clientSelectors: [{headers: [{name: x-user, type: Distinct}]}], limit: {requests: 1, unit: Year}"
     async with serving() as (laptop, one, port):
         await laptop.apply([app(), limited(f"{{{each}}}")], timeout_s=60)
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client:
             asked = [
                 await client.get(f"http://127.0.0.1:{port}/", headers=[(b"x-user", value)]) for _ in range(3)
             ]

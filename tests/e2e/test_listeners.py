@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.callers import Place
 from tests.e2e.conftest import Site, reference
@@ -95,7 +96,10 @@ async def test_a_policy_holds_for_connections_that_are_older_than_their_listener
         "alone": f"[{own}]",
     }
     await site.apply(m.gateway(name, before), m.route(name, f"[{{{m.to('one')}}}]", parents=at(name)))
-    async with httpx.AsyncClient(trust_env=False) as idle, httpx.AsyncClient(trust_env=False) as busy:
+    async with (
+        httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as idle,
+        httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as busy,
+    ):
         for client in (idle, busy):
             assert await site.status(f"{name}.test", port=port, client=client) == 200
 
@@ -258,7 +262,7 @@ async def test_listeners_exchange_their_ports(site: Site) -> None:
             ),
         )
         assert site.conditions(gateway)["Programmed"]["status"] == "True"
-        async with httpx.AsyncClient(trust_env=False) as anew:
+        async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as anew:
             assert (await site.reached("x.test", port=left, client=anew)).by == "one"
             assert (await site.reached("x.test", port=right, client=anew)).by == "two"
     await site.delete(gateway)
@@ -276,7 +280,7 @@ async def test_a_listener_takes_the_port_that_another_leaves_at_the_same_time(si
     await site.apply(gateway)
 
     assert site.conditions(gateway)["Programmed"]["status"] == "True"
-    async with httpx.AsyncClient(trust_env=False) as anew:
+    async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as anew:
         assert (await site.reached("x.test", port=second, client=anew)).by == "one"
         assert (await site.reached("x.test", port=first, client=anew)).by == "two"
     await site.delete(gateway, *routes)
@@ -316,7 +320,7 @@ async def test_https_is_served_over_http1_and_http2(site: Site) -> None:
     )
     context = site.authority.client_context()
 
-    async with httpx.AsyncClient(verify=context, http2=True, trust_env=False) as client:
+    async with httpx.AsyncClient(verify=context, http2=True, trust_env=False, timeout=DEADLINE_S) as client:
         two = await site.ask("tls.test", port=port, tls=True, client=client)
     one = await site.ask("tls.test", port=port, tls=True)
 
@@ -328,7 +332,7 @@ async def test_https_is_served_over_http1_and_http2(site: Site) -> None:
 async def test_http2_in_clear_text_is_served_with_prior_knowledge(site: Site) -> None:
     await site.apply(m.route("clear", f"[{{{m.to('one')}}}]"))
 
-    async with httpx.AsyncClient(http1=False, http2=True, trust_env=False) as client:
+    async with httpx.AsyncClient(http1=False, http2=True, trust_env=False, timeout=DEADLINE_S) as client:
         answer = await site.ask("clear.test", client=client)
 
     assert (answer.http_version, answer.status_code) == ("HTTP/2", 200)
@@ -473,7 +477,7 @@ async def test_a_certificate_is_replaced_without_closing_a_connection(site: Site
 async def over(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """One request over a connection that stays open."""
     writer.write(b"GET / HTTP/1.1\r\nhost: rotate.test\r\n\r\n")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE_S):
         head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200")
         lengths = [line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")]

@@ -8,9 +8,10 @@ from collections import Counter
 import httpx
 import pytest
 
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo
-from tests.e2e.conftest import DEADLINE_S, Site
+from tests.e2e.conftest import Site
 from tests.ports import free_port
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
@@ -41,7 +42,7 @@ async def test_an_address_always_has_the_same_endpoint(site: Site) -> None:
 
     async def by(address: str) -> set[str]:
         transport = httpx.AsyncHTTPTransport(local_address=address, verify=context)
-        async with httpx.AsyncClient(transport=transport, trust_env=False) as client:
+        async with httpx.AsyncClient(transport=transport, trust_env=False, timeout=DEADLINE_S) as client:
             return {(await site.reached("source.test", client=client)).by for _ in range(5)}
 
     answered = [await by(f"127.0.0.{n}") for n in range(1, 41)]

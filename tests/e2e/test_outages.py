@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
-from tests.e2e.conftest import DEADLINE_S, Site
+from tests.e2e.conftest import Site
 from tests.e2e.test_backend_faults import Faulty, rows
 
 if TYPE_CHECKING:
@@ -43,6 +44,11 @@ POLICIES = {
 FAULTS = {"both answer 500": "answers 500", "both are too slow": "is slow"}
 
 
+def in_time(policy: str, fault: str) -> str:
+    """A policy, with more time for a fault that takes none: the machine may stand still during a request."""
+    return policy if fault == "is slow" else policy.replace("500ms", "60s").replace("125ms", "15s")
+
+
 def cells() -> Iterator[tuple[str, str, str, str]]:
     """Each cell of the page's table, with a name for its route: endpoints of another are not checked yet."""
     for row, (policy, columns) in enumerate(rows(PAGE, HEADING).items()):
@@ -55,12 +61,13 @@ async def test_as_many_tries_reach_the_backend_as_the_page_says(
     site: Site, name: str, policy: str, fault: str, cell: str
 ) -> None:
     """So many; or up to so many, and one for each request at least."""
+    spec = in_time(POLICIES[policy], FAULTS[fault])
     async with AsyncExitStack() as stack:
         endpoints = [await stack.enter_async_context(Faulty(n).serving()) for n in ("one", "two")]
         documents = [
             m.local(name, *(endpoint.port for endpoint in endpoints)),
             m.route(name, f"[{{{m.to(name)}}}]"),
-            m.policy("BackendTrafficPolicy", name, f"{{{POLICIES[policy]}}}", f"HTTPRoute/{name}"),
+            m.policy("BackendTrafficPolicy", name, f"{{{spec}}}", f"HTTPRoute/{name}"),
         ]
         await site.apply(*documents)
         assert await site.status(f"{name}.test") == 200
@@ -92,12 +99,13 @@ async def test_an_order_reaches_a_backend_once_whatever_becomes_of_it(site: Site
     """Other requests of the route are tried again; a connection that fails is one try that reached nobody."""
     name = f"orders-{fault.split(maxsplit=1)[0]}"
     orders = f"{TIMEOUT}, retry: {{numRetries: 1, retryOn: {{triggers: [connect-failure]}}}}"
+    orders = in_time(orders, fault)
     async with Faulty("one").serving() as endpoint:
         rule = m.to(name)
         await site.apply(
             m.local(name, endpoint.port),
             m.route(name, f"[{{name: orders, matches: [{{method: POST}}], {rule}}}, {{{rule}}}]"),
-            m.policy("BackendTrafficPolicy", name, f"{{{RETRY}}}", f"HTTPRoute/{name}"),
+            m.policy("BackendTrafficPolicy", name, f"{{{in_time(RETRY, fault)}}}", f"HTTPRoute/{name}"),
             m.policy("BackendTrafficPolicy", f"{name}-orders", f"{{{orders}}}", f"HTTPRoute/{name}/orders"),
         )
         assert await site.status(f"{name}.test") == 200

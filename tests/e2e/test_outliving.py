@@ -18,6 +18,7 @@ import pytest
 from moongate.infra.rundir import KEPT
 from tests.cli.process import Moongate, left_in
 from tests.core import extension, gateway_class
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo
 from tests.e2e.load import Load
@@ -336,7 +337,9 @@ def runs(pid: int) -> bool:
 async def parts(port: int, hosts: Iterable[str]) -> dict[str, str]:
     """Host below ``.test`` → which backend answers, or the status."""
     found: dict[str, str] = {}
-    async with httpx.AsyncClient(trust_env=False, base_url=f"http://127.0.0.1:{port}") as client:
+    async with httpx.AsyncClient(
+        trust_env=False, base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S
+    ) as client:
         for host in hosts:
             try:
                 answer = await client.get("/", headers={"host": f"{host}.test"})

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from tests.cli.process import Moongate, left_in
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo
 from tests.ports import free_port
@@ -55,7 +56,7 @@ class Home:
         return msgspec.json.decode(printed)["rateLimits"]["service"]
 
     async def statuses(self, count: int) -> list[int]:
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client:
             return [(await client.get(f"http://127.0.0.1:{self.port}/")).status_code for _ in range(count)]
 
     def processes(self) -> list[psutil.Process]:

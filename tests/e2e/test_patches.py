@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
-from tests.e2e.conftest import DEADLINE_S, Site, until
+from tests.e2e.conftest import Site, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -28,9 +28,10 @@ from tests import patching
 from tests.ads.client import Client
 from tests.ads.laptop import Envoy
 from tests.ads.laptop import until as ads_until
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.certificates import Authority
-from tests.e2e.conftest import DEADLINE_S, Site, admitted, until
+from tests.e2e.conftest import Site, admitted, until
 from tests.ports import free_port
 
 if TYPE_CHECKING:
@@ -289,7 +290,10 @@ async def test_a_search_ends_although_its_envoys_are_killed_and_come_back(
     expected = {f"r{n}.test": 500 if n == 17 else 0 for n in range(256)}
     many = [m.route(f"r{n}", RULES) for n in range(256)]
     many[17] = m.route("r17", f"[{{filters: [{m.tell_client('x', '%NOPE%')}], {m.to('one')}}}]")
-    async with second, httpx.AsyncClient(transport=transport, base_url="http://admin") as own:
+    async with (
+        second,
+        httpx.AsyncClient(transport=transport, base_url="http://admin", timeout=DEADLINE_S) as own,
+    ):
         await ads_until(lambda: hosts(second.admin))
         before = refusals()
         (report,) = shared.laptop.report()["gateways"]

@@ -7,13 +7,14 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import monotonic, time  # noqa: TID251 - windows are aligned to the clock
+from time import time  # noqa: TID251 - windows are aligned to the clock
 from typing import Any, get_args
 
 import httpx
 import msgspec
 import pytest
 
+from tests.deadline import DEADLINE_S
 from tests.e2e import paced
 from tests.e2e.limited_envoys import limited
 from tests.e2e.rate_limiters import Kind, RateLimiter
@@ -154,7 +155,7 @@ async def test_addresses_of_clients(
     transport = httpx.AsyncHTTPTransport(local_address="127.0.0.2")
     async with (
         limited(limiter, folder, selected(ONCE, sourceCIDR=source)) as gateway,
-        httpx.AsyncClient(transport=transport) as client,
+        httpx.AsyncClient(transport=transport, timeout=DEADLINE_S) as client,
     ):
         assert await gateway.statuses(2) == first
         gateway.client, own = client, gateway.client
@@ -236,7 +237,7 @@ async def test_a_response_is_charged_when_it_is_complete(limiter: RateLimiter, f
     cost = {"request": {"from": "Number", "number": 0}, "response": {"from": "Number", "number": 5}}
     async with limited(limiter, folder, {"limit": {"requests": 4, "unit": "Year"}, "cost": cost}) as gateway:
         first = await gateway.statuses(1)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE_S):
             while (await gateway.ask()).status_code != OVER:  # noqa: ASYNC110 - it is charged after the answer
                 await asyncio.sleep(0.02)
 
@@ -272,15 +273,14 @@ async def test_the_next_second_begins_with_all_its_requests(limiter: RateLimiter
     """At the edge of a window as many may pass as the limit says, in each of the two."""
     async with limited(limiter, folder, {"limit": {"requests": 3, "unit": "Second"}}) as gateway:
         passed: dict[int, int] = {}
-        end = monotonic() + 3.5
-        while monotonic() < end:
+        # The last one may be at its beginning.
+        while len(passed) < 4:
             before = int(time())
             status = (await gateway.ask()).status_code
             if status == 200 and int(time()) == before:
                 passed[before] = passed.get(before, 0) + 1
 
     assert max(passed.values()) <= 3
-    assert len(passed) >= 3
 
 
 async def test_without_a_service_requests_pass_or_are_refused_as_is_set(
@@ -298,7 +298,7 @@ async def test_without_a_service_requests_pass_or_are_refused_as_is_set(
         await limiter.end()
         without = (await gateway.statuses(2), await closed.statuses(2))
         await limiter.start()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(DEADLINE_S):
             while (await gateway.ask()).status_code != OVER or (await closed.ask()).status_code != OVER:  # noqa: ASYNC110 - Envoy connects again in its own time
                 await asyncio.sleep(0.05)
 
@@ -321,7 +321,7 @@ async def test_without_redis_requests_pass_or_are_refused_as_is_set(
         await redis.kill()
         without = (await gateway.statuses(2), await closed.statuses(2))
         await redis.start()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(DEADLINE_S):
             while (await gateway.ask()).status_code != OVER:  # noqa: ASYNC110 - no event tells it
                 await asyncio.sleep(0.05)
 
@@ -334,7 +334,7 @@ async def test_counts_outlive_a_restart_of_the_service(persistent: RateLimiter, 
         before = await gateway.statuses(2)
         await persistent.end()
         await persistent.start()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(DEADLINE_S):
             while (await gateway.ask()).status_code != OVER:  # noqa: ASYNC110 - Envoy connects in its own time
                 await asyncio.sleep(0.05)
 

@@ -13,9 +13,10 @@ from google.protobuf.struct_pb2 import Struct
 
 from moongate.xds.rate_limits import SERVICE
 from moongate.xds.wire import LISTENER
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.auth_servers import AuthServer
-from tests.e2e.conftest import DEADLINE_S, Site, until
+from tests.e2e.conftest import Site, until
 from tests.e2e.limit_service import LimitService
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ async def test_addresses_of_a_block_have_a_limit_each_or_one_together(
     await site.apply(*limited(name, f"{{local: {{rules: [{rule}]}}}}"))
     context = site.authority.client_context()
     transport = httpx.AsyncHTTPTransport(local_address="127.0.0.2", verify=context)
-    async with httpx.AsyncClient(transport=transport, trust_env=False) as neighbour:
+    async with httpx.AsyncClient(transport=transport, trust_env=False, timeout=DEADLINE_S) as neighbour:
         assert await statuses(site, f"{name}.test", 3) == [200, 200, 429]
         assert await site.status(f"{name}.test", client=neighbour) == other
 
@@ -218,7 +219,9 @@ async def test_a_limit_that_comes_and_goes_changes_no_listener(site: Site) -> No
     """The filters stand in every chain from the start, so open connections live on, and are limited."""
     plain, policy = limited("comes", f"{{local: {{rules: [{{{TWICE}}}]}}}}")
     await site.apply(plain)
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{site.port}", trust_env=False) as client:
+    async with httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{site.port}", trust_env=False, timeout=DEADLINE_S
+    ) as client:
         assert (await client.get("/", headers={"host": "comes.test"})).status_code == 200
         listeners = site.laptop.world.xds()["default/gateway"][LISTENER]
         await site.apply(policy)

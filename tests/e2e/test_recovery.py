@@ -21,6 +21,7 @@ from moongate.run import Laptop
 from moongate.xds.draining import draining_tables
 from moongate.xds.wire import ENDPOINT, SCOPE
 from tests import worlds
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.conftest import Site, admitted, reference, until
 from tests.e2e.test_listeners import at, http
@@ -303,7 +304,7 @@ async def moongate(folder: str, manifests: Any) -> AsyncGenerator[tuple[asyncio.
     )
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE_S):
             line = await process.stdout.readuntil(b"\n")
             while not line.strip().isdigit():  # the log comes the same way
                 line = await process.stdout.readuntil(b"\n")

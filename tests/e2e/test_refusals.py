@@ -18,6 +18,7 @@ from moongate.attach import certificates
 from moongate.xds.filters import needed_filters
 from moongate.xds.http_chains import https_settings
 from moongate.xds.wire import encode, message_field, packed
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.conftest import reference, until
 from tests.e2e.test_listeners import serial, tls
@@ -219,7 +220,7 @@ async def test_routes_that_rely_on_a_refused_filter_answer_500_and_others_go_on(
     users = m.secret("of-filters", _htpasswd=htpasswd(ann="secret"))
     basic = "basicAuth: {users: {name: of-filters}, forwardUsernameHeader: x-user}"
     policy = m.policy("SecurityPolicy", "guarded", basic, "HTTPRoute/guarded")
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client:
         assert await site.status("guarded.test", port=port, client=client) == 200
 
         site.laptop.world.write(BROKEN, value=True)
@@ -235,7 +236,7 @@ async def test_routes_that_rely_on_a_refused_filter_answer_500_and_others_go_on(
         site.laptop.world.write(BROKEN, value=None)
         await site.delete(m.route("nudge", RULES))
 
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client:
         assert await site.status("guarded.test", port=port, client=client) == 401
         assert await site.status("guarded.test", port=port, client=client, auth=("ann", "secret")) == 200
         assert "Programmed" not in site.conditions(policy)

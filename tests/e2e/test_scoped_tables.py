@@ -15,6 +15,7 @@ from websockets.asyncio.client import connect
 from moongate.attach.sizes import LARGE
 from moongate.xds import rule_routes
 from moongate.xds.wire import SCOPE
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import websocket_echo
 from tests.e2e.conftest import Site, admitted, open_site
@@ -150,7 +151,7 @@ async def test_a_table_that_is_scoped_and_whole_again_fails_no_request(
                     await site.laptop.served()
                     assert await site.status(f"many-{first}.test") == 200
                     await socket.send(str(first))
-                    async with asyncio.timeout(5):
+                    async with asyncio.timeout(DEADLINE_S):
                         assert await socket.recv() == str(first)
                 assert scopes(site) > LARGE
                 before = scopes(site)
@@ -161,7 +162,7 @@ async def test_a_table_that_is_scoped_and_whole_again_fails_no_request(
                 assert await site.status("later.test") == 200
                 assert scopes(site) > before, "those of open connections are kept up to date"
                 await socket.send("still")
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(DEADLINE_S):
                     assert await socket.recv() == "still"
             await load.end()
 

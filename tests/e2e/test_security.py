@@ -8,6 +8,7 @@ import hashlib
 import httpx
 import pytest
 
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.conftest import Site
 from tests.ports import free_port
@@ -72,7 +73,7 @@ async def test_a_password_is_asked_for(site: Site) -> None:
     basic = "basicAuth: {users: {name: users}, forwardUsernameHeader: x-user}"
     await site.apply(m.route("basic", f"[{{{m.to('one')}}}]"), users, on("HTTPRoute/basic", "basic", basic))
 
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client:
         ann, bob = ("ann", "secret"), ("bob", "other")
         assert await site.status("basic.test", client=client) == 401
         assert await site.status("basic.test", client=client, auth=("ann", "wrong")) == 401
@@ -92,7 +93,7 @@ async def test_a_name_that_a_client_sends_itself_is_replaced(site: Site) -> None
         policy = f"basicAuth: {{users: {{name: staff}}, forwardUsernameHeader: {header}}}"
         await site.apply(m.route(name, f"[{{{m.to('one')}}}]"), on(f"HTTPRoute/{name}", name, policy))
 
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client:
         for name, header in headers.items():
             sent = {header: "boss"}
             request = await site.reached(f"{name}.test", client=client, auth=("ann", "secret"), headers=sent)

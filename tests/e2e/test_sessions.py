@@ -11,9 +11,10 @@ import pytest
 import pytest_asyncio
 
 from moongate.run import Laptop
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.calls import CallServer, call, calling
-from tests.e2e.conftest import DEADLINE_S, Site, open_site
+from tests.e2e.conftest import Site, open_site
 from tests.e2e.differing import OTHER_FORMS
 from tests.ports import free_port
 

@@ -17,6 +17,7 @@ import pytest
 import pytest_asyncio
 
 from moongate.run import Laptop
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo
 from tests.e2e.certificates import Authority
@@ -50,7 +51,7 @@ class Place:
         self.echo = Echo("one")
 
     async def ask(self, path: str) -> httpx.Response:
-        async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client:
             url = f"http://{ADDRESS}:{self.port}{path}"
             return await client.get(url, headers={"host": "one.test", "x-user": "ann"})
 
@@ -206,7 +207,7 @@ async def test_a_policy_says_which_requests_have_spans(place: Place) -> None:
     await place.laptop.apply([each for name in SAMPLED for each in tracing(name, SAMPLED[name][0])])
     url = f"http://{ADDRESS}:{place.port}/sampled"
     # Over one connection, so by one worker of Envoy, which sends its spans in order.
-    async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client:
         for name, (_, headers, _) in SAMPLED.items():
             answer = await client.get(url, headers={"host": f"{name}.test", **headers})
             assert answer.status_code == 200
@@ -243,7 +244,7 @@ spanName: {client: "asked for %REQ(:PATH)%", server: "went to %REQ(:PATH)%"}
 )
 async def test_a_policy_says_what_spans_are_called_and_what_they_say(place: Place) -> None:
     await place.laptop.apply([*tracing("spelled", msgspec.json.encode(m.spec(SPAN)).decode())])
-    async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client:
         headers = {"host": "spelled.test", "x-user": "ann"}
         await client.get(f"http://{ADDRESS}:{place.port}/spelled", headers=headers)
     names = {"asked for /spelled", "went to /spelled"}
@@ -271,7 +272,7 @@ async def test_opentelemetry_gets_statistics(place: Place) -> None:
 
 async def test_prometheus_gets_statistics_and_nothing_else_of_the_admin_interface(place: Place) -> None:
     await place.ask("/scraped")
-    async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client:
         answer = await client.get(f"http://{ADDRESS}:19001/stats/prometheus")
         other = await client.get(f"http://{ADDRESS}:19001/config_dump")
         posted = await client.post(f"http://{ADDRESS}:19001/stats/prometheus")
@@ -379,7 +380,7 @@ async def test_reports_go_by_tls_to_a_collector_that_demands_a_certificate() -> 
         collector.serving(shown_by("collector.test")),
         stranger.serving(shown_by("stranger.test")),
         Laptop() as laptop,
-        httpx.AsyncClient(trust_env=False, timeout=20) as client,
+        httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client,
     ):
         await laptop.apply(
             [

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.conftest import Site
 
@@ -62,7 +63,7 @@ async def requests(site: Site, host: str, *, tasks: int = 4) -> AsyncGenerator[C
 
     async def ask(*, stays: bool) -> None:
         url, headers = f"http://127.0.0.1:{site.port}/", {"host": host, "x-user": "ann"}
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=DEADLINE_S) as client:
             while not stop.is_set():
                 more = {} if stays else {"connection": "close"}
                 try:

@@ -11,6 +11,7 @@ from moongate.names import scope
 from moongate.xds.wire import SCOPE
 from tests.ads.laptop import Envoy, part, scoped_listener
 from tests.ads.serving import serving
+from tests.deadline import DEADLINE_S
 from tests.infra.conftest import HeldBackend, add_backend, envoy, listener, standalone
 from tests.ports import free_port
 
@@ -19,14 +20,16 @@ if TYPE_CHECKING:
 
     from moongate.infra.rundir import RunDirectory
 
-DEADLINE_S = 20
-
 
 @pytest.mark.envoy
 async def test_a_request_in_flight_keeps_it_busy_and_an_idle_connection_does_not(run: RunDirectory) -> None:
     """An open browser must not delay the end; a request must."""
     port = free_port()
-    async with asyncio.timeout(DEADLINE_S), HeldBackend().serving() as backend, httpx.AsyncClient() as client:
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        HeldBackend().serving() as backend,
+        httpx.AsyncClient(timeout=DEADLINE_S) as client,
+    ):
         made = standalone(run, "default/eg", listener(port, backend.port))
         add_backend(made, backend.port)
         async with envoy(run, made) as process, Admin(run.envoy("default/eg").admin) as admin:
@@ -88,7 +91,7 @@ async def test_it_says_which_scopes_envoy_has(tmp_path: Path) -> None:
 
 async def _log_levels(run: RunDirectory) -> dict[str, str]:
     transport = httpx.AsyncHTTPTransport(uds=str(run.envoy("default/eg").admin))
-    async with httpx.AsyncClient(transport=transport) as client:
+    async with httpx.AsyncClient(transport=transport, timeout=DEADLINE_S) as client:
         levels = (await client.post("http://envoy/logging")).text
     lines = (line.strip().partition(": ") for line in levels.splitlines()[1:])
     return {name: level for name, _, level in lines}

@@ -22,8 +22,10 @@ import structlog
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 
 from moongate.infra.bootstrap import EnvoyOptions, bootstrap
+from moongate.infra.ending import TERM_WAIT_S
 from moongate.infra.process import EnvoyFailedError, State
 from moongate.infra.rundir import RunDirectory
+from tests.deadline import DEADLINE_S
 from tests.infra.conftest import (
     HeldBackend,
     add_backend,
@@ -40,8 +42,6 @@ if TYPE_CHECKING:
     from moongate.infra.process import EnvoyProcess
 
 pytestmark = pytest.mark.envoy
-
-DEADLINE_S = 20
 
 
 async def test_an_envoy_becomes_ready_and_leaves_nothing_behind(run: RunDirectory) -> None:
@@ -278,7 +278,7 @@ async def test_a_request_in_flight_is_answered_before_the_end(run: RunDirectory)
     async with (
         slow(run) as (process, backend, url),
         asyncio.TaskGroup() as tasks,
-        httpx.AsyncClient() as client,
+        httpx.AsyncClient(timeout=DEADLINE_S) as client,
     ):
         async with process:
             await process.ready()
@@ -300,11 +300,15 @@ async def test_a_hurried_end_waits_for_nobody(run: RunDirectory) -> None:
 
 async def test_a_hurried_end_does_not_wait_for_an_envoy_that_is_suspended(run: RunDirectory) -> None:
     """It answers nothing, and ends by no signal but SIGKILL."""
-    async with asyncio.timeout(DEADLINE_S / 4), envoy(run, drain_s=3600) as process:
-        await process.ready()
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGSTOP)
-        asyncio.get_running_loop().call_later(0.1, process.skip_drain)
+    with structlog.testing.capture_logs() as events:
+        async with asyncio.timeout(DEADLINE_S), envoy(run, drain_s=3600) as process:
+            await process.ready()
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGSTOP)
+            asyncio.get_running_loop().call_later(0.1, process.skip_drain)
+
+    (killed,) = (event for event in events if event["event"] == "envoy.killed")
+    assert killed["after_s"] < TERM_WAIT_S
 
 
 async def test_a_cancelled_drain_leaves_no_process(run: RunDirectory) -> None:
@@ -353,7 +357,7 @@ async def test_what_envoy_writes_to_standard_output_is_handed_on(run: RunDirecto
     lines: list[bytes] = []
     async with envoy(run, standalone(run, "default/eg", listener(port)), access_log=lines.append) as process:
         await process.ready()
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=DEADLINE_S) as client:
             await client.get(f"http://127.0.0.1:{port}/")
 
     assert b"".join(lines) == b'{"method":"GET","response_code":200,"route_name":"here"}\n'
@@ -434,7 +438,7 @@ def moongate(base: Path) -> Generator[tuple[subprocess.Popen[str], int]]:
 async def _admin_answers(run: RunDirectory) -> None:
     """Return when the admin socket is there, whatever it answers."""
     transport = httpx.AsyncHTTPTransport(uds=str(run.envoy("default/eg").admin))
-    async with httpx.AsyncClient(transport=transport) as client:
+    async with httpx.AsyncClient(transport=transport, timeout=DEADLINE_S) as client:
         while True:
             try:
                 answer = await client.get("http://envoy/ready")
@@ -460,6 +464,6 @@ async def slow(run: RunDirectory) -> AsyncGenerator[tuple[EnvoyProcess, HeldBack
 
 async def _cut_off(url: str) -> None:
     """A request that gets no answer."""
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=DEADLINE_S) as client:
         with pytest.raises(httpx.HTTPError):
             await client.get(url)

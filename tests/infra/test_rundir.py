@@ -18,8 +18,7 @@ from moongate.infra.rundir import (
     kept,
     runs,
 )
-
-WAIT_S = 10
+from tests.deadline import DEADLINE_S
 
 
 def test_nothing_is_left_of_a_run_that_ended(base: Path) -> None:
@@ -59,7 +58,7 @@ def test_what_still_runs_from_a_dead_folder_is_killed(base: Path) -> None:
     files_in(dead).write_record(orphan.pid)
 
     with RunDirectory(base):
-        assert orphan.wait(WAIT_S) < 0
+        assert orphan.wait(DEADLINE_S) < 0
         assert not dead.exists()
 
 

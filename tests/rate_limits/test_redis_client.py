@@ -20,6 +20,7 @@ from moongate.rate_limits.counters import CountersError, Hit
 from moongate.rate_limits.redis_address import RedisAddress, redis_address
 from moongate.rate_limits.redis_client import redis_client
 from moongate.rate_limits.redis_counters import RedisCounters
+from tests.deadline import DEADLINE_S
 from tests.e2e.certificates import Authority
 from tests.ports import free_port
 from tests.redis_servers import RedisServer, redis_server
@@ -101,7 +102,7 @@ async def test_certificates_are_read_again_when_redis_has_to_be_found_again(tmp_
     own = f"ssl_certfile={files['client']}&ssl_keyfile={files['client-key']}&ssl_ca_certs={files['ca']}"
     address = redis_address(f"rediss://localhost:{server.port}?{own}")
     async with (
-        asyncio.timeout(40),
+        asyncio.timeout(DEADLINE_S),
         server,
         redis_client(address) as client,
         RedisCounters(client, str(address)) as counters,
@@ -143,7 +144,7 @@ async def test_a_member_of_a_cluster_that_fails_fails_its_own_buckets_until_anot
     async with (
         _cluster(tmp_path, "cluster-require-full-coverage no", "cluster-node-timeout 1000") as servers,
         redis_server(tmp_path / "replica", *_member()) as replica,
-        asyncio.timeout(60),
+        asyncio.timeout(DEADLINE_S),
     ):
         await _follow(replica, servers[1])
         address = redis_address(",".join(f"127.0.0.1:{server.port}" for server in servers))
@@ -178,7 +179,7 @@ async def test_sentinels_say_which_redis_counts(tmp_path: Path) -> None:
     async with _sentinel(tmp_path) as (sentinel, first, second):
         address = redis_address(f"shop,127.0.0.1:{sentinel.port}")
         async with (
-            asyncio.timeout(40),
+            asyncio.timeout(DEADLINE_S),
             redis_client(address) as client,
             RedisCounters(client, str(address)) as counters,
             Redis(port=second.port) as replica,
@@ -200,7 +201,7 @@ async def test_a_redis_that_sentinels_have_replaced_does_not_count_on(tmp_path: 
     async with _sentinel(tmp_path) as (sentinel, first, second):
         address = redis_address(f"shop,127.0.0.1:{sentinel.port}")
         async with (
-            asyncio.timeout(40),
+            asyncio.timeout(DEADLINE_S),
             redis_client(address) as client,
             RedisCounters(client, str(address)) as counters,
             Redis(port=sentinel.port) as asked,
@@ -315,6 +316,6 @@ async def _knows_replica(sentinel: Redis, port: int) -> bool:
 
 async def _until(claim: Callable[[], Awaitable[bool]]) -> None:
     """Return when something is so of a foreign process, which has no event for it."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(DEADLINE_S):
         while not await claim():  # noqa: ASYNC110 - see above
             await asyncio.sleep(0.05)

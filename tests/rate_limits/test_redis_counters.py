@@ -17,6 +17,7 @@ from moongate.rate_limits.redis_address import redis_address
 from moongate.rate_limits.redis_client import redis_client
 from moongate.rate_limits.redis_counters import RedisCounters
 from moongate.rate_limits.service import RateLimitService
+from tests.deadline import DEADLINE_S
 from tests.rate_limits.configs import config, descriptor, level, request
 from tests.rate_limits.test_counters import hit
 from tests.redis_servers import RedisServer, redis_server
@@ -110,7 +111,7 @@ async def test_hits_that_wait_for_a_pipeline_fail_with_redis(
     async with counting(redis.url) as counters:
         await counters.add([hit()])
         await redis.kill()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE_S):
             answers = await asyncio.gather(*(counters.add([hit()]) for _ in range(3)), return_exceptions=True)
 
     assert [type(answer) for answer in answers] == [CountersError] * 3
@@ -175,7 +176,7 @@ async def test_a_password_that_has_changed_is_named_as_the_reason(tmp_path: Path
         redis_server(tmp_path / "r", "requirepass first") as server,
         counting(f"redis://:first@127.0.0.1:{server.port}") as counters,
         Redis(port=server.port, password="first") as client,
-        asyncio.timeout(30),
+        asyncio.timeout(DEADLINE_S),
     ):
         admin: Any = client
         before = [await counters.add([hit()])]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path
 
 import grpc
@@ -202,6 +204,15 @@ async def test_a_report_has_each_limit_with_its_use() -> None:
         ),
     )
     assert later.limits[0].buckets == 0
+
+
+async def test_it_is_known_although_who_asks_stood_still(tmp_path: Path) -> None:
+    """Otherwise another would take its place, and count from the beginning."""
+    address = f"unix:{tmp_path}/s"
+    async with Service().service.listening(address, b"settings"):
+        asyncio.get_running_loop().call_soon(time.sleep, 1.5)
+
+        assert await is_same(address, b"settings", 1)
 
 
 async def test_it_is_asked_and_reports_over_grpc(tmp_path: Path) -> None:

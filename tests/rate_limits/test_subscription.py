@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 from moongate.ads.sotw import SotwServer
 from moongate.rate_limits.subscription import NODE, follow
 from moongate.xds.wire import RATE_LIMIT_CONFIG, encode
+from tests.deadline import DEADLINE_S
 from tests.rate_limits.configs import config, level
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ FAULTY = {"shop": encode(config(level("user", limit=(3, "UNKNOWN"))))}
 async def following(address: str) -> AsyncGenerator[list[Limits]]:
     """The configurations that a service takes."""
     taken: list[Limits] = []
-    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as tasks:
         task = tasks.create_task(follow(address, taken.append))
         yield taken
         task.cancel()

@@ -14,6 +14,7 @@ import pytest
 
 from moongate.run import Laptop
 from moongate.sources.files import Files
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 
 if TYPE_CHECKING:
@@ -50,14 +51,14 @@ def sockets(folder: Path) -> list[Path]:
 async def who(port: int) -> str:
     """Who answers there; "" when nobody does."""
     with suppress(httpx.TransportError):
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client:
             return (await client.get(f"http://127.0.0.1:{port}/")).headers.get("x-backend", "")
     return ""
 
 
 async def until(claim: Callable[[], Any]) -> None:
     """Return when ``claim`` holds. For what no event tells: that a change of a file is served."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(DEADLINE_S):
         while True:
             held = claim()
             if await held if asyncio.iscoroutine(held) else held:

@@ -11,6 +11,7 @@ import pytest
 import moongate
 from moongate import ConfigurationError, Laptop, ManifestError, Ref, translate
 from moongate.api.envoygateway import EnvoyGateway
+from tests.deadline import DEADLINE_S
 
 ENVOY = Path("/bin/true")
 NONSENSE: list[Any] = [
@@ -173,7 +174,7 @@ async def test_a_time_must_be_a_number(running: Laptop, seconds: Any) -> None:
     ):
         with pytest.raises(TypeError, match="timeout_s must be a number of seconds"):
             await call
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE_S):
         await running.served(timeout_s=None)
 
 

@@ -18,6 +18,7 @@ from moongate.api.httproute import HTTPRoute
 from moongate.attach.gateways import config, controller_name
 from moongate.run import Laptop, ManifestError, laptop
 from moongate.sources.files import Files, Loaded
+from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo
 from tests.e2e.conftest import admitted
@@ -338,7 +339,7 @@ async def test_a_guarded_route_stays_so_on_open_connections_whatever_flags_are_s
     async with (
         Laptop(run_dir=folder / "run") as running,
         following(running, Files((str(config), str(folder / "app.yaml")))),
-        httpx.AsyncClient(trust_env=False, base_url=f"http://127.0.0.1:{port}") as client,
+        httpx.AsyncClient(trust_env=False, base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S) as client,
     ):
         await running.loaded.wait()
         await running.served()

@@ -15,6 +15,7 @@ from moongate.run.pump import Outlet, Pump
 from moongate.world import Changes, World
 from moongate.xds.wire import CLUSTER, ENDPOINT
 from tests import worlds
+from tests.deadline import DEADLINE_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
@@ -64,7 +65,7 @@ class Running:
         self.pump.on_write()
 
     async def settled(self) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE_S):
             await self.pump.settled(_at_once)
 
     def clusters(self) -> set[str]:

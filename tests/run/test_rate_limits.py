@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
+import time
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
@@ -22,6 +23,7 @@ from moongate.rate_limits.subscription import follow
 from moongate.run import rate_limits
 from moongate.run.rate_limits import ExternalService, RateLimits
 from moongate.xds.wire import encode
+from tests.deadline import DEADLINE_S
 from tests.ports import free_port
 from tests.rate_limits.configs import ASK, config, descriptor, level, request
 from tests.redis_servers import redis_server
@@ -128,6 +130,20 @@ async def test_routes_do_not_wait_for_what_the_service_has(tmp_path: Path) -> No
 
         assert waiting
         assert limits.enforced()
+async def test_routes_wait_for_an_answer_that_nobody_could_hear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the process stands still, time passes, and the service may have answered."""
+    async with limited(tmp_path) as (limits, _):
+        monkeypatch.setattr(rate_limits, "ENFORCED_WITHIN_S", 2.0)
+        limits.publish({"other": TWO_A_YEAR["shop"]})
+        assert not limits.enforced()
+        with capture_logs() as log:
+            time.sleep(2.5)  # noqa: ASYNC251 - this is the standstill
+            await limits.served()
+
+        assert limits.enforced()
+    assert "rate_limits.late" not in {entry["event"] for entry in log}
 
 
 async def test_routes_do_not_wait_longer_because_limits_go_on_to_change(
@@ -140,7 +156,7 @@ async def test_routes_do_not_wait_longer_because_limits_go_on_to_change(
         service.suspend()
         try:
             monkeypatch.setattr(rate_limits, "ENFORCED_WITHIN_S", 0.5)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(DEADLINE_S):
                 for n in count():
                     limits.publish({"other": encode(config(level("user", limit=(n, "YEAR")), domain="o"))})
                     await asyncio.sleep(0.02)  # one change after another
@@ -159,7 +175,7 @@ async def test_another_redis_counts_from_then_on(tmp_path: Path) -> None:
         async with limited(tmp_path) as (limits, _):
             await over(limits)
             limits.count_in(redis)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(DEADLINE_S):
                 while not (  # noqa: ASYNC110 - the process has no event for a test
                     (await limits.report())["service"]["counts_in"] != "memory" and await _answers(limits)
                 ):

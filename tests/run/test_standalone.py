@@ -18,6 +18,7 @@ from moongate.infra.ports import PortError
 from moongate.run import Laptop, LaptopOptions, run_laptop
 from moongate.run.standalone import loading
 from tests.core import extension, gateway_class
+from tests.deadline import DEADLINE_S
 from tests.e2e.backends import Echo
 from tests.ports import free_port
 from tests.run.conftest import app, sockets, who
@@ -37,7 +38,7 @@ async def test_a_gateway_that_is_asked_to_stop_leaves_nothing_behind(folder: Pat
 
     async with Echo("one").serving() as one:
         options = LaptopOptions(documents=(app(port, one.port),), run_dir=folder)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE_S):
             await run_laptop(options, served=served)
 
     pid = seen[0]["gateways"][0]["envoy"]["pid"]
@@ -52,7 +53,7 @@ async def test_a_run_says_that_it_ends_and_that_it_has(folder: Path) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     with structlog.testing.capture_logs() as events:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE_S):
             await run_laptop(LaptopOptions(documents=(app(free_port(), 1),), run_dir=folder), served=served)
 
     assert [event["event"] for event in events][-2:] == ["gateway.stopping", "gateway.stopped"]
@@ -66,7 +67,7 @@ async def test_a_port_that_is_taken_ends_a_run_without_files(folder: Path) -> No
         holder.listen()
         port = holder.getsockname()[1]
         with pytest.raises(PortError, match=f"Port {port} is taken by .* \\(process {os.getpid()}\\)"):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(DEADLINE_S):
                 await run_laptop(LaptopOptions(documents=(app(port, 1),), run_dir=folder))
 
     assert {"gateway.serving", "gateway.stopping"}.isdisjoint(event["event"] for event in events)
@@ -83,7 +84,7 @@ async def test_a_run_does_not_end_because_of_the_envoy_of_one_gateway(folder: Pa
 
     odd = extension("EnvoyProxy", "odd", "{extraArgs: [--no-such-flag]}")
     proxy = "---\n".join((gateway_class("odd", name="moongate"), odd))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(DEADLINE_S):
         await run_laptop(LaptopOptions(documents=(app(free_port(), 1), proxy), run_dir=folder), served=served)
 
     assert [each["envoy"]["state"] for each in reports[0]["gateways"]] == ["failed"]

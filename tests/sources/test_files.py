@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,10 @@ from moongate.sources.files import Files, Loaded, load, watch
 from moongate.sources.folder import STDIN
 from moongate.sources.listing import Listing, list_paths
 from moongate.sources.manifests import Document
+from tests.deadline import DEADLINE_S
 from tests.sources.manifests import backend, policy, route, stream
 from tests.sources.test_folder_events import limit, replace_at_once, replace_by_another
 
-DEADLINE = 10.0
 A, B = Ref.of(Backend, "default", "a"), Ref.of(Backend, "default", "b")
 
 
@@ -52,7 +53,7 @@ class Watching:
         return {ref.name: port(resource) for ref, resource in sorted(self.held.items())}
 
     async def until(self, claim: Callable[[], bool]) -> None:
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(DEADLINE_S):
             while not claim():
                 self.last = await anext(self._news)
                 self.batches.append(dict(self.last.batch))
@@ -259,6 +260,26 @@ class TestWatch:
 
         assert watched.ports == {"a": 2, "c": 1}
 
+    async def test_an_edit_does_not_get_old_while_the_process_stands_still(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One that is old is taken to be whole, because its program may never end to write."""
+        monkeypatch.setattr(files, "SETTLE_USED", inf)
+        monkeypatch.setattr(files, "LONG_EDIT", inf)
+        monkeypatch.setattr(files, "PATIENCE", 1.0)
+        for name in ("a", "c"):
+            (tmp_path / f"{name}.yaml").write_text(backend(name, 1))
+
+        async with watching(tmp_path) as watched, asyncio.TaskGroup() as tasks:
+            tasks.create_task(watched.until(lambda: watched.ports != {"a": 1, "c": 1}))
+            (tmp_path / "a.yaml").unlink()
+            await asyncio.sleep(2 * files.TICK)  # no event tells that the removal waits
+            time.sleep(1.2 * files.PATIENCE)  # noqa: ASYNC251 - the process is to stand still
+            await asyncio.sleep(files.TICK)
+            (tmp_path / "b.yaml").write_text(backend("a", 2))
+
+        assert watched.ports == {"a": 2, "c": 1}
+
     async def test_a_file_that_is_emptied_before_it_is_filled_leaves_no_gap(self, tmp_path: Path) -> None:
         (tmp_path / "a.yaml").write_text(backend("a", 1))
         (tmp_path / "b.yaml").write_text(backend("b", 1))
@@ -276,7 +297,7 @@ class TestWatch:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A shell empties a file long before a program has written it, and half of it may be a manifest."""
-        monkeypatch.setattr(files, "OPEN_S", 60.0)
+        monkeypatch.setattr(files, "OPEN_S", inf)
         monkeypatch.setattr(files, "SETTLE_USED", 0.0)
         monkeypatch.setattr(files, "PATIENCE", 0.0)
         (tmp_path / "a.yaml").write_text(stream(backend("a", 1), backend("c", 1)))
@@ -300,8 +321,8 @@ class TestWatch:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Also while it waits because it was removed first."""
-        monkeypatch.setattr(files, "SETTLE_USED", 60.0)
-        monkeypatch.setattr(files, "PATIENCE", 60.0)
+        monkeypatch.setattr(files, "SETTLE_USED", inf)
+        monkeypatch.setattr(files, "PATIENCE", inf)
         (tmp_path / "a.yaml").write_text(backend("a", 1))
         (tmp_path / "b.yaml").write_text(backend("b", 1))
 
@@ -320,7 +341,7 @@ class TestWatch:
     async def test_a_file_that_was_missing_is_read_when_it_is_closed(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(files, "OPEN_S", 60.0)
+        monkeypatch.setattr(files, "OPEN_S", inf)
         (tmp_path / "others").mkdir()
         (tmp_path / "others" / "b.yaml").write_text(backend("b", 1))
 
@@ -433,7 +454,7 @@ class TestWatch:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Builds remove a folder and write it anew, and so does git."""
-        monkeypatch.setattr(files, "EMPTIED_S", 60.0)
+        monkeypatch.setattr(files, "EMPTIED_S", 3600.0)
         for name in ("m", "m/sub"):
             (tmp_path / name).mkdir()
         (tmp_path / "m" / "a.yaml").write_text(backend("a", 1))
@@ -451,7 +472,7 @@ class TestWatch:
             assert warning.severity == "warning"
             assert str(warning) == (
                 f"{tmp_path}/m/sub: The folder has no manifests any more. The resource that it had stays in "
-                "force for 60 seconds, in case the folder is being rebuilt; after that, it is removed."
+                "force for 3600 seconds, in case the folder is being rebuilt; after that, it is removed."
             )
             assert all(None not in batch.values() for batch in watched.batches)
             (tmp_path / "m" / "sub" / "b.yaml").unlink()
@@ -465,8 +486,8 @@ class TestWatch:
         (tmp_path / "a.yaml").write_text(stream(backend("a", 1), backend("c", 1)))
 
         async with watching(tmp_path) as watched:
-            monkeypatch.setattr(files, "SETTLE_USED", 60.0)
-            monkeypatch.setattr(files, "PATIENCE", 60.0)
+            monkeypatch.setattr(files, "SETTLE_USED", inf)
+            monkeypatch.setattr(files, "PATIENCE", inf)
             (tmp_path / "a.yaml").write_text(stream(backend("b", 2), backend("c", 2)))
             await watched.until(lambda: watched.ports == {"a": 1, "b": 2, "c": 2})
             monkeypatch.setattr(files, "SETTLE_USED", 0.0)
@@ -476,7 +497,7 @@ class TestWatch:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Each change waits as long as the edit in which it came, at most: not as long as later changes."""
-        monkeypatch.setattr(files, "SETTLE_USED", 60.0)
+        monkeypatch.setattr(files, "SETTLE_USED", inf)
         monkeypatch.setattr(files, "PATIENCE", 0.3)
         paths = [tmp_path / f"p{number}.yaml" for number in range(200)]
         for path in paths:

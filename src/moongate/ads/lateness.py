@@ -8,14 +8,15 @@ newer edits. Else the fleet is *late* until the edit is answered for. So an Envo
 behind is not late, and one that is stuck is late after one period, or two at the most. A timer exists only
 during a wait.
 
-If the timer itself comes late, this process stood still (it was suspended, or had no CPU). Then answers may
-have come that nobody has read, so the wait begins again.
+Time in which this process stands still does not count, because answers may have come that nobody has read.
 """
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Final
+
+from moongate.patience import Patience
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +43,7 @@ class Lateness:
         self._awaited = 0
         """The edit that is awaited; 0 if none is."""
         self._began = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Patience | None = None
 
     def look(self, newest: int, settled: Callable[[int], bool]) -> None:
         """Note that there is an edit, or an answer.
@@ -61,7 +62,7 @@ class Lateness:
         if newest and not settled(newest):
             self._awaited = newest
             self._began = asyncio.get_running_loop().time()
-            self._set_timer()
+            self._timer = Patience(self._seconds, self._ring)
 
     def cancel(self) -> None:
         """End the wait, as answered."""
@@ -71,15 +72,7 @@ class Lateness:
         self._awaited = 0
         self._set(None)
 
-    def _set_timer(self) -> None:
-        loop = asyncio.get_running_loop()
-        due = loop.time() + self._seconds
-        self._timer = loop.call_at(due, self._ring, due)
-
-    def _ring(self, due: float) -> None:
-        if asyncio.get_running_loop().time() - due > self._seconds / 2:
-            self._set_timer()
-            return
+    def _ring(self) -> None:
         self._timer = None
         self._set(self._began)
 

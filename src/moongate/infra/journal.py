@@ -36,6 +36,7 @@ import msgspec
 import structlog
 
 from moongate.infra.rundir import NoRunDirectoryError, open_folder
+from moongate.patience import join
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -116,7 +117,7 @@ class Journal(Generic[K, V]):
         with self._news:
             self._closed = True
             self._news.notify_all()
-        self._thread.join(CLOSE_WITHIN_S)
+        join(self._thread, CLOSE_WITHIN_S)
         if not self._thread.is_alive():
             for fd in {self._fd, self._file} - {-1}:
                 os.close(fd)

@@ -6,6 +6,7 @@ A port may go from one Envoy of moongate to another: two Gateways exchange their
 the port of a deleted one. Two processes cannot have it at the same time. The Envoy that gets it may ask
 first, and no event says when the port is free. So whenever an Envoy of moongate leaves ports, a *handover*
 begins for all others: for a short time they ask again and again, and nobody reports that the port is taken.
+They ask some times at least, because time may pass in which the whole machine stands still.
 If the Envoy that gets the port must still start, the handover lasts until then, and the other one keeps the
 port open meanwhile (``fleets``).
 
@@ -29,22 +30,28 @@ SOON_S: Final = 0.01
 HANDOVER_S: Final = 0.5
 """How long a handover lasts."""
 
+LEAST: Final = 5
+"""How often an Envoy has asked when it ends."""
+
 
 class PortHandover:
     """The handover of ports to one Envoy."""
 
     def __init__(self) -> None:
         self._ends = -inf
+        self._asked = LEAST
+        """How often, since a handover began."""
         self._wake = asyncio.Event()
 
     @property
     def under_way(self) -> bool:
         """Whether another Envoy of moongate has just left ports, so that this one may get them soon."""
-        return monotonic() < self._ends
+        return monotonic() < self._ends or self._asked < LEAST
 
     def begin(self, seconds: float = HANDOVER_S) -> None:
         """Another Envoy leaves ports, within some seconds."""
         self._ends = max(self._ends, monotonic() + seconds)
+        self._asked = 0
         self._wake.set()
 
     def cancel(self) -> None:
@@ -56,3 +63,4 @@ class PortHandover:
         self._wake.clear()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), SOON_S if self.under_way else RETRY_S)
+        self._asked += 1

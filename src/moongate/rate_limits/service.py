@@ -20,7 +20,7 @@ Facts
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from time import time  # noqa: TID251 - windows are aligned to the clock
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
@@ -52,6 +52,8 @@ the place of this one, before this one ends."""
 
 END_WITHIN_S: Final = 1.0
 """Seconds for answers that are under way when the service is to end."""
+
+_ASK_TIMES: Final = 3
 
 FORMER_S: Final = 60.0
 """Seconds in which the limits of a former configuration count that the newest does not have; at most twice
@@ -246,12 +248,15 @@ class RateLimitService:
 
 
 async def is_same(address: str, identity: bytes, timeout_s: float) -> bool:
-    """Whether the service at a gRPC address answers, and was started with these settings."""
-    try:
-        async with grpc.aio.insecure_channel(address) as channel:
-            return await channel.unary_unary(f"/{REPORT}/Is")(identity, timeout=timeout_s) == b"true"
-    except grpc.aio.AioRpcError:
-        return False
+    """Whether the service at a gRPC address answers, and was started with these settings.
+
+    Who stands still may not hear an answer that came in time. So it is asked again before it is given up.
+    """
+    for _ in range(_ASK_TIMES):
+        with suppress(grpc.aio.AioRpcError):
+            async with grpc.aio.insecure_channel(address) as channel:
+                return await channel.unary_unary(f"/{REPORT}/Is")(identity, timeout=timeout_s) == b"true"
+    return False
 
 
 async def reported(address: str, timeout_s: float) -> Report:

@@ -31,6 +31,7 @@ from msgspec import Struct
 from moongate.ads.sotw import SotwServer
 from moongate.infra.ports import PortError
 from moongate.infra.rate_limit_process import RateLimitProcess
+from moongate.patience import Patience
 from moongate.rate_limits.config import Limits
 from moongate.rate_limits.rls_conf_pb2 import RateLimitConfig
 from moongate.rate_limits.service import Report, is_same, reported, unused
@@ -95,7 +96,7 @@ class RateLimits:
         self._on_change = on_change
         self._configs: dict[str, bytes] = {}
         self._server = SotwServer(RATE_LIMIT_CONFIG, NODE, self._on_answer)
-        self._waiting: asyncio.TimerHandle | None = None
+        self._waiting: Patience | None = None
         """Ends the wait for the service to take what was published; None if nobody waits."""
         self._wanted = asyncio.Event()
         self._process: RateLimitProcess | None = None
@@ -153,7 +154,7 @@ class RateLimits:
             self._wanted.set()
         # What comes during a wait does not begin it anew: under many changes it would have no end.
         if self._server.publish(self._configs) and self._wanted.is_set() and self._waiting is None:
-            self._waiting = asyncio.get_running_loop().call_later(ENFORCED_WITHIN_S, self._give_up)
+            self._waiting = Patience(ENFORCED_WITHIN_S, self._give_up)
         self._end_wait_if_taken()
 
     def enforced(self) -> bool:

@@ -49,7 +49,7 @@ from moongate.sources.closing import Suspect, closing_effect
 from moongate.sources.diagnostics import EMPTY, Diagnostic, as_of
 from moongate.sources.file_states import LastGood, Unreadable
 from moongate.sources.folder import STDIN, Folder
-from moongate.sources.folder_events import FolderEvents
+from moongate.sources.folder_events import LONGEST_BURST_S, FolderEvents
 from moongate.sources.listing import SUFFIXES, Found, Listing, Stamp, differing, is_within, list_paths
 from moongate.sources.reading import decoded, file_text
 from moongate.sources.suspicion import EVERYTHING
@@ -148,6 +148,7 @@ class Files:
         self._events: FolderEvents | None = None
         self._unsettled: dict[Ref | str, _Since] = {}
         """The changes that wait, of resources and of files that close requests."""
+        self._stood_still_s = 0.0
         self._quiet_since = self._edit_since = 0.0
         """When something was last written, not counting when nobody looked, and when the edit began."""
         self._writing: dict[str, None] = {}
@@ -194,7 +195,7 @@ class Files:
             late = sorted(differing(before, self._listing))
             if late:
                 await _in_slices(self._staged(late))
-                now = time.monotonic()
+                now = self._now()
                 waits = _Waits(self._listing, self._unsettled, set(), now, now)
                 batch |= self.folder.commit(waits, begins=False)
             yield self._loaded(batch, sorted({*paths, *late}), parsed)
@@ -202,7 +203,7 @@ class Files:
 
         with FolderEvents(self._listing.watched, self._writing, self._matters) as events:
             self._events = events
-            looked = time.monotonic()
+            looked = self._now()
             while watched := self._listing.watched:
                 until = time.monotonic() + RETRY_S
                 heard: list[str] | None = None  # what slipped between listing and watching
@@ -216,16 +217,24 @@ class Files:
                     if events.unheard and time.monotonic() >= until:
                         break
                     patience_s = self._patience_s(until)
+                    began = time.monotonic()
                     heard = await events.burst(patience_s)
-                    before, looked = looked, time.monotonic()
+                    took_s = time.monotonic() - began
                     if patience_s is not None:
-                        # While this process, or the whole machine, stood still, nobody could have written.
+                        # With this process the whole machine may have stood still, and whoever writes.
+                        self._stood_still_s += max(0.0, took_s - patience_s - LONGEST_BURST_S - TICK)
+                    before, looked = looked, self._now()
+                    if patience_s is not None:
                         self._quiet_since += max(0.0, looked - before - patience_s - TICK)
                 # Who replaces a folder again and again does not make this turn fast.
                 pause = min(2 * pause, RETRY_S) if heard is None else FIRST_PAUSE_S
                 if heard is None and events.stale:
                     await asyncio.sleep(pause)
                 events.watch(self._listing.watched)
+
+    def _now(self) -> float:
+        """The time, not counting standstills while changes wait."""
+        return time.monotonic() - self._stood_still_s
 
     def _matters(self, path: str) -> bool:
         return self._listing.matters(path)
@@ -234,7 +243,7 @@ class Files:
         files = (*self.folder.waiting.values(), *self.folder.closing.reopening)
         waits = [TICK] if any(not self._listing.is_out_of_reach(file) for file in files) else []
         if self._open:
-            waits.append(max(0.0, min(self._open.values()) - time.monotonic()))
+            waits.append(max(0.0, min(self._open.values()) - self._now()))
         if self._events is not None and self._events.unheard:
             waits.append(max(0.0, until - time.monotonic()))
         return min(waits, default=None)
@@ -247,7 +256,7 @@ class Files:
             everything: whether to list all files, and read those that differ.
             again: whether to read all files, and return the state in any case.
         """
-        now = time.monotonic()
+        now = self._now()
         paths, unsure = self._meant(events)
         if everything or unsure:
             before = self._listing
