@@ -95,17 +95,16 @@ from moongate.xds.destinations import (
     connection_destination,
     connection_section,
     connection_source,
-    first_gateway,
     goes_to_server_names,
     index_of,
     rule_to_service,
-    served_on,
     to_service,
 )
 from moongate.xds.dynamic_resolvers import guarded, lookup_family, resolve_requests
 from moongate.xds.fallbacks import Concern
 from moongate.xds.filter_chains import TLS_SOCKET
 from moongate.xds.metadata import holders, metadata, shown
+from moongate.xds.served_listeners import first_gateway, served_on
 from moongate.xds.upstream_tls import form, mark, negotiates, secure, secure_requests
 from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource, encode, packed
 

@@ -29,7 +29,6 @@ from msgspec import Struct
 from moongate import names
 from moongate.api.backend import Backend as BackendResource
 from moongate.api.base import FleetId, ListenerId, Ref
-from moongate.api.gateway import Gateway
 from moongate.api.route import ConnectionRoute, RequestRule, Route
 from moongate.api.tlsroute import TLSRoute
 from moongate.attach.backend_tls import INVALID_BACKEND_TLS, own_tls
@@ -44,11 +43,9 @@ from moongate.attach.backends import (
     why_empty,
 )
 from moongate.attach.connections import own_hosts
-from moongate.attach.envoy_listeners import is_served
 from moongate.attach.extension_filters import extension
-from moongate.attach.fleets import fleet_of, members, seniority
+from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import OWN_CERTIFICATE, fleet_proxy, proxy
-from moongate.attach.listener_sets import known_gateway_of
 from moongate.attach.listeners import fleet_owners, passes_through
 from moongate.attach.matches import unbuildable
 from moongate.attach.patch_policies import named_rules
@@ -62,10 +59,6 @@ from moongate.attach.policies import (
 )
 from moongate.attach.route_kinds import route_kind, written_matches
 from moongate.attach.routes import (
-    DEFAULTS,
-    attachments_at,
-    default_parents,
-    named_parents,
     route_shards,
     routes_under,
 )
@@ -108,6 +101,7 @@ from moongate.xds.cluster_keys import (
 )
 from moongate.xds.filters import stable_chains
 from moongate.xds.route_entries import kept_resources
+from moongate.xds.served_listeners import first_gateway, listeners_serving, served_on
 from moongate.xds.wire import version
 
 if TYPE_CHECKING:
@@ -656,14 +650,14 @@ def route_resources(db: Db, fleet: FleetId, route: Ref) -> tuple[ResourceKey, ..
         return ()
     keys: dict[ResourceKey, None] = {}
     if isinstance(resource, ConnectionRoute):
-        serving = [at for at in _served_on(db, fleet, resource) if own_hosts(db, at, route)]
+        serving = [at for at in listeners_serving(db, fleet, resource) if own_hosts(db, at, route)]
         source = connection_source(db, fleet, route)
         if not serving or source is None:
             return ()
         keys.update(dict.fromkeys(connection_cluster(db, fleet, at, route) for at in serving))
         keys.update(dict.fromkeys(connection_destination(db, source.listener, route).secrets))
         return tuple(keys)
-    for listener in _served_on(db, fleet, resource):
+    for listener in listeners_serving(db, fleet, resource):
         for index, rule in enumerate(resource.spec.rules):
             keys.update(dict.fromkeys(rule_destination(db, listener, route, index).needs()))
             keys.update(dict.fromkeys(of_policies(db, listener, route, rule.name or "")))
@@ -713,22 +707,6 @@ def _extra(db: Db, fleet: FleetId, each: ExtraCluster) -> Iterator[ResourceKey]:
         yield from secrets_for(fleet, reached_from(db, gateway, of.target, False))
 
 
-def first_gateway(db: Db, fleet: FleetId) -> Ref:
-    """The Gateway whose certificate the clusters of policies show, which all Gateways of a fleet share."""
-    return fleet.owner if fleet.owner.is_a(Gateway) else next(iter(members(db, fleet)), fleet.owner)
-
-
-@query
-def served_on(db: Db, fleet: FleetId, route: Ref) -> tuple[ListenerId, ...]:
-    """The listeners of a fleet that Envoy serves and that take a route.
-
-    They stand in the order of the fleet's Gateways and their sets, and for each in that of the route's
-    parentRefs.
-    """
-    resource = get(db, Route, route)
-    return _served_on(db, fleet, resource) if resource is not None else ()
-
-
 class ConnectionSource(NamedTuple):
     """The listener for which the cluster of a route of connections is built.
 
@@ -753,28 +731,6 @@ def connection_source(db: Db, fleet: FleetId, route: Ref) -> ConnectionSource | 
     if ending is not None:
         return ConnectionSource(ending, passes_through=False)
     return ConnectionSource(serving[0], passes_through=True) if serving else None
-
-
-def _served_on(db: Db, fleet: FleetId, route: Route) -> tuple[ListenerId, ...]:
-    # A fleet may have thousands of Gateways and ListenerSets, and a route names few of them.
-    named = (parent for parent in named_parents(route) if parent is not None and parent != DEFAULTS)
-    parents = [*named, *default_parents(db, route)]
-    judged = (attachments_at.last_good(db, route.ref, owner) for owner in _in_order(db, fleet, parents))
-    attachments = (each for of in judged if not isinstance(of, Failed) for each in of)
-    taken = (at for attachment in attachments for at, _ in attachment.hosts)
-    return tuple(dict.fromkeys(at for at in taken if is_served(db, fleet, at)))
-
-
-def _in_order(db: Db, fleet: FleetId, parents: list[Ref]) -> list[Ref]:
-    """Those of some owners of listeners that are of a fleet: Gateways by age, each with its sets by age."""
-    gateways = members(db, fleet)
-    places: list[tuple[int, bool, Any, Ref]] = []
-    for owner in dict.fromkeys(parents):
-        gateway = known_gateway_of(db, owner)
-        if gateway in gateways:
-            of_set = owner != gateway
-            places.append((gateways.index(gateway), of_set, seniority(db, owner) if of_set else (), owner))
-    return [owner for *_, owner in sorted(places)]
 
 
 @query
