@@ -43,10 +43,10 @@ from moongate.status.gateways import EnvoyProxyStatus
 from moongate.status.policies import PolicyStatus
 from moongate.status.routes import RouteStatus
 from moongate.world import World
-from moongate.xds.destinations import route_resources
 from moongate.xds.filter_chains import DIRECT_RESPONSE
 from moongate.xds.filters import filters_of
 from moongate.xds.listeners import listener_head
+from moongate.xds.needed_resources import route_resources
 from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, SCOPE, XdsResource, encode
 from moongate.xds.wire import SECRET as SECRET_TYPE
 from tests.connections import chains

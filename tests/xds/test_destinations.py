@@ -8,29 +8,24 @@ import pytest
 import yaml
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
-from msgspec import structs
 
 from moongate.api.base import ListenerId
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.envoyproxy import EnvoyProxySpec, MergeBackends
-from moongate.api.httproute import HTTPRoute
 from moongate.api.shared import LabelSelector
 from moongate.attach.backends import Target
-from moongate.engine import Failed
-from moongate.store import SHARDS, get
 from moongate.xds.cluster_keys import RuleCluster, StableRule
 from moongate.xds.clusters import cluster, load_assignment
 from moongate.xds.destinations import (
     ConnectionDestination,
     Destination,
     connection_destination,
-    resource_keys,
-    route_resources,
     rule_destination,
 )
+from moongate.xds.needed_resources import route_resources
 from tests.attach.test_backend_tls import tls_policy
 from tests.connections import connection_ref, connection_route, listener_id, raw, tls
-from tests.core import EG, EG_FLEET, IN_CLUSTER, ON_HOST, Core, extension, gateway, http, https, load, policy
+from tests.core import EG, EG_FLEET, IN_CLUSTER, ON_HOST, Core, extension, gateway, http, load, policy
 from tests.routes import (
     SHOP,
     WEB,
@@ -361,36 +356,6 @@ def test_a_rule_that_forwards_nothing_has_no_clusters(fields: str) -> None:
         route_rule["backendRefs"] = []
 
     assert destination_of(fields=route_rule).clusters() == ()
-
-
-def test_a_listener_that_is_not_served_causes_no_clusters() -> None:
-    core = Core(gateway(https("web", "gone")), service(), http_route())
-
-    assert route_resources(core.db, EG_FLEET, route_ref()) == ()
-
-
-def test_clusters_of_several_listeners_are_listed_once() -> None:
-    core = Core(gateway(http("web"), http("alt", port=81)), service(), http_route(rule(), rule()))
-
-    assert [key.name for key in route_resources(core.db, EG_FLEET, route_ref())] == [
-        "httproute/default/shop/rule/0",
-        "httproute/default/shop/rule/1",
-    ]
-
-
-def test_a_route_whose_clusters_are_unknown_does_not_take_those_of_others_along() -> None:
-    core = Core(gateway(http("web")), service(), *(http_route(name=f"r{n}") for n in range(3)))
-    broken = get(core.db, HTTPRoute, route_ref("r1"))
-    assert broken is not None
-    core.db.put(broken.ref, structs.replace(broken, spec=structs.replace(broken.spec, rules=(None,))))
-
-    assert isinstance(route_resources.attempt(core.db, EG_FLEET, broken.ref), Failed)
-    needed = dict(each for part in range(SHARDS) for each in resource_keys(core.db, EG_FLEET, part))
-    assert {route.name: keys and [key.name for key in keys] for route, keys in needed.items()} == {
-        "r0": ["httproute/default/r0/rule/0"],
-        "r1": None,
-        "r2": ["httproute/default/r2/rule/0"],
-    }
 
 
 def test_what_is_not_there_has_no_plan() -> None:

@@ -10,12 +10,7 @@ from moongate.api.route import Route
 from moongate.attach.envoy_listeners import is_served
 from moongate.attach.fleets import members, seniority
 from moongate.attach.listener_sets import known_gateway_of
-from moongate.attach.routes import (
-    DEFAULTS,
-    attachments_at,
-    default_parents,
-    named_parents,
-)
+from moongate.attach.routes import DEFAULTS, attachments_at, default_parents, named_parents
 from moongate.engine import Failed, query
 from moongate.store import get
 
