@@ -51,13 +51,7 @@ from moongate.attach.backends import (
     target,
 )
 from moongate.attach.extension_filters import extension
-from moongate.attach.gateways import (
-    OWN_AUTHORITIES,
-    OWN_CERTIFICATE,
-    config,
-    fleet_proxy,
-    system_authorities,
-)
+from moongate.attach.gateways import OWN_AUTHORITIES, OWN_CERTIFICATE, config, fleet_proxy, system_authorities
 from moongate.attach.patch_policies import named_resources
 from moongate.attach.policies import Applied
 from moongate.attach.route_kinds import route_kind
@@ -91,15 +85,13 @@ from moongate.xds.cluster_keys import (
     SinkCluster,
     StableRule,
 )
-from moongate.xds.destinations import (
+from moongate.xds.connection_destinations import (
     connection_destination,
     connection_section,
     connection_source,
     goes_to_server_names,
-    index_of,
-    rule_to_service,
-    to_service,
 )
+from moongate.xds.destinations import index_of, rule_to_service, to_service
 from moongate.xds.dynamic_resolvers import guarded, lookup_family, resolve_requests
 from moongate.xds.fallbacks import Concern
 from moongate.xds.filter_chains import TLS_SOCKET

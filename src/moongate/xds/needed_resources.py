@@ -18,13 +18,8 @@ from moongate.features.base import Effective, ExtraCluster
 from moongate.policies.effective import extended, extra_resources, natives, rule_policies
 from moongate.store import SHARDS, get
 from moongate.xds.cluster_keys import CertificateSecret, PolicyCluster, PolicySecret, ResourceKey
-from moongate.xds.destinations import (
-    connection_cluster,
-    connection_destination,
-    connection_source,
-    rule_destination,
-    secrets_for,
-)
+from moongate.xds.connection_destinations import connection_cluster, connection_destination, connection_source
+from moongate.xds.destinations import rule_destination, secrets_for
 from moongate.xds.route_entries import kept_resources
 from moongate.xds.served_listeners import first_gateway, listeners_serving
 
