@@ -1,7 +1,7 @@
 """What Envoy 1.40 knows, but not the protobuf modules that we have: fields of messages, and messages.
 
-Nothing else says what these are. When the modules have caught up, an entry here goes, for the field has a
-name of its own then.
+When the modules have caught up, an entry here goes, for the field has a name of its own then. The messages of
+a whole filter stand in ``xds.filter_chain_messages``.
 
 Fields that a message lacks are declared in a message of their own that stands beside it. Of that are built
 the bytes that are merged into the message, and with it they are written in JSON and read.
