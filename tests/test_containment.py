@@ -40,13 +40,14 @@ from moongate.attach.routes import attachments_at, wider
 from moongate.engine import Contained, Failed, Query
 from moongate.status.failures import INTERNAL, MOST_NAMED, concerned
 from moongate.status.gateways import EnvoyProxyStatus
+from moongate.status.listener_sets import ListenerSetStatus
 from moongate.status.policies import PolicyStatus
 from moongate.status.routes import RouteStatus
 from moongate.world import World
-from moongate.xds.destinations import route_resources
 from moongate.xds.filter_chains import DIRECT_RESPONSE
 from moongate.xds.filters import filters_of
 from moongate.xds.listeners import listener_head
+from moongate.xds.needed_resources import route_resources
 from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, SCOPE, XdsResource, encode
 from moongate.xds.wire import SECRET as SECRET_TYPE
 from tests.connections import chains
@@ -368,6 +369,35 @@ def test_a_listener_that_cannot_check_clients_does_not_come_back_because_of_a_fa
         assert keys(warm) == before
 
 
+def test_listeners_of_a_set_say_that_the_cas_of_its_gateway_could_not_be_judged() -> None:
+    """The failure is the Gateway's, and the set is sound."""
+    adding = resource("ListenerSet", "default", "m0", {"spec": {
+        "parentRef": {"name": "eg", "namespace": "default"},
+        "listeners": [{
+            "name": "web", "port": 443, "protocol": "HTTPS", "hostname": "a.x.com",
+            "tls": {"certificateRefs": [{"name": "cert"}]},
+        }],
+    }})  # fmt: skip
+    with faulty():
+        warm, twin = world(None, {**BASE, adding.ref: adding}), world(None, {**BASE, adding.ref: adding})
+        for call in [each for each in calls(warm) if each[0] is client_authorities_problem]:
+            put_fault(warm, call, "before")
+        warm.pull()
+
+        assert_contained(warm, twin)
+        by_ref = concerned(warm.db)
+        assert EG in by_ref
+        assert adding.ref not in by_ref
+        [failed] = by_ref[EG]
+        status = warm.statuses()[adding.ref]
+        assert isinstance(status, ListenerSetStatus)
+        assert INTERNAL not in str(status.conditions)
+        [listener] = status.listeners
+        told = [each.type for each in listener.conditions if each.reason == INTERNAL]
+        assert told == ["Programmed", "ResolvedRefs"]
+        assert f"failure {failed.id}" in listener.conditions[1].message
+
+
 def test_a_set_whose_allowance_is_not_known_goes_to_no_gateway_because_another_took_it() -> None:
     """It moves from the Gateway that takes all sets to one that takes none of its namespace."""
     adding = listener_set(0, http_listener("web", hostname="a.com"), namespace="shop")
@@ -543,7 +573,7 @@ def assert_contained(of: World, twin: World) -> None:
     assert SECRET not in f"{statuses} {of.failures()}"
     by_ref = concerned(of.db)
     for ref, status in statuses.items():
-        assert (INTERNAL in str(status)) == (ref in by_ref)
+        assert (INTERNAL in str(status)) == (ref in by_ref or is_told_by_listeners(of, ref, status, by_ref))
     for ref in by_ref.keys() & twin.statuses().keys():
         if ref not in statuses:
             assert is_unknown(of, ref, twin.statuses()[ref])
@@ -552,6 +582,20 @@ def assert_contained(of: World, twin: World) -> None:
     if managed_classes.attempt(twin.db):
         assert {f.id for f in of.failures().values()} == {f.id for fs in by_ref.values() for f in fs}
     list(of.problems())
+
+
+def is_told_by_listeners(
+    of: World, ref: Ref, status: Struct, by_ref: Mapping[Ref, tuple[Failed, ...]]
+) -> bool:
+    """Whether a set is sound, but its listeners say what failed of its Gateway.
+
+    What a Gateway asks of clients holds for listeners of its sets, too, and so does a failure of that.
+    """
+    if not isinstance(status, ListenerSetStatus) or INTERNAL in str(status.conditions):
+        return False
+    gateway = gateway_of_set.attempt(of.db, ref)
+    failures = by_ref.get(gateway, ()) if isinstance(gateway, Ref) else ()
+    return any(failed.id in str(status.listeners) for failed in failures)
 
 
 def is_unknown(of: World, ref: Ref, status: Struct) -> bool:

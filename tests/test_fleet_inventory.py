@@ -19,7 +19,7 @@ from moongate.engine import db
 from moongate.status.gateways import GatewayStatus
 from moongate.store import SHARDS
 from moongate.world import World
-from moongate.xds.destinations import resource_keys
+from moongate.xds.needed_resources import resource_keys
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE
 from tests import patching
 from tests.attach.test_backend_tls import tls_policy

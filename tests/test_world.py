@@ -19,7 +19,7 @@ from moongate.attach.routes import route_shards
 from moongate.engine import STRIDE
 from moongate.store import shard
 from moongate.world import Changes, World
-from moongate.xds.destinations import resource_keys
+from moongate.xds.needed_resources import resource_keys
 from moongate.xds.wire import CLUSTER, ENDPOINT, ROUTE
 from tests.faults import faulty, put_fault
 from tests.strategies import resource

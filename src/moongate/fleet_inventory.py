@@ -40,9 +40,9 @@ from moongate.xds import (
     client_certificates,
     clusters,
     connection_chains,
-    destinations,
     listeners,
     local,
+    needed_resources,
     patches,
     routes,
     secrets,
@@ -246,7 +246,7 @@ class FleetInventory:
         """The inventory of the parts of scoped tables of each shard that has hostnames."""
         self._waits = -1
         """The same limit as ``_Entry.waits``, for all endpoints of the fleet."""
-        self._others.append(self._root(destinations.route_shards_of, (fleet,), self._shard))
+        self._others.append(self._root(needed_resources.route_shards_of, (fleet,), self._shard))
         self._others.append(self._root(routes.scope_shards, (fleet,), self._shard_scopes))
         self._inventory(local.local_targets, (fleet,), self._local)
 
@@ -339,7 +339,7 @@ class FleetInventory:
             return
         for part in shards:
             if part not in self._shards:
-                keys, args = destinations.resource_keys, (self._fleet, part)
+                keys, args = needed_resources.resource_keys, (self._fleet, part)
                 self._shards[part] = self._inventory(keys, args, self._clusters)
         for part in [part for part in self._shards if part not in shards]:
             self._end_inventory(self._shards.pop(part))

@@ -1,28 +1,23 @@
 """Messages as JSON documents and back, with the fields that Envoy knows but not the messages that we have.
 
 A message keeps the bytes of a field that it does not know, but JSON has nothing to write for them. So what
-goes through JSON would lose them: a route would match without its cookies. Each such field is declared here
-in a message of its own that stands beside the one that lacks it, and is written and read with that.
-
-Source: the descriptors of Envoy 1.40.
+goes through JSON would lose them: a route would match without its cookies. Each is written and read with the
+message that declares it (``later_messages.FIELDS``).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 
-from envoy.type.matcher.v3 import string_pb2
-from google.protobuf import descriptor_pool, json_format, struct_pb2
+from google.protobuf import descriptor_pool, json_format
 from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
-from google.protobuf.descriptor_pb2 import FieldDescriptorProto as Field
 from google.protobuf.message_factory import GetMessageClass
-from xds.core.v3 import cidr_pb2
 
+from moongate import later_messages
 from moongate.xds.wire import encode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from google.protobuf.message import Message
 
@@ -30,104 +25,7 @@ if TYPE_CHECKING:
     Path: TypeAlias = "tuple[str | int, ...]"
     """Where a message is in a document: names of fields, keys of maps, and indices."""
 
-_PACKAGE: Final = "moongate.later"
-_STRING_MATCHER: Final = ".envoy.type.matcher.v3.StringMatcher"
-_TYPES: Final = {
-    "string": Field.TYPE_STRING,
-    "bool": Field.TYPE_BOOL,
-    "uint32": Field.TYPE_UINT32,
-}
-
-
-def _field(name: str, number: int, of: str, *, repeated: bool = False) -> Field:
-    """A field.
-
-    Args:
-        name: in snake case.
-        number: in Envoy.
-        of: a basic type, or the full name of a message or an enum after a dot.
-        repeated: whether it is repeated.
-    """
-    label = Field.LABEL_REPEATED if repeated else Field.LABEL_OPTIONAL
-    if (basic := _TYPES.get(of)) is not None:
-        return Field(name=name, number=number, label=label, type=basic)
-    kind = Field.TYPE_ENUM if of.endswith("Option") else Field.TYPE_MESSAGE
-    return Field(name=name, number=number, label=label, type=kind, type_name=of)
-
-
-def _message(name: str, *fields: Field) -> DescriptorProto:
-    return DescriptorProto(name=name, field=fields)
-
-
-def _declared() -> FileDescriptorProto:
-    parts = (string_pb2, cidr_pb2, struct_pb2)
-    file = FileDescriptorProto(
-        name="moongate/later.proto",
-        package=_PACKAGE,
-        syntax="proto3",
-        dependency=[each.DESCRIPTOR.name for each in parts],
-    )
-    file.message_type.extend(
-        (
-            _message("RouteMatch", _field("cookies", 17, f".{_PACKAGE}.CookieMatcher", repeated=True)),
-            _message(
-                "CookieMatcher",
-                _field("name", 1, "string"),
-                _field("string_match", 2, _STRING_MATCHER),
-                _field("invert_match", 3, "bool"),
-            ),
-            _message("RateLimit", _field("x_ratelimit_option", 7, f".{_PACKAGE}.XRateLimitOption")),
-            _message("Action", _field("remote_address_match", 13, f".{_PACKAGE}.RemoteAddressMatch")),
-            _message(
-                "RemoteAddressMatch",
-                _field("descriptor_value", 1, "string"),
-                _field("descriptor_key", 2, "string"),
-                _field("default_value", 3, "string"),
-                _field("address_matcher", 4, f".{_PACKAGE}.AddressMatcher"),
-            ),
-            _message(
-                "AddressMatcher",
-                _field("ranges", 1, ".xds.core.v3.CidrRange", repeated=True),
-                _field("invert_match", 2, "bool"),
-            ),
-            _message("LocalRateLimitDescriptor", _field("shadow_mode", 3, "bool")),
-            _message(
-                "ClientSideWeightedRoundRobin",
-                _field("oob_reporting_config", 9, f".{_PACKAGE}.OrcaOobReportingConfig"),
-            ),
-            _message(
-                "OrcaOobReportingConfig",
-                _field("port_value", 1, "uint32"),
-                _field("authority", 2, "string"),
-                _field("transport_socket_match_criteria", 3, ".google.protobuf.Struct"),
-            ),
-        )
-    )
-    options = file.enum_type.add(name="XRateLimitOption")
-    for number, name in enumerate(("UNSPECIFIED", "OFF", "DRAFT_VERSION_03")):
-        options.value.add(name=name, number=number)
-    return file
-
-
 _pool: Final = descriptor_pool.Default()
-_pool.AddSerializedFile(encode(_declared()))
-
-
-def _beside(name: str) -> type[Message]:
-    return GetMessageClass(_pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
-
-
-LATER: Final[Mapping[str, type[Message]]] = {
-    "envoy.config.route.v3.RouteMatch": _beside("RouteMatch"),
-    "envoy.config.route.v3.RateLimit": _beside("RateLimit"),
-    "envoy.config.route.v3.RateLimit.Action": _beside("Action"),
-    "envoy.extensions.common.ratelimit.v3.LocalRateLimitDescriptor": _beside("LocalRateLimitDescriptor"),
-    (
-        "envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3."
-        "ClientSideWeightedRoundRobin"
-    ): _beside("ClientSideWeightedRoundRobin"),
-}
-"""Full name of a message → the message with those of its fields that it lacks."""
 
 
 # -- writing ------------------------------------------------------------------
@@ -154,7 +52,7 @@ def _complete(document: Any, message: Message, *, snake_case: bool) -> None:
         if (packed := _unpacked(message)) is not None:
             _complete(document, packed, snake_case=snake_case)
         return
-    beside = LATER.get(message.DESCRIPTOR.full_name)
+    beside = later_messages.FIELDS.get(message.DESCRIPTOR.full_name)
     if beside is not None:
         document |= json_format.MessageToDict(
             beside.FromString(encode(message)), preserving_proto_field_name=snake_case
@@ -203,7 +101,7 @@ def _without_later(document: Any, descriptor: Any, path: Path, parts: list[tuple
             return whole  # the parser says so
         if _is_of_json(descriptor):
             return whole
-    if (beside := LATER.get(descriptor.full_name)) is not None:
+    if (beside := later_messages.FIELDS.get(descriptor.full_name)) is not None:
         names = {name for field in beside.DESCRIPTOR.fields for name in (field.name, field.json_name)}
         later = {name: value for name, value in rest.items() if name in names}
         if later:

@@ -9,8 +9,8 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 from moongate.api.admission import admit
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.kinds import KINDS
-from moongate.xds.destinations import route_resources
 from moongate.xds.filters import http_filters
+from moongate.xds.needed_resources import route_resources
 from tests.core import EG_FLEET, IN_CLUSTER, ON_HOST, Core, extension, gateway, http, load, policy, secret
 from tests.routes import WEB, http_route, route_ref, rule, sent, service
 

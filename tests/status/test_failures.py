@@ -14,7 +14,7 @@ from moongate.kinds import KINDS
 from moongate.status.failures import INTERNAL, MOST_NAMED
 from moongate.status.gateways import gateway_status
 from moongate.world import STATUSES, World
-from moongate.xds.destinations import resource_keys
+from moongate.xds.needed_resources import resource_keys
 from tests.faults import faulty, put_fault
 from tests.strategies import BASE, Batch, resource
 from tests.worlds import EG, EG_FLEET, gateway_class, routes_with_services

@@ -16,8 +16,8 @@ from moongate.api.envoygateway import EnvoyGateway
 from moongate.features.base import ClusterEdit, Effective, Feature
 from moongate.xds.cluster_keys import ClusterKey
 from moongate.xds.clusters import cluster, concern, load_assignment
-from moongate.xds.destinations import route_resources
 from moongate.xds.metadata import NAMESPACE
+from moongate.xds.needed_resources import route_resources
 from tests.core import EG_FLEET, IN_CLUSTER, ON_HOST, Core, gateway, http, policy
 from tests.features.trial import install
 from tests.routes import (

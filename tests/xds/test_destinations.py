@@ -6,31 +6,15 @@ from typing import Any
 
 import pytest
 import yaml
-from envoy.config.cluster.v3.cluster_pb2 import Cluster
-from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
-from msgspec import structs
 
 from moongate.api.base import ListenerId
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.envoyproxy import EnvoyProxySpec, MergeBackends
-from moongate.api.httproute import HTTPRoute
 from moongate.api.shared import LabelSelector
 from moongate.attach.backends import Target
-from moongate.engine import Failed
-from moongate.store import SHARDS, get
 from moongate.xds.cluster_keys import RuleCluster, StableRule
-from moongate.xds.clusters import cluster, load_assignment
-from moongate.xds.destinations import (
-    ConnectionDestination,
-    Destination,
-    connection_destination,
-    resource_keys,
-    route_resources,
-    rule_destination,
-)
-from tests.attach.test_backend_tls import tls_policy
-from tests.connections import connection_ref, connection_route, listener_id, raw, tls
-from tests.core import EG, EG_FLEET, IN_CLUSTER, ON_HOST, Core, extension, gateway, http, https, load, policy
+from moongate.xds.destinations import Destination, rule_destination
+from tests.core import EG, IN_CLUSTER, ON_HOST, Core, gateway, http, load, policy
 from tests.routes import (
     SHOP,
     WEB,
@@ -363,36 +347,6 @@ def test_a_rule_that_forwards_nothing_has_no_clusters(fields: str) -> None:
     assert destination_of(fields=route_rule).clusters() == ()
 
 
-def test_a_listener_that_is_not_served_causes_no_clusters() -> None:
-    core = Core(gateway(https("web", "gone")), service(), http_route())
-
-    assert route_resources(core.db, EG_FLEET, route_ref()) == ()
-
-
-def test_clusters_of_several_listeners_are_listed_once() -> None:
-    core = Core(gateway(http("web"), http("alt", port=81)), service(), http_route(rule(), rule()))
-
-    assert [key.name for key in route_resources(core.db, EG_FLEET, route_ref())] == [
-        "httproute/default/shop/rule/0",
-        "httproute/default/shop/rule/1",
-    ]
-
-
-def test_a_route_whose_clusters_are_unknown_does_not_take_those_of_others_along() -> None:
-    core = Core(gateway(http("web")), service(), *(http_route(name=f"r{n}") for n in range(3)))
-    broken = get(core.db, HTTPRoute, route_ref("r1"))
-    assert broken is not None
-    core.db.put(broken.ref, structs.replace(broken, spec=structs.replace(broken.spec, rules=(None,))))
-
-    assert isinstance(route_resources.attempt(core.db, EG_FLEET, broken.ref), Failed)
-    needed = dict(each for part in range(SHARDS) for each in resource_keys(core.db, EG_FLEET, part))
-    assert {route.name: keys and [key.name for key in keys] for route, keys in needed.items()} == {
-        "r0": ["httproute/default/r0/rule/0"],
-        "r1": None,
-        "r2": ["httproute/default/r2/rule/0"],
-    }
-
-
 def test_what_is_not_there_has_no_plan() -> None:
     core = Core(gateway(http("web")), http_route())
 
@@ -409,137 +363,3 @@ def test_endpoints_that_change_do_not_change_a_plan() -> None:
         assert rule_destination(core.db, WEB, route_ref(), 0) is before
 
     assert "rule_destination" not in ran
-
-
-# -- routes of connections ----------------------------------------------------
-
-
-def connected(*backends: str, kind: str = "TCPRoute", more: tuple[str, ...] = ()) -> ConnectionDestination:
-    """Where the connections of route ``shop`` go from listener ``raw``."""
-    protocol = "UDP" if kind == "UDPRoute" else "TCP"
-    manifests = gateway(raw("raw", protocol)), service(), EMPTY, *more, connection_route(kind, *backends)
-    core = Core(*manifests, config=ON_HOST)
-    return connection_destination(core.db, listener_id("raw"), connection_ref(kind))
-
-
-def test_the_backends_of_a_route_of_connections_share_its_cluster() -> None:
-    destination = connected("{name: shop, port: 80, weight: 3}", "{name: shop, port: 80, weight: 0}")
-
-    assert [(n, at.name, weight) for n, at, weight in destination.members] == [(0, "shop", 3)]
-    assert destination.unresolved == ()
-
-
-@pytest.mark.parametrize(
-    ("backend", "reason"),
-    [
-        (GONE, "BackendNotFound"),
-        ("{name: shop, port: 9}", "PortNotFound"),
-        ("{name: shop, port: 80, namespace: other}", "RefNotPermitted"),
-        ("{name: shop, port: 80, group: apps, kind: Deployment}", "InvalidKind"),
-        ("{name: names, group: gateway.envoyproxy.io, kind: Backend}", "UnsupportedAddressType"),
-    ],
-)
-def test_a_backend_that_cannot_be_used_leaves_its_share_to_the_others(backend: str, reason: str) -> None:
-    names = extension("Backend", "names", "endpoints: [{fqdn: {hostname: up.example.com, port: 80}}]")
-    destination = connected(SHOP, backend, more=(names,))
-
-    assert [n for n, _, _ in destination.members] == [0]
-    [problem] = destination.unresolved
-    assert (problem.path, problem.reason) == ("spec.rules[0].backendRefs[1]", reason)
-    assert problem.message.endswith("All connections go to the other backends.")
-
-
-def test_a_backend_without_endpoints_has_its_place_among_those_of_connections() -> None:
-    """So that the cluster is the same when endpoints come."""
-    destination = connected(EMPTIED, SHOP)
-
-    assert [at.name for _, at, _ in destination.members] == ["empty", "shop"]
-    [problem] = destination.unresolved
-    assert (problem.path, problem.reason) == ("spec.rules[0].backendRefs[0]", "EndpointsNotFound")
-    assert problem.message.endswith("All connections go to the other backends.")
-    assert "connections are closed" in connected(EMPTIED).unresolved[0].message
-
-
-@pytest.mark.parametrize("type_", ["IPv4", "FQDN"])
-@pytest.mark.parametrize("secured", ["shop", "other"])
-def test_endpoints_that_go_change_no_cluster_of_connections_and_no_name_of_endpoints(
-    secured: str, type_: str
-) -> None:
-    """Envoy would replace the cluster, and wait for the endpoints of the other name."""
-    checks = "{wellKnownCACertificates: System, hostname: a.io}"
-    core = Core(
-        gateway(raw("raw", "TCP")),
-        *(service("shop"), service("other", "10.0.0.2")),
-        tls_policy("policy", checks, f"Service/{secured}"),
-        connection_route("TCPRoute", SHOP, "{name: other, port: 80}"),
-        config=ON_HOST,
-    )
-    [key] = route_resources(core.db, EG_FLEET, connection_ref("TCPRoute"))[:1]
-    assert isinstance(key, RuleCluster)
-    before, endpoints_before = cluster(core.db, key), load_assignment(core.db, key)
-
-    core.apply(endpoints("shop").replace("IPv4", type_))
-
-    after = load_assignment(core.db, key)
-    assert cluster(core.db, key) == before
-    assert endpoints_before is not None
-    assert after is not None
-    assert after.name == endpoints_before.name
-    shares = ClusterLoadAssignment.FromString(after.body).endpoints
-    assert [share.locality.region for share in shares] == ["tcproute/default/shop/rule/-1/backend/1"]
-
-
-def test_a_backend_without_endpoints_makes_no_addresses_of_the_names_of_another() -> None:
-    """Envoy would refuse them."""
-    names = extension("Backend", "names", "endpoints: [{fqdn: {hostname: up.example.com, port: 80}}]")
-    core = Core(
-        gateway(raw("raw", "TCP")),
-        *(EMPTY, names),
-        connection_route("TCPRoute", EMPTIED, "{name: names, group: gateway.envoyproxy.io, kind: Backend}"),
-        config=ON_HOST,
-    )
-    [key] = route_resources(core.db, EG_FLEET, connection_ref("TCPRoute"))
-    assert isinstance(key, RuleCluster)
-
-    resource = cluster(core.db, key)
-    assert resource is not None
-    [locality] = Cluster.FromString(resource.body).load_assignment.endpoints
-    assert locality.lb_endpoints[0].endpoint.address.socket_address.address == "up.example.com"
-    assert load_assignment(core.db, key) is None
-
-
-def test_a_route_of_connections_without_a_usable_backend_says_that_they_are_closed() -> None:
-    destination = connected(GONE)
-
-    assert destination.members == ()
-    assert "connections are closed" in destination.unresolved[0].message
-
-
-def test_datagrams_go_to_a_port_of_udp() -> None:
-    """A Service may have the same number for TCP."""
-    destination = connected("{name: shop, port: 80}", kind="UDPRoute")
-
-    assert [problem.reason for problem in destination.unresolved] == ["PortNotFound"]
-    assert "no UDP port 80" in destination.unresolved[0].message
-
-
-def test_all_rules_of_a_tls_route_share_a_cluster() -> None:
-    rules = [{"backendRefs": [{"name": "shop", "port": 80, "weight": n}]} for n in (1, 2)]
-    core = Core(gateway(tls("tls")), service(), connection_route("TLSRoute", rules=rules))
-    route = connection_ref("TLSRoute")
-
-    members = connection_destination(core.db, listener_id("tls"), route).members
-    assert [(n, weight) for n, _, weight in members] == [(0, 1), (1, 2)]
-    assert [key.name for key in route_resources(core.db, EG_FLEET, route)] == [
-        "tlsroute/default/shop/rule/-1"
-    ]
-
-
-def test_a_route_that_gets_no_connections_needs_no_cluster() -> None:
-    core = Core(
-        gateway(raw("raw", "TCP")),
-        service(),
-        *(connection_route("TCPRoute", name=name) for name in ("first", "second")),
-    )
-
-    assert route_resources(core.db, EG_FLEET, connection_ref("TCPRoute", "second")) == ()

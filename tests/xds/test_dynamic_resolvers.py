@@ -15,13 +15,10 @@ from moongate.attach.envoy_listeners import envoy_listeners
 from moongate.xds.cluster_keys import RuleCluster
 from moongate.xds.clusters import cluster, load_assignment
 from moongate.xds.connection_chains import TCP_PROXY, connection_chain
-from moongate.xds.destinations import (
-    Destination,
-    connection_destination,
-    route_resources,
-    rule_destination,
-)
+from moongate.xds.connection_destinations import connection_destination
+from moongate.xds.destinations import Destination, rule_destination
 from moongate.xds.dynamic_resolvers import CONNECTION_GUARD, GUARD, SNI_PROXY
+from moongate.xds.needed_resources import route_resources
 from tests.connections import connection_ref, connection_route, listener_id, proxied, raw, tls
 from tests.core import EG_FLEET, IN_CLUSTER, ON_HOST, Core, extension, gateway, http
 from tests.routes import SHOP, WEB, as_dict, http_route, route_ref, rule, sent, service

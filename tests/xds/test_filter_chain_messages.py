@@ -7,26 +7,24 @@ from typing import Any
 from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from google.protobuf import descriptor_pool, message_factory
 
-from moongate.xds.filter_chain_messages import CONFIG
+from moongate.xds.filter_chain_messages import FilterChainConfig
 from moongate.xds.wire import encode
 
 
-def of(name: str) -> Any:
-    return message_factory.GetMessageClass(descriptor_pool.Default().FindMessageTypeByName(name))
-
-
 def test_a_chain_of_filters_is_read_as_it_was_written() -> None:
-    config = of(CONFIG)()
+    config = FilterChainConfig()
     config.filter_chain.filters.add(name="first")
     config.filter_chains["other"].filters.append(TypedExtensionConfig(name="second"))
 
-    again = of(CONFIG).FromString(encode(config))
+    again = FilterChainConfig.FromString(encode(config))
 
     assert [one.name for one in again.filter_chain.filters] == ["first"]
     assert [one.name for one in again.filter_chains["other"].filters] == ["second"]
 
 
 def test_a_route_chooses_a_chain_by_its_name() -> None:
-    per_route = of(f"{CONFIG}PerRoute")(filter_chain_name="other")
+    name = f"{FilterChainConfig.DESCRIPTOR.full_name}PerRoute"
+    kind: Any = message_factory.GetMessageClass(descriptor_pool.Default().FindMessageTypeByName(name))
+    per_route = kind(filter_chain_name="other")
 
-    assert of(f"{CONFIG}PerRoute").FromString(encode(per_route)).filter_chain_name == "other"
+    assert kind.FromString(encode(per_route)).filter_chain_name == "other"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from moongate.api.base import ListenerId
-from moongate.xds.destinations import route_resources
 from moongate.xds.fallbacks import Fallback, withheld
+from moongate.xds.needed_resources import route_resources
 from moongate.xds.route_entries import RouteEntry, fail_closed
 from moongate.xds.rule_routes import route_entries_of
 from moongate.xds.wire import ROUTE, version

@@ -27,7 +27,9 @@ from moongate.xds.cluster_keys import (
     SecretServerCluster,
 )
 from moongate.xds.clusters import cluster, load_assignment, secret_server
-from moongate.xds.destinations import connection_destination, route_resources, rule_destination
+from moongate.xds.connection_destinations import connection_destination
+from moongate.xds.destinations import rule_destination
+from moongate.xds.needed_resources import route_resources
 from moongate.xds.secrets import authorities_secret
 from moongate.xds.wire import ENDPOINT
 from tests import core as made

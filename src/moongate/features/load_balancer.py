@@ -43,8 +43,9 @@ from moongate.api.cluster_settings import (
 )
 from moongate.features.base import ClusterEdit, Effective, Feature, RouteEdit, Zones
 from moongate.features.shared import by_zone, duration
+from moongate.later_messages import set_later
 from moongate.problem import Problem
-from moongate.xds.wire import message_field, number_field, packed
+from moongate.xds.wire import packed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,11 +61,6 @@ _ORCA_HEADERS = ("endpoint-load-metrics", "endpoint-load-metrics-bin")
 """Headers in which backends report their load, per the Open Request Cost Aggregation standard."""
 
 _BREAK = re.compile(r"[\x00\r\n]")
-
-
-# Fields that Envoy has since 1.39, and the newest xds-protos has not: ``oob_reporting_config`` of
-# ClientSideWeightedRoundRobin, and of it ``port_value`` and ``authority``.
-_OOB_CONFIG, _OOB_PORT, _OOB_AUTHORITY = 9, 1, 2
 
 
 def check(_db: Db, balancer: Effective[LoadBalancer]) -> Iterator[Problem]:
@@ -302,13 +298,9 @@ def _out_of_band(built: weighted.ClientSideWeightedRoundRobin, reporting: OutOfB
     built.enable_oob_load_report.value = True
     if reporting.reporting_period is not None:
         built.oob_reporting_period.CopyFrom(duration(reporting.reporting_period))
-    config = b""
-    if reporting.port is not None:
-        config += number_field(_OOB_PORT, reporting.port)
-    if reporting.authority is not None:
-        config += message_field(_OOB_AUTHORITY, reporting.authority.encode())
-    if config:
-        built.MergeFromString(message_field(_OOB_CONFIG, config))
+    if reporting.port is not None or reporting.authority is not None:
+        config = {"port_value": reporting.port, "authority": reporting.authority}
+        set_later(built, oob_reporting_config=config)
 
 
 def _slow_start(

@@ -68,12 +68,12 @@ from moongate.features.base import (
     ServiceLimit,
 )
 from moongate.features.shared import duration
+from moongate.later_messages import set_later
 from moongate.problem import Problem
 from moongate.rate_limits.rls_conf_pb2 import RateLimitDescriptor as ServiceDescriptor
 from moongate.rate_limits.rls_conf_pb2 import RateLimitUnit
 from moongate.regex import regex_fault
 from moongate.store import get
-from moongate.xds.later_fields import set_address_match, set_headers_option, set_shadow_mode
 from moongate.xds.wire import encode
 
 if TYPE_CHECKING:
@@ -106,6 +106,8 @@ _UNITS: Final[dict[Unit, RateLimitUnit]] = {
     "Month": RateLimitUnit.MONTH,
     "Year": RateLimitUnit.YEAR,
 }
+_HEADERS_OPTIONS: Final = {"Off": "OFF", "DraftVersion03": "DRAFT_VERSION_03"}
+"""Values of ``RateLimit.x_ratelimit_option``."""
 _UNLIMITED: Final = 2**32 - 1
 _MOST_COST: Final = 1_000_000_000
 """Source: envoy/config/route/v3/route_components.proto, RateLimit.HitsAddend."""
@@ -394,7 +396,9 @@ def _from_address(key: str, value: str, network: _Network, *, invert: bool) -> R
         address_prefix=str(network.network_address), prefix_len=UInt32Value(value=network.prefixlen)
     )
     action = RateLimit.Action()
-    set_address_match(action, key, value, block, invert=invert)
+    matcher = {"ranges": [block], "invert_match": invert}
+    address = {"descriptor_key": key, "descriptor_value": value, "address_matcher": matcher}
+    set_later(action, remote_address_match=address)
     return action
 
 
@@ -483,7 +487,7 @@ def _local_descriptor(steps: tuple[_Step, ...], rule: RateLimitRule) -> LocalRat
         token_bucket=_bucket(rule.limit.requests, rule.limit.unit),
     )
     if rule.shadow_mode:
-        set_shadow_mode(message)
+        set_later(message, shadow_mode=True)
     return message
 
 
@@ -498,7 +502,7 @@ def _bucket(requests: int, unit: Unit) -> TokenBucket:
 def _actions(steps: tuple[_Step, ...], rule: RateLimitRule) -> RateLimit:
     message = RateLimit(actions=[step.action for step in steps])
     if rule.x_rate_limit_headers is not None:
-        set_headers_option(message, rule.x_rate_limit_headers)
+        set_later(message, x_ratelimit_option=_HEADERS_OPTIONS[rule.x_rate_limit_headers])
     return message
 
 

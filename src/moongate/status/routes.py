@@ -25,7 +25,8 @@ from moongate.problem import Problem
 from moongate.status.conditions import condition, sentence, unsupported
 from moongate.status.missing_filters import not_programmed, refusals
 from moongate.store import get
-from moongate.xds.destinations import connection_destination, rule_destination
+from moongate.xds.connection_destinations import connection_destination
+from moongate.xds.destinations import rule_destination
 from moongate.xds.rule_routes import MOST_BYTES, excessive_rules
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ Source: envoy/config/cluster/v3/cluster.proto; the reference's constants.
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster, LoadBalancingPolicy
 from envoy.config.core.v3.base_pb2 import DataSource, TransportSocket
@@ -39,25 +39,8 @@ from envoy.type.matcher.v3.string_pb2 import StringMatcher
 
 from moongate import names
 from moongate.api.route import Route
-from moongate.attach.backends import (
-    Backend,
-    Endpoint,
-    Target,
-    backend,
-    endpoints,
-    is_ip,
-    named,
-    reached_from,
-    target,
-)
-from moongate.attach.extension_filters import extension
-from moongate.attach.gateways import (
-    OWN_AUTHORITIES,
-    OWN_CERTIFICATE,
-    config,
-    fleet_proxy,
-    system_authorities,
-)
+from moongate.attach.backends import Backend, Endpoint, endpoints, is_ip
+from moongate.attach.gateways import OWN_AUTHORITIES, OWN_CERTIFICATE, config, fleet_proxy, system_authorities
 from moongate.attach.patch_policies import named_resources
 from moongate.attach.policies import Applied
 from moongate.attach.route_kinds import route_kind
@@ -91,28 +74,30 @@ from moongate.xds.cluster_keys import (
     SinkCluster,
     StableRule,
 )
-from moongate.xds.destinations import (
-    connection_destination,
-    connection_section,
-    connection_source,
-    first_gateway,
-    goes_to_server_names,
-    index_of,
-    rule_to_service,
-    served_on,
-    to_service,
+from moongate.xds.cluster_members import (
+    OF_CONNECTIONS,
+    Member,
+    backends_of,
+    is_of_connections,
+    listener_of,
+    members_of,
+    reached_by,
+    request_members,
+    section_of,
 )
+from moongate.xds.destinations import index_of
 from moongate.xds.dynamic_resolvers import guarded, lookup_family, resolve_requests
 from moongate.xds.fallbacks import Concern
 from moongate.xds.filter_chains import TLS_SOCKET
 from moongate.xds.metadata import holders, metadata, shown
+from moongate.xds.served_listeners import served_on
 from moongate.xds.upstream_tls import form, mark, negotiates, secure, secure_requests
 from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource, encode, packed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from moongate.api.base import FleetId, ListenerId, Ref
+    from moongate.api.base import FleetId, Ref
     from moongate.api.cluster_settings import PreferLocal
     from moongate.api.health_checks import HealthCheckLog
     from moongate.engine import Db
@@ -124,30 +109,10 @@ BUFFER_LIMIT: Final = 32768
 CONNECT_TIMEOUT_S: Final = 10
 _HTTP2: Final = Backend(protocol="HTTP2")
 _OVER_HTTP2: Final = ("HTTP2", "GRPC")
-_OF_CONNECTIONS: Final = (names.ALL_RULES, names.OF_SERVER_NAMES)
-"""What the key of a cluster has in place of a rule, if it is that of a route of connections."""
 _CODEC: Final = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
 """The last of a cluster's own HTTP filters, as the reference calls it."""
 _NO_OPTIONS: Final = Http1ProtocolOptions()
 _HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-
-
-class Member(NamedTuple):
-    """One backend of a cluster.
-
-    Args:
-        target: the backend.
-        locality: the name of its locality.
-        weight: that of the locality.
-        to_service: whether requests go to the Service's cluster IP.
-        fallback: whether it is used only if the others are unhealthy, whatever the backend itself says.
-    """
-
-    target: Target
-    locality: str
-    weight: int
-    to_service: bool
-    fallback: bool = False
 
 
 @query
@@ -160,10 +125,10 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
         return XdsResource.of(CLUSTER, key.name, encode(_of_host(db, key.made_of)))
     if isinstance(key, SinkCluster):
         return _sink_cluster(db, key)
-    members = _members(db, key)
+    members = members_of(db, key)
     if members is None:
         return None
-    backends = _backends(db, key, members)
+    backends = backends_of(db, key, members)
     settings = _settings(db, key)
     lookup = lookup_of(settings)
     message = _base(key.name, next((b.families for b in backends), ()), lookup.family)
@@ -194,7 +159,7 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
     _set(edit, (*settings, *_settings_of_listeners(db, key)))
     if of_requests:
         secure_requests(message, *backends)
-        resolve_requests(message, http if not _is_of_connections(key) else None, lookup, guard=guarded(db))
+        resolve_requests(message, http if not is_of_connections(key) else None, lookup, guard=guarded(db))
     else:
         secure(message, http, backends)
     _wrap(edit)
@@ -227,8 +192,8 @@ def _sink_cluster(db: Db, key: SinkCluster) -> XdsResource | None:
     sink = sinks.sink(db, key.fleet, key.name)
     if sink is None:
         return None
-    members = _request_members(db, key)
-    backends = _backends(db, key, members)
+    members = request_members(db, key)
+    backends = backends_of(db, key, members)
     usable = [b for b in backends if b.problem is None]
     settings = sinks.sink_settings(db, key.fleet, key.name)
     lookup = lookup_of(settings)
@@ -292,7 +257,7 @@ def _wrap(edit: ClusterEdit) -> None:
 
 def _settings(db: Db, key: ClusterKey) -> Settings:
     """The settings of policies for a cluster."""
-    if isinstance(key, RuleCluster) and _is_of_connections(key):
+    if isinstance(key, RuleCluster) and is_of_connections(key):
         transport = "UDP" if route_kind(key.route.kind).upstream == "UDP" else "TCP"
         return connection_cluster_settings(db, _policies(db, key), transport)
     if isinstance(key, BackendCluster):
@@ -322,10 +287,10 @@ def secret_server(db: Db, key: SecretServerCluster) -> XdsResource:
 @query
 def load_assignment(db: Db, key: ClusterKey) -> XdsResource | None:
     """The load assignment of a cluster; ``None`` for a DNS cluster, or if there is no such cluster."""
-    members = _members(db, key)
+    members = members_of(db, key)
     if members is None:
         return _assignment_without_members(db, key)
-    backends = _backends(db, key, members)
+    backends = backends_of(db, key, members)
     usable = [b for b in backends if b.problem is None]
     if _are_names(usable) or (len(members) == 1 and usable and usable[0].dynamic):
         return None
@@ -365,36 +330,6 @@ def _assignment_without_members(db: Db, key: ClusterKey) -> XdsResource | None:
     return XdsResource.of(ENDPOINT, key.name, encode(message))
 
 
-@query
-def rule_members(db: Db, route: Ref, rule: int) -> tuple[tuple[Target, int], ...]:
-    """The backends of a rule with their weights. A rule's clusters depend on no other part of its route."""
-    resource = get(db, Route, route)
-    if resource is None or rule >= len(resource.spec.rules):
-        return ()
-    return tuple((target(ref, route.namespace), ref.weight) for ref in resource.spec.rules[rule].backend_refs)
-
-
-@query
-def weights(db: Db, route: Ref, rule: StableRule) -> tuple[int, ...]:
-    """The weights of a rule's members; none when the rule is gone."""
-    resource = get(db, Route, route)
-    index = None if resource is None else index_of(resource, rule)
-    if resource is None or index is None:
-        return ()
-    refs = resource.spec.rules[index].backend_refs
-    return tuple(refs[n].weight for n, _ in rule.members)
-
-
-@query
-def _rule_name(db: Db, route: Ref, rule: int) -> str:
-    resource = get(db, Route, route)
-    if resource is None or rule >= len(resource.spec.rules):
-        return ""
-    if rule in _OF_CONNECTIONS:
-        return connection_section(resource)
-    return resource.spec.rules[rule].name or ""
-
-
 def _own_filters(db: Db, key: RuleCluster) -> Iterator[HttpFilter]:
     """The HTTP filters of a cluster that HTTPRouteFilters ask for."""
     for feature, effective in extended(db, key.extensions, key.route.namespace):
@@ -403,103 +338,29 @@ def _own_filters(db: Db, key: RuleCluster) -> Iterator[HttpFilter]:
             yield HttpFilter(name=name, typed_config=packed(chain(db, effective)))
 
 
-def _section(db: Db, key: RuleCluster | MirrorCluster) -> str:
-    """The name of the rule that a cluster belongs to."""
-    return key.rule.name if isinstance(key.rule, StableRule) else _rule_name(db, key.route, key.rule)
-
-
 @query
 def _route_annotations(db: Db, route: Ref) -> tuple[tuple[str, str], ...]:
     resource = get(db, Route, route)
     return () if resource is None else shown(resource.metadata.annotations)
 
 
-def _members(db: Db, key: ClusterKey) -> list[Member] | None:
-    """The backends of a cluster; ``None`` if its rule or backend is gone."""
-    if isinstance(key, RuleCluster) and _is_of_connections(key):
-        return _connection_members(db, key)
-    if isinstance(key, RuleCluster) and any(
-        extension(db, ref, key.route.namespace).faulty for ref in key.extensions
-    ):
-        # Routes may still use it for a moment, and no request may lack what the filter adds.
-        return None
-    return _request_members(db, key) or None
-
-
-def _is_of_connections(key: ClusterKey) -> bool:
-    return isinstance(key, RuleCluster) and key.rule in _OF_CONNECTIONS
-
-
-def _connection_members(db: Db, key: RuleCluster) -> list[Member] | None:
-    """The backends that connections of a route go to; there may be none that can be used."""
-    listener = _listener_of(db, key)
-    if listener is None:
-        return None
-    routed = rule_to_service(db, listener, key.route, _section(db, key))
-    return [
-        Member(at, names.backend(key.name, n), weight, routed)
-        for n, at, weight in connection_destination(db, listener, key.route).members
-    ]
-
-
-def _request_members(db: Db, key: ClusterKey) -> list[Member]:
-    if isinstance(key, BackendCluster):
-        return [Member(key.target, key.name, 1, to_service(db, key.fleet.owner))]
-    if isinstance(key, PolicyCluster):
-        return [
-            Member(each.target, names.backend(key.name, n), each.weight, False, each.fallback)
-            for n, each in enumerate(key.made_of.backends)
-            if each.weight
-        ]
-    if isinstance(key, SinkCluster):
-        # All backends of a sink have the name of one locality, as in the reference.
-        name, routed = names.backend(key.name, -1), sinks.to_service(db, key.fleet)
-        return [
-            Member(target(ref, ""), name, ref.weight, routed, bool(ref.fallback))
-            for ref in sinks.permitted(db, key.fleet, key.name)
-            if ref.weight
-        ]
-    listener = _listener_of(db, key)
-    if listener is None:
-        return []
-    routed = rule_to_service(db, listener, key.route, _section(db, key))
-    if isinstance(key, MirrorCluster):
-        return [Member(key.target, names.backend(key.name, -1), 1, routed)]
-    own = key.name.removesuffix(names.backend("", key.backend))
-    return [
-        Member(at, names.backend(own, n), weight, routed)
-        for n, at, weight in _weighted(db, key)
-        if weight and key.backend in (-1, n)
-    ]
-
-
-def _weighted(db: Db, key: RuleCluster) -> list[tuple[int, Target, int]]:
-    """The backends of a rule's cluster, each with the index of its backendRef and its weight."""
-    if not isinstance(key.rule, StableRule):
-        return [(n, at, weight) for n, (at, weight) in enumerate(rule_members(db, key.route, key.rule))]
-    members = key.rule.members
-    # A single locality gets all requests, whatever its weight is.
-    shares = (1,) if len(members) == 1 else weights(db, key.route, key.rule)
-    return [(n, at, weight) for (n, at), weight in zip(members, shares, strict=False)]
-
-
 def _policies(db: Db, key: RuleCluster | MirrorCluster | PolicyCluster | SinkCluster) -> tuple[Applied, ...]:
     """The policies of a cluster that is not shared: those of its rule, or none."""
     if isinstance(key, PolicyCluster | SinkCluster):
         return ()
-    listener = _listener_of(db, key)
+    listener = listener_of(db, key)
     if listener is None:
         return ()
-    if key.rule in _OF_CONNECTIONS:
-        return connection_policies(db, listener, key.route, _section(db, key))
-    return rule_policies(db, listener, key.route, _section(db, key))
+    if key.rule in OF_CONNECTIONS:
+        return connection_policies(db, listener, key.route, section_of(db, key))
+    return rule_policies(db, listener, key.route, section_of(db, key))
 
 
 def _settings_of_listeners(db: Db, key: ClusterKey) -> Settings:
     """What the listeners of a cluster's requests say of it: the first of them that says anything."""
     if isinstance(key, BackendCluster):
         return gateway_cluster_settings(db, key.fleet.owner)
-    if not isinstance(key, RuleCluster) or key.rule in _OF_CONNECTIONS:
+    if not isinstance(key, RuleCluster) or key.rule in OF_CONNECTIONS:
         return ()
     for listener in served_on(db, key.fleet, key.route):
         if settings := listener_cluster_settings(db, listener):
@@ -507,41 +368,10 @@ def _settings_of_listeners(db: Db, key: ClusterKey) -> Settings:
     return ()
 
 
-def _backends(db: Db, key: ClusterKey, members: list[Member]) -> list[Backend]:
-    """The backends of a cluster as it speaks to them, in the order of its members."""
-    backends = [_spoken_to(key, _reached(db, key, at, routed)) for at, _, _, routed, _ in members]
-    if isinstance(key, SinkCluster):
-        return [sinks.with_hostname(db, each.target, of) for each, of in zip(members, backends, strict=True)]
-    if len(backends) > 1:
-        return [named(each.target, of) for each, of in zip(members, backends, strict=True)]
-    return backends
-
-
-def _reached(db: Db, key: ClusterKey, at: Target, routed: bool) -> Backend:
-    """A backend as a cluster reaches it: without TLS of our own where clients speak it to the backend."""
-    if isinstance(key, RuleCluster) and key.rule == names.OF_SERVER_NAMES:
-        return backend(db, at, routed)
-    if isinstance(key, RuleCluster) and key.rule == names.ALL_RULES:
-        source = connection_source(db, key.fleet, key.route)
-        if source is None or source.passes_through:
-            return backend(db, at, routed)
-    of_rule = reached_from(db, _gateway(db, key), at, routed)
-    return of_rule if isinstance(key, RuleCluster) else named(at, of_rule)
-
-
-def _gateway(db: Db, key: ClusterKey) -> Ref:
-    """The Gateway whose certificate a cluster shows to its backends."""
-    if isinstance(key, RuleCluster | MirrorCluster):
-        listener = _listener_of(db, key)
-        if listener is not None:
-            return listener.gateway
-    return first_gateway(db, key.fleet)
-
-
 def _host(db: Db, key: ClusterKey, members: list[Member]) -> str:
     """The authority of a cluster's requests: a hostname of its route, or the name of its first backend."""
     if isinstance(key, RuleCluster | MirrorCluster):
-        listener = _listener_of(db, key)
+        listener = listener_of(db, key)
         hosts = attached_hosts(db, key.route, listener) if listener is not None else ()
         exact = next((host for host in hosts if host and "*" not in host), None)
         if exact is not None:
@@ -555,19 +385,6 @@ def _health_check_log(db: Db, fleet: FleetId) -> HealthCheckLog | None:
     """What a fleet's EnvoyProxy says about the log of health checks."""
     telemetry = fleet_proxy(db, fleet).spec.telemetry
     return telemetry.health_check_log if telemetry is not None else None
-
-
-def _listener_of(db: Db, key: RuleCluster | MirrorCluster) -> ListenerId | None:
-    """The listener whose policies a route's clusters have, as all its listeners share them."""
-    listeners = served_on(db, key.fleet, key.route)
-    if key.rule == names.OF_SERVER_NAMES:
-        return next((at for at in listeners if goes_to_server_names(db, at, key.route)), None)
-    if key.rule == names.ALL_RULES:
-        source = connection_source(db, key.fleet, key.route)
-        if source is None or goes_to_server_names(db, source.listener, key.route):
-            return None
-        return source.listener
-    return next(iter(listeners), None)
 
 
 def eds_cluster(name: str) -> Cluster:
@@ -697,19 +514,6 @@ def _resolve(message: Cluster, lookup: Lookup) -> None:
     message.cluster_type.typed_config.CopyFrom(packed(dns))
 
 
-def _spoken_to(key: ClusterKey, of: Backend) -> Backend:
-    """A backend with the protocol that the requests of a cluster ask for."""
-    match key:
-        case BackendCluster():
-            return of if of.protocol == key.protocol else of.speaking(key.protocol)
-        case RuleCluster() | MirrorCluster():
-            return of.speaking(route_kind(key.route.kind).upstream)
-        case PolicyCluster():
-            return of.speaking("HTTP2" if key.made_of.http2 else None)
-        case SinkCluster():
-            return of
-
-
 def _speak(edit: ClusterEdit, backends: list[Backend]) -> None:
     """Set the upstream protocol: that of the client if a feature says so, HTTP/1.1 if forced, HTTP/2 if
     requested, HTTP/1.1 if a feature sets options of it, as negotiated with TLS.
@@ -756,7 +560,7 @@ def _describe(db: Db, key: ClusterKey, message: Cluster) -> None:
             message.metadata.MergeFromString(metadata(key.target.ref, key.target.section))
         case RuleCluster():
             annotations = _route_annotations(db, key.route)
-            message.metadata.MergeFromString(metadata(key.route, _section(db, key), annotations))
+            message.metadata.MergeFromString(metadata(key.route, section_of(db, key), annotations))
         case MirrorCluster() | PolicyCluster() | SinkCluster():
             pass
 
@@ -772,7 +576,7 @@ def _assignment(
         of_sink = sinks.sink_settings(db, key.fleet, key.name)
         settings = tuple(each for each in of_sink if each[0].endpoint is not None)
         zoned = zones_of(of_sink)
-    elif isinstance(key, RuleCluster) and _is_of_connections(key):
+    elif isinstance(key, RuleCluster) and is_of_connections(key):
         of_route = _settings(db, key)
         settings = tuple(each for each in of_route if each[0].endpoint is not None)
         zoned = zones_of(of_route)
@@ -782,8 +586,8 @@ def _assignment(
         settings, zoned = endpoint_settings(db, _policies(db, key)), zones(db, _policies(db, key))
     described = "endpoint" in holders(db, key.fleet)
     for n, (at, locality_name, weight, routed, fallback) in enumerate(members):
-        judged = _reached(db, key, at, routed)
-        if judged.empty and _is_of_connections(key):
+        judged = reached_by(db, key, at, routed)
+        if judged.empty and is_of_connections(key):
             continue  # its share goes to the others
         usable = judged.problem is None and not judged.empty and judged.dns is of_names
         reached = endpoints(db, at, routed) if usable else ()

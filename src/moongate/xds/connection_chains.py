@@ -34,13 +34,7 @@ from msgspec import structs
 
 from moongate import names
 from moongate.api.route import ConnectionRoute
-from moongate.attach.connections import (
-    connection_shards,
-    connections_in,
-    hosts_in_doubt,
-    own_hosts,
-    route_of,
-)
+from moongate.attach.connections import connection_shards, connections_in, hosts_in_doubt, own_hosts, route_of
 from moongate.attach.envoy_listeners import envoy_listeners
 from moongate.attach.fleets import age, fleet_of
 from moongate.attach.listener_certificates import listener_certificates
@@ -59,7 +53,7 @@ from moongate.policies.http_listeners import chain_policy, clients_of, listener_
 from moongate.store import get
 from moongate.xds.access_logs import access_logs
 from moongate.xds.client_certificates import check_clients
-from moongate.xds.destinations import connection_section, goes_to_server_names
+from moongate.xds.connection_destinations import connection_section, goes_to_server_names
 from moongate.xds.dynamic_resolvers import guarded, of_server_names
 from moongate.xds.fallbacks import ALL, kept_out
 from moongate.xds.filter_chains import (

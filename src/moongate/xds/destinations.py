@@ -6,8 +6,6 @@ Theory of operation
 that the rule needs; ``clusters`` builds them. It reads no endpoints, so a changed endpoint does not rebuild
 routes.
 
-Routes of connections have one cluster each (``connection_destination``), whatever their backends are.
-
 Three kinds of cluster
 ======================
 * one per backend, shared by all rules that send to it (``mergeBackends``): named after the backend, so its
@@ -27,29 +25,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from msgspec import Struct
 
 from moongate import names
-from moongate.api.backend import Backend as BackendResource
 from moongate.api.base import FleetId, ListenerId, Ref
-from moongate.api.gateway import Gateway
-from moongate.api.route import ConnectionRoute, RequestRule, Route
-from moongate.api.tlsroute import TLSRoute
-from moongate.attach.backend_tls import INVALID_BACKEND_TLS, own_tls
-from moongate.attach.backends import (
-    Backend,
-    Target,
-    named,
-    permitted,
-    reached,
-    reached_from,
-    target,
-    why_empty,
-)
-from moongate.attach.connections import own_hosts
-from moongate.attach.envoy_listeners import is_served
+from moongate.api.route import RequestRule, Route
+from moongate.attach.backends import Backend, Target, named, permitted, reached, target, why_empty
 from moongate.attach.extension_filters import extension
-from moongate.attach.fleets import fleet_of, members, seniority
-from moongate.attach.gateways import OWN_CERTIFICATE, fleet_proxy, proxy
-from moongate.attach.listener_sets import known_gateway_of
-from moongate.attach.listeners import fleet_owners, passes_through
+from moongate.attach.fleets import fleet_of
+from moongate.attach.gateways import fleet_proxy, proxy
 from moongate.attach.matches import unbuildable
 from moongate.attach.patch_policies import named_rules
 from moongate.attach.policies import (
@@ -61,14 +42,6 @@ from moongate.attach.policies import (
     policy_attachments,
 )
 from moongate.attach.route_kinds import route_kind, written_matches
-from moongate.attach.routes import (
-    DEFAULTS,
-    attachments_at,
-    default_parents,
-    named_parents,
-    route_shards,
-    routes_under,
-)
 from moongate.attach.rule_filters import (
     Mirror,
     backend_filter_fault,
@@ -77,51 +50,42 @@ from moongate.attach.rule_filters import (
     extension_refs,
     rule_filters,
 )
-from moongate.engine import Failed, query
-from moongate.features.base import Effective, ExtraCluster
+from moongate.engine import query
 from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy
 from moongate.policies.effective import (
     extended,
-    extra_resources,
     natives,
     routing_type,
-    rule_policies,
     shapes_clusters,
     wants_one_cluster,
     zones,
 )
 from moongate.problem import Problem
-from moongate.store import SHARDS, get
+from moongate.store import get
 from moongate.xds.cluster_keys import (
     AuthoritiesSecret,
     BackendCluster,
     CertificateSecret,
     ClusterKey,
     MirrorCluster,
-    PolicyCluster,
-    PolicySecret,
     ResourceKey,
     RuleCluster,
     SecretServerCluster,
     StableRule,
 )
 from moongate.xds.filters import stable_chains
-from moongate.xds.route_entries import kept_resources
 from moongate.xds.wire import version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from moongate.api.envoyproxy import MergeBackends
     from moongate.api.route import RouteBackendRef, RouteRule
     from moongate.api.shared import LocalObjectReference
-    from moongate.attach.backend_tls import UpstreamTLS
-    from moongate.attach.backends import Transport
     from moongate.attach.policies import Applied
     from moongate.attach.rule_filters import RuleFilters
     from moongate.engine import Db
-    from moongate.policies.effective import Settings
 
 BTP: Final = BackendTrafficPolicy.KIND
 CTP: Final = ClientTrafficPolicy.KIND
@@ -256,7 +220,7 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
         if (problem := each.backend.problem) is not None:
             unresolved.append(problem.saying(effect).under(path))
         else:
-            without_endpoints.append(_without_endpoints(db, path, each.target).saying(effect))
+            without_endpoints.append(no_endpoints(db, path, each.target).saying(effect))
     without_endpoints += (fault.under(at_rule) for fault in filters.without_endpoints)
     return Destination(
         status,
@@ -338,7 +302,8 @@ def secrets_for(fleet: FleetId, to: Backend) -> Iterator[ResourceKey]:
         yield CertificateSecret(fleet, certificate)
 
 
-def _without_endpoints(db: Db, path: str, at: Target) -> Problem:
+def no_endpoints(db: Db, path: str, at: Target) -> Problem:
+    """That a backend has no endpoints, and why."""
     return Problem(path, f"{at.ref} has no endpoints{why_empty(db, at)}.", "EndpointsNotFound")
 
 
@@ -485,345 +450,6 @@ def _identity(*of: Any) -> str:
     return version(repr(of).encode())[:8]
 
 
-class ConnectionDestination(Struct, frozen=True):
-    """Where the connections of a route go: to the backends that share its cluster.
-
-    Args:
-        members: the backends that can be used, each with its index among all of the route, and its weight;
-            also those that have no endpoints at present.
-        dynamic: whether the only one stands for the hosts that clients ask for in the TLS handshake.
-        secrets: what TLS to these needs.
-        unresolved: why the others cannot: condition ``ResolvedRefs``.
-    """
-
-    members: tuple[tuple[int, Target, int], ...] = ()
-    dynamic: bool = False
-    secrets: tuple[ResourceKey, ...] = ()
-    unresolved: tuple[Problem, ...] = ()
-
-
-@query
-def connection_destination(db: Db, listener: ListenerId, route: Ref) -> ConnectionDestination:
-    """The backends of all rules of a route of connections, as a listener serves it."""
-    resource = get(db, ConnectionRoute, route)
-    if resource is None:
-        return ConnectionDestination()
-    transport: Transport = "UDP" if route_kind(route.kind).upstream == "UDP" else "TCP"
-    to_service = rule_to_service(db, listener, route, connection_section(resource))
-    fleet, speaks_tls = fleet_of(db, listener.gateway), not passes_through(db, listener)
-    members: list[tuple[tuple[int, Target, int], Backend]] = []
-    faults: list[tuple[str, int, Problem]] = []
-    of_names: bool | None = None
-    dynamic = False
-    refs = [
-        (f"spec.rules[{index}].backendRefs[{n}]", ref)
-        for index, rule in enumerate(resource.spec.rules)
-        for n, ref in enumerate(rule.backend_refs)
-    ]
-    for place, (path, ref) in enumerate(refs):
-        at = target(ref, route.namespace, transport)
-        judged = _permitted(db, listener.gateway, route, at, to_service)
-        if judged.dynamic:
-            dynamic = True
-            problem = _unresolvable(db, listener, route, at, alone=len(refs) == 1)
-        else:
-            problem = judged.problem or _unfit(at, judged, of_names=of_names)
-            if problem is None and judged.tls is not None:
-                if speaks_tls:
-                    problem = _unspoken(db, at, judged.tls)
-                elif (source := connection_source(db, fleet, route)) and not source.passes_through:
-                    problem = _ENDED_ELSEWHERE
-        if problem is None and ref.weight:
-            members.append(((place, at, ref.weight), judged))
-            of_names = of_names if judged.empty else judged.dns
-        if problem is None and judged.empty:
-            problem = _without_endpoints(db, "", at)
-        if problem is not None:
-            faults.append((path, ref.weight, problem))
-    # One without endpoints has its place all the same, or the way to speak TLS would be another one whenever
-    # endpoints come or go.
-    secrets = (key for _, judged in members for key in secrets_for(fleet, judged)) if speaks_tls else ()
-    rest = _NOTHING_LEFT[transport] if all(judged.empty for _, judged in members) else _REST[transport]
-    return ConnectionDestination(
-        tuple(member for member, _ in members),
-        dynamic and bool(members) and len(refs) == 1,
-        tuple(dict.fromkeys(secrets)),
-        tuple(
-            problem.saying(rest if weight else "Its weight is 0, so it would get nothing.").under(path)
-            for path, weight, problem in faults
-        ),
-    )
-
-
-_ENDED_ELSEWHERE: Final = Problem(
-    "",
-    "the backend wants TLS (BackendTLSPolicy, or its tls), which the route's other listeners speak to it; on "
-    "this one clients speak it, so that needs a route of its own",
-    INVALID_BACKEND_TLS,
-)
-"""Why a route cannot pass TLS on to a backend to which it speaks TLS for other listeners: both have one
-cluster."""
-_REST: Final = {
-    "TCP": "All connections go to the other backends.",
-    "UDP": "All datagrams go to the other backends.",
-}
-_NOTHING_LEFT: Final = {
-    "TCP": "No other backend is left, so connections are closed.",
-    "UDP": "No other backend is left, so datagrams are dropped.",
-}
-
-
-def _unspoken(db: Db, at: Target, tls: UpstreamTLS) -> Problem | None:
-    """Why Envoy cannot speak TLS to a backend for connections that it passes there."""
-    if at.transport == "UDP":
-        message = (
-            f"{at.ref} wants TLS (BackendTLSPolicy, or its tls), which datagrams do not have; name the ports "
-            "that have it by sectionName in the policy"
-        )
-        return Problem("", message, INVALID_BACKEND_TLS)
-    checks = tls.validation
-    own = own_tls(db, at.ref) if at.kind == BackendResource.KIND else None
-    is_public = own is not None and own.well_known_ca_certificates and not own.insecure_skip_verify
-    if is_public and not (checks.sni or checks.sni_of_endpoint or checks.names):
-        # A request has a host, that its certificate must name. A connection has none.
-        message = (
-            f"{at.ref} takes any certificate of the system's CAs, and anybody can have one; set spec.tls.sni"
-        )
-        return Problem("", message, INVALID_BACKEND_TLS)
-    return None
-
-
-def _unfit(at: Target, judged: Backend, *, of_names: bool | None) -> Problem | None:
-    """Why a sound backend cannot be in the cluster of a route of connections.
-
-    Args:
-        at: the backend.
-        judged: its properties.
-        of_names: whether the backends before it have hostnames; ``None`` if there is none.
-    """
-    if not judged.empty and of_names is not None and judged.dns is not of_names:
-        has, others = ("hostnames", "addresses") if judged.dns else ("addresses", "hostnames")
-        message = (
-            f"{at.ref} has {has}, and the backends before it have {others}; all backends of the route share "
-            "one cluster of Envoy, which cannot have both"
-        )
-        return Problem("", message, "UnsupportedAddressType")
-    return None
-
-
-def _unresolvable(db: Db, listener: ListenerId, route: Ref, at: Target, *, alone: bool) -> Problem | None:
-    """Why connections cannot go to the hosts that clients ask for, or ``None``."""
-    what = f"{at.ref} is of type DynamicResolver"
-    if route.kind != TLSRoute.KIND or not passes_through(db, listener):
-        message = f"{what}; only a TLSRoute on a listener that passes TLS on knows which host is asked for"
-        return Problem("", message, "UnsupportedValue")
-    if not alone:
-        return Problem("", f"{what}, which can only be the one backend of a route", "InvalidBackendRef")
-    return None
-
-
-@query
-def goes_to_server_names(db: Db, listener: ListenerId, route: Ref) -> bool:
-    """Whether connections of a route go to the hosts that clients ask for."""
-    return connection_destination(db, listener, route).dynamic
-
-
-def connection_section(route: Route) -> str:
-    """The name of the rule of a route of connections; "" where it has several, which share a cluster."""
-    (first, *others) = route.spec.rules or (None,)
-    return (first.name or "") if first is not None and not others else ""
-
-
-def connection_cluster(db: Db, fleet: FleetId, listener: ListenerId, route: Ref) -> RuleCluster:
-    """The cluster that the backends of a route of connections share.
-
-    Its name says nothing of the backends. They may change, and the filter chain of the route stays: Envoy
-    would close the connections of a chain that changes. But the cluster of hosts that clients ask for is
-    another one: only chains with a guard lead there.
-    """
-    rules = names.OF_SERVER_NAMES if goes_to_server_names(db, listener, route) else names.ALL_RULES
-    return RuleCluster(names.connection_cluster(route, rules), fleet, route, rules)
-
-
-@query
-def route_resources(db: Db, fleet: FleetId, route: Ref) -> tuple[ResourceKey, ...]:
-    """The clusters and secrets that a route needs in a fleet, for all listeners and rules.
-
-    They include the clusters and secrets of the last good versions that replace refused entries.
-    """
-    resource = get(db, Route, route)
-    if resource is None:
-        return ()
-    keys: dict[ResourceKey, None] = {}
-    if isinstance(resource, ConnectionRoute):
-        serving = [at for at in _served_on(db, fleet, resource) if own_hosts(db, at, route)]
-        source = connection_source(db, fleet, route)
-        if not serving or source is None:
-            return ()
-        keys.update(dict.fromkeys(connection_cluster(db, fleet, at, route) for at in serving))
-        keys.update(dict.fromkeys(connection_destination(db, source.listener, route).secrets))
-        return tuple(keys)
-    for listener in _served_on(db, fleet, resource):
-        for index, rule in enumerate(resource.spec.rules):
-            keys.update(dict.fromkeys(rule_destination(db, listener, route, index).needs()))
-            keys.update(dict.fromkeys(of_policies(db, listener, route, rule.name or "")))
-            keys.update(dict.fromkeys(of_filters(db, listener, resource, index)))
-        keys.update(dict.fromkeys(kept_resources(db, listener, route)))
-    return tuple(keys)
-
-
-def of_filters(db: Db, listener: ListenerId, route: Route, index: int) -> tuple[ResourceKey, ...]:
-    """What the filters of a rule need that are features; nothing where the rule is closed because of one."""
-    rule = route.spec.rules[index]
-    own: Settings = tuple((f, Effective(value, route.ref)) for f, value in natives(rule))
-    if isinstance(rule, RequestRule):
-        filters = (*rule.filters, *(each for ref in rule.backend_refs for each in ref.filters))
-        own += extended(db, extension_refs(filters), route.ref.namespace)
-    if not any(f.clusters or f.secrets for f, _ in own) or rule_filters(db, route, index).failed:
-        return ()
-    fleet = fleet_of(db, listener.gateway)
-    keys: list[ResourceKey] = []
-    for feature, effective in own:
-        if feature.clusters is not None:
-            keys += (key for each in feature.clusters(db, effective) for key in _extra(db, fleet, each))
-        if feature.secrets is not None:
-            keys += (PolicySecret(each.name, fleet, each) for each in feature.secrets(db, effective))
-    return tuple(dict.fromkeys(keys))
-
-
-def of_policies(db: Db, listener: ListenerId, route: Ref, rule: str) -> tuple[ResourceKey, ...]:
-    """What the policies of a rule need besides its destination."""
-    fleet = fleet_of(db, listener.gateway)
-    keys: list[ResourceKey] = []
-    for each in extra_resources(db, rule_policies(db, listener, route, rule)):
-        if isinstance(each, ExtraCluster):
-            keys += _extra(db, fleet, each)
-        else:
-            keys.append(PolicySecret(each.name, fleet, each))
-    return tuple(keys)
-
-
-def _extra(db: Db, fleet: FleetId, each: ExtraCluster) -> Iterator[ResourceKey]:
-    """A cluster that a feature needs, and what TLS to its backends needs."""
-    yield PolicyCluster(each.name, fleet, each)
-    if each.own_service and each.host:
-        yield CertificateSecret(fleet, OWN_CERTIFICATE)
-    gateway = first_gateway(db, fleet)
-    for of in each.backends:
-        yield from secrets_for(fleet, reached_from(db, gateway, of.target, False))
-
-
-def first_gateway(db: Db, fleet: FleetId) -> Ref:
-    """The Gateway whose certificate the clusters of policies show, which all Gateways of a fleet share."""
-    return fleet.owner if fleet.owner.is_a(Gateway) else next(iter(members(db, fleet)), fleet.owner)
-
-
-@query
-def served_on(db: Db, fleet: FleetId, route: Ref) -> tuple[ListenerId, ...]:
-    """The listeners of a fleet that Envoy serves and that take a route.
-
-    They stand in the order of the fleet's Gateways and their sets, and for each in that of the route's
-    parentRefs.
-    """
-    resource = get(db, Route, route)
-    return _served_on(db, fleet, resource) if resource is not None else ()
-
-
-class ConnectionSource(NamedTuple):
-    """The listener for which the cluster of a route of connections is built.
-
-    Args:
-        listener: of several, the first at which Envoy ends connections, else the first.
-        passes_through: whether clients speak TLS to the backends, at all listeners of the route.
-    """
-
-    listener: ListenerId
-    passes_through: bool
-
-
-@query
-def connection_source(db: Db, fleet: FleetId, route: Ref) -> ConnectionSource | None:
-    """Where the connections of a cluster come from; ``None`` if no listener takes the route.
-
-    To a backend that wants TLS nothing is sent in the clear: if Envoy ends connections at some listener, it
-    speaks TLS to the backends itself.
-    """
-    serving = served_on(db, fleet, route)
-    ending = next((at for at in serving if not passes_through(db, at)), None)
-    if ending is not None:
-        return ConnectionSource(ending, passes_through=False)
-    return ConnectionSource(serving[0], passes_through=True) if serving else None
-
-
-def _served_on(db: Db, fleet: FleetId, route: Route) -> tuple[ListenerId, ...]:
-    # A fleet may have thousands of Gateways and ListenerSets, and a route names few of them.
-    named = (parent for parent in named_parents(route) if parent is not None and parent != DEFAULTS)
-    parents = [*named, *default_parents(db, route)]
-    judged = (attachments_at.last_good(db, route.ref, owner) for owner in _in_order(db, fleet, parents))
-    attachments = (each for of in judged if not isinstance(of, Failed) for each in of)
-    taken = (at for attachment in attachments for at, _ in attachment.hosts)
-    return tuple(dict.fromkeys(at for at in taken if is_served(db, fleet, at)))
-
-
-def _in_order(db: Db, fleet: FleetId, parents: list[Ref]) -> list[Ref]:
-    """Those of some owners of listeners that are of a fleet: Gateways by age, each with its sets by age."""
-    gateways = members(db, fleet)
-    places: list[tuple[int, bool, Any, Ref]] = []
-    for owner in dict.fromkeys(parents):
-        gateway = known_gateway_of(db, owner)
-        if gateway in gateways:
-            of_set = owner != gateway
-            places.append((gateways.index(gateway), of_set, seniority(db, owner) if of_set else (), owner))
-    return [owner for *_, owner in sorted(places)]
-
-
-@query
-def route_shards_of(db: Db, fleet: FleetId) -> tuple[int, ...]:
-    """The shards in which a fleet's Gateways and ListenerSets have routes, sorted."""
-    owners = fleet_owners(db, fleet)
-    if len(owners) == 1:
-        return route_shards(db, *owners)
-    return tuple(sorted(_owners_by_shard(db, fleet)))
-
-
-@query
-def _owners_by_shard(db: Db, fleet: FleetId) -> Mapping[int, tuple[Ref, ...]]:
-    """The Gateways and ListenerSets of a fleet that may have routes in a shard, by shard."""
-    owners = fleet_owners(db, fleet)
-    by_shard: dict[int, list[Ref]] = {}
-    shards = route_shards.attempt_each(db, [(owner,) for owner in owners])
-    for owner, known in zip(owners, shards, strict=True):
-        for part in range(SHARDS) if isinstance(known, Failed) else known:
-            by_shard.setdefault(part, []).append(owner)
-    return {part: tuple(named) for part, named in by_shard.items()}
-
-
-@query
-def _owners_in(db: Db, fleet: FleetId, part: int) -> tuple[Ref, ...]:
-    return _owners_by_shard(db, fleet).get(part, ())
-
-
-@query
-def resource_keys(
-    db: Db, fleet: FleetId, part: int
-) -> tuple[tuple[Ref, tuple[ResourceKey, ...] | None], ...]:
-    """The clusters, and the secrets of policies, that each route of one shard needs in a fleet.
-
-    The value is ``None`` for a route whose query failed: the fleet then keeps the route's clusters and
-    secrets. Requests to a cluster that does not exist fail.
-    """
-    owners = fleet_owners(db, fleet)
-    if len(owners) > 1:
-        # Few of many have a route in this shard.
-        owners = _owners_in(db, fleet, part)
-    routes = sorted({route for owner in owners for route in routes_under(db, owner, part)})
-    needed = route_resources.attempt_each(db, [(fleet, route) for route in routes])
-    return tuple(
-        (route, None if isinstance(keys, Failed) else keys)
-        for route, keys in zip(routes, needed, strict=True)
-    )
-
-
 # What thousands of rules read of an EnvoyProxy: its other settings may change without them.
 
 
@@ -910,13 +536,13 @@ def _judge(
 ) -> Backend:
     if (problem := backend_filter_problem(db, route, ref)) is not None:
         return Backend(problem=problem)
-    judged = _permitted(db, gateway, route, at, routed_to_service)
+    judged = judged_backend(db, gateway, route, at, routed_to_service)
     if judged.problem is None and (fault := backend_filter_fault(db, route, ref)) is not None:
         return Backend(problem=fault)
     return judged
 
 
-def _permitted(db: Db, gateway: Ref, route: Ref, at: Target, routed_to_service: bool) -> Backend:
+def judged_backend(db: Db, gateway: Ref, route: Ref, at: Target, routed_to_service: bool) -> Backend:
     """A backend as the Envoys of a Gateway reach it for a route, speaking what the route's kind wants."""
     judged = reached(db, gateway, permitted(db, route, at, routed_to_service))
     return judged if judged.problem is not None else judged.speaking(route_kind(route.kind).upstream)
@@ -932,11 +558,11 @@ def _mirrors(
     for mirror in mirrors:
         at = target(mirror.backend, route.namespace)
         path = f"spec.rules[{index}].filters[{mirror.index}].requestMirror.backendRef"
-        judged = named(at, _permitted(db, gateway, route, at, routed_to_service))
+        judged = named(at, judged_backend(db, gateway, route, at, routed_to_service))
         if judged.problem is not None:
             faults.append(judged.problem.saying(_NOT_COPIED).under(path))
         elif judged.empty:
-            empty.append(_without_endpoints(db, path, at).saying(_NOT_COPIED))
+            empty.append(no_endpoints(db, path, at).saying(_NOT_COPIED))
         elif mirror.millionths != 0:
             if not merges_backends(db, fleet):
                 name = names.mirror(names.rule(route, index), mirror.index)

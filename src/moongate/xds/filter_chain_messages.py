@@ -1,6 +1,6 @@
 """The messages of Envoy's filter chain filter, which is newer than the messages that are installed.
 
-moongate writes them, so whoever reads what it wrote has to know them: to show a listener, or to patch it.
+They are registered, so that whoever reads what moongate wrote knows them: to show a listener, or to patch it.
 
 Source: Envoy, ``envoy/extensions/filters/http/filter_chain/v3/filter_chain.proto``.
 """
@@ -8,19 +8,19 @@ Source: Envoy, ``envoy/extensions/filters/http/filter_chain/v3/filter_chain.prot
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
 from envoy.config.core.v3 import extension_pb2
 from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto as Field
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, MessageOptions
+from google.protobuf.message_factory import GetMessageClass
 
 from moongate.xds.wire import encode
 
 _PACKAGE: Final = "envoy.extensions.filters.http.filter_chain.v3"
-CONFIG: Final = f"{_PACKAGE}.FilterChainConfig"
-"""The full name of the configuration of a filter chain."""
+_CONFIG: Final = f"{_PACKAGE}.FilterChainConfig"
 
 
 def _field(name: str, number: int, message: str = "", *, repeated: bool = False) -> Field:
@@ -45,7 +45,7 @@ def _described() -> FileDescriptorProto:
     filters = _field("filters", 1, TypedExtensionConfig.DESCRIPTOR.full_name, repeated=True)
     file.message_type.add(name="FilterChain", field=[filters])
     config = file.message_type.add(name="FilterChainConfig")
-    named = _field("filter_chains", 2, f"{CONFIG}.{entry}", repeated=True)
+    named = _field("filter_chains", 2, f"{_CONFIG}.{entry}", repeated=True)
     config.field.extend((_field("filter_chain", 1, chain), named))
     config.nested_type.add(
         name=entry,
@@ -61,3 +61,6 @@ try:
     import_module(f"{_PACKAGE}.filter_chain_pb2")
 except ImportError:
     descriptor_pool.Default().AddSerializedFile(encode(_described()))
+
+FilterChainConfig: Final[Any] = GetMessageClass(descriptor_pool.Default().FindMessageTypeByName(_CONFIG))
+"""The configuration of a filter chain."""

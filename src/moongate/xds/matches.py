@@ -5,21 +5,16 @@ Source: envoy/config/route/v3/route_components.proto, RouteMatch; the reference'
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any
 
 from envoy.config.route.v3.route_components_pb2 import HeaderMatcher, QueryParameterMatcher, RouteMatch
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 
-from moongate.xds.wire import encode, message_field
+from moongate.later_messages import set_later
 
 if TYPE_CHECKING:
     from moongate.api.httproute import HTTPPathMatch
     from moongate.attach.matches import Comparison, Match
-
-_COOKIES: Final = 17
-_COOKIE_NAME: Final = 1
-_COOKIE_STRING_MATCH: Final = 2
-"""Numbers of ``RouteMatch.cookies`` and of fields of ``CookieMatcher``: those of Envoy 1.40."""
 
 
 def matcher(match: Match) -> RouteMatch:
@@ -37,17 +32,16 @@ def matcher(match: Match) -> RouteMatch:
         entry = QueryParameterMatcher(name=param.name)
         _compare(entry.string_match, param)
         message.query_parameters.append(entry)
-    for cookie in match.cookies:
-        message.MergeFromString(_cookie(cookie))
+    if match.cookies:
+        set_later(message, cookies=[_cookie(cookie) for cookie in match.cookies])
     return message
 
 
-def _cookie(cookie: Comparison) -> bytes:
-    """An encoded entry of ``RouteMatch.cookies``, which Envoy knows, but not the messages that we have."""
+def _cookie(cookie: Comparison) -> dict[str, Any]:
+    """The fields of a ``CookieMatcher``."""
     compared = StringMatcher()
     _compare(compared, cookie)
-    name = message_field(_COOKIE_NAME, cookie.name.encode())
-    return message_field(_COOKIES, name + message_field(_COOKIE_STRING_MATCH, encode(compared)))
+    return {"name": cookie.name, "string_match": compared}
 
 
 def _path(message: RouteMatch, path: HTTPPathMatch) -> None:

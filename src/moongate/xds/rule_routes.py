@@ -39,7 +39,7 @@ from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
 from moongate.policies.effective import effective_rule, without_clusters
 from moongate.policies.http_listeners import http3_port, listener_facts, listener_failed
 from moongate.store import get
-from moongate.xds.destinations import of_filters, of_policies, rule_destination
+from moongate.xds.destinations import rule_destination
 from moongate.xds.dynamic_resolvers import GUARD, unguarded
 from moongate.xds.filters import (
     AS_IT_STANDS,
@@ -55,6 +55,7 @@ from moongate.xds.filters import (
 )
 from moongate.xds.matches import matcher
 from moongate.xds.metadata import holders, metadata, shown
+from moongate.xds.needed_resources import of_filters, of_policies
 from moongate.xds.route_entries import RouteEntry
 from moongate.xds.route_filters import (
     Origin,

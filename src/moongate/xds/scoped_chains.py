@@ -60,8 +60,8 @@ from xds.type.matcher.v3.string_pb2 import StringMatcher
 
 from moongate import names
 from moongate.attach.scopes import OTHERS_KEY
-from moongate.xds.filter_chain_messages import CONFIG
-from moongate.xds.wire import TYPE_PREFIX, encode, message_field, packed
+from moongate.xds.filter_chain_messages import FilterChainConfig
+from moongate.xds.wire import encode, packed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -135,14 +135,10 @@ def finding(filters: tuple[ChainFilter, ...]) -> bytes:
     """
     all_ = [HttpFilter.FromString(one.body) for one in filters]
     behind = [(one.name, _only_if(_is_on(one.name), one.typed_config)) for one in all_ if one.disabled]
-    chain = b"".join(
-        # FilterChain.filters
-        message_field(1, encode(TypedExtensionConfig(name=name, typed_config=packed(config))))
-        for name, config in (*_finder(), *behind)
-    )
-    # FilterChainConfig.filter_chain
-    config = AnyMessage(type_url=f"{TYPE_PREFIX}{CONFIG}", value=message_field(1, chain))
-    return encode(HttpFilter(name=FINDER, typed_config=config))
+    chain = FilterChainConfig()
+    for name, config in (*_finder(), *behind):
+        chain.filter_chain.filters.add(name=name, typed_config=packed(config))
+    return encode(HttpFilter(name=FINDER, typed_config=packed(chain)))
 
 
 @cache

@@ -53,7 +53,8 @@ from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
 from moongate.problem import Problem
 from moongate.store import get
 from moongate.xds.cluster_keys import SinkCluster
-from moongate.xds.destinations import first_gateway, secrets_for
+from moongate.xds.destinations import secrets_for
+from moongate.xds.served_listeners import first_gateway
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

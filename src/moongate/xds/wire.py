@@ -40,11 +40,6 @@ def message_field(field: int, payload: bytes) -> bytes:
     return field_header(field, len(payload)) + payload
 
 
-def number_field(field: int, value: int) -> bytes:
-    """One field with a whole number that is not negative, as it stands in its message."""
-    return _varint(field << 3) + _varint(value)
-
-
 @lru_cache(maxsize=4096)  # lengths are much the same among thousands of resources
 def field_header(field: int, length: int) -> bytes:
     """What stands before the ``length`` bytes of a message field, or of a string."""
