@@ -18,7 +18,7 @@ from moongate.xds.cluster_keys import ClusterKey
 from moongate.xds.clusters import cluster, concern, load_assignment
 from moongate.xds.destinations import route_resources
 from moongate.xds.metadata import NAMESPACE
-from tests.core import EG_FLEET, IN_CLUSTER, ON_HOST, Core, gateway, http, policy
+from tests.core import EG_FLEET, IN_CLUSTER, ON_HOST, Core, allowing, gateway, http, listener_set, policy
 from tests.features.trial import install
 from tests.routes import (
     SHOP,
@@ -477,6 +477,21 @@ def test_a_listener_with_settings_of_http1_of_its_own_shares_no_cluster() -> Non
 
     core.apply(policy("ClientTrafficPolicy", "path: {}", target="Gateway/eg/other"))
     assert list(keys(core)) == [SHARED]
+
+
+def test_nor_does_a_listener_that_inherits_settings_of_http1_from_its_set() -> None:
+    own = policy("ClientTrafficPolicy", "{mergeType: JSONMerge, path: {}}", target="ListenerSet/more/other")
+    core = Core(
+        gateway(http("web"), allowedListeners=allowing("Same")),
+        listener_set(http("other", port=81)),
+        service(),
+        http_route(rule(), parent="{kind: ListenerSet, name: more}"),
+        policy("ClientTrafficPolicy", CASE, name="of-set", target="ListenerSet/more"),
+        own,
+        config=ON_HOST,
+    )
+
+    assert [keeps_case(sent(core, name)) for name in keys(core)] == [True]
 
 
 def concerned(core: Core, name: str) -> set[str]:

@@ -170,10 +170,10 @@ def port_settings(db: Db, fleet: FleetId, name: str) -> PortSettings:
     envoy = envoy_listener(db, fleet, name)
     if envoy is None or _is_shared(envoy.members):
         return PortSettings()
-    asking: dict[tuple[Ref, Ref | None], EffectivePolicy] = {}
+    asking: dict[tuple[Ref, ...], EffectivePolicy] = {}
     for group in envoy.groups:
         if (policy := chain_policy(db, group.members)) is not None:
-            asking[policy.owner, policy.parent] = policy
+            asking[policy.owner, *policy.parents] = policy
     fields = _fields(_defaults())
     owners: dict[str, Ref] = {}
     for policy in sorted(asking.values(), key=lambda policy: age(db, policy.owner)):

@@ -215,7 +215,7 @@ def concern(db: Db, key: ClusterKey) -> Concern:
         policies = _policies(db, key)
     owners: dict[Ref, None] = {key.route: None} if own else {}
     for policy in policies:
-        for owner in (policy.owner, policy.parent):
+        for owner in policy:
             if owner is not None and shapes_clusters(db, Applied(owner, None)):
                 owners[owner] = None
     return Concern(f"cluster {key.name}", tuple(owners))

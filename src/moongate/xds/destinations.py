@@ -53,6 +53,7 @@ from moongate.attach.listeners import fleet_owners, passes_through
 from moongate.attach.matches import unbuildable
 from moongate.attach.patch_policies import named_rules
 from moongate.attach.policies import (
+    Applied,
     applied,
     applied_to_gateway,
     applied_to_listener,
@@ -118,7 +119,6 @@ if TYPE_CHECKING:
     from moongate.api.shared import LocalObjectReference
     from moongate.attach.backend_tls import UpstreamTLS
     from moongate.attach.backends import Transport
-    from moongate.attach.policies import Applied
     from moongate.attach.rule_filters import RuleFilters
     from moongate.engine import Db
     from moongate.policies.effective import Settings
@@ -898,11 +898,16 @@ def _must_stay_apart(
 
 @query
 def _is_of_its_own(db: Db, listener: ListenerId) -> bool:
-    """Whether a listener's policy, other than that of its Gateway, says anything of clusters."""
-    policy = applied_to_listener(db, CTP, listener)
-    if policy is None or policy == applied_to_gateway(db, CTP, listener.gateway):
+    """Whether a listener's policy, or one that it merges into, says anything of clusters.
+
+    That of its Gateway does not count, as the clusters that are shared have its settings.
+    """
+    merged = applied_to_listener(db, CTP, listener)
+    if merged is None:
         return False
-    return shapes_clusters(db, policy)
+    of_gateway = applied_to_gateway(db, CTP, listener.gateway)
+    policies = (Applied(each, None) for each in merged if each is not None)
+    return any(shapes_clusters(db, policy) for policy in policies if policy != of_gateway)
 
 
 def _judge(
