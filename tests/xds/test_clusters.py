@@ -494,6 +494,26 @@ def test_nor_does_a_listener_that_inherits_settings_of_http1_from_its_set() -> N
     assert [keeps_case(sent(core, name)) for name in keys(core)] == [True]
 
 
+@pytest.mark.parametrize("rule_name", ["", "/pay"])
+def test_a_rule_whose_policy_merges_into_that_of_its_listener_has_the_clusters_that_this_one_asks_for(
+    rule_name: str,
+) -> None:
+    """What the policy sets itself is not about clusters; the shared ones have the Gateway's settings."""
+    btp = "BackendTrafficPolicy"
+    core = Core(
+        gateway(http("web")),
+        service(),
+        http_route({**rule(), "name": "pay"}),
+        policy(btp, "circuitBreaker: {maxConnections: 11}", name="of-gateway", target="Gateway/eg"),
+        policy(btp, "circuitBreaker: {maxConnections: 22}", name="of-listener", target="Gateway/eg/web"),
+        policy(btp, "{mergeType: StrategicMerge, retry: {}}", target=f"HTTPRoute/shop{rule_name}"),
+        config=ON_HOST,
+    )
+
+    limits = [sent(core, name).circuit_breakers.thresholds[0].max_connections.value for name in keys(core)]
+    assert limits == [22]
+
+
 def concerned(core: Core, name: str) -> set[str]:
     return {f"{ref.kind}/{ref.name}" for ref in concern(core.db, keys(core)[name]).resources}
 
