@@ -126,6 +126,32 @@ def test_entries_of_a_list_have_owners_of_their_own() -> None:
     ]
 
 
+def test_each_leaf_of_three_policies_about_clients_has_the_owner_that_sets_it() -> None:
+    """In one field as well, where references are to the namespace of who writes them."""
+    clients = "ClientTrafficPolicy"
+    top = "{connection: {bufferLimit: 1Mi, maxAcceptPerSocketEvent: 4}, path: {disableMergeSlashes: true}}"
+    middle = "{mergeType: JSONMerge, connection: {bufferLimit: 2Mi, connectionLimit: {value: 9}}}"
+    own = "{mergeType: JSONMerge, connection: {bufferLimit: 3Mi}, timeout: {http: {idleTimeout: 5s}}}"
+    core = Core(
+        gateway(http("http"), allowedListeners=allowing("Same")),
+        listener_set(http("other", port=81)),
+        policy(clients, top, name="top", target="Gateway/eg"),
+        policy(clients, middle, name="middle", target="ListenerSet/more"),
+        policy(clients, own, name="own", target="ListenerSet/more/other"),
+    )
+
+    scopes = effective_settings(core.db, Ref.of(Gateway, "default", "eg"), "other")
+
+    assert scopes is not None
+    assert {each.field: (each.value, each.owner.name) for each in scopes[0].settings} == {
+        "connection.bufferLimit": ("3Mi", "own"),
+        "connection.connectionLimit.value": (9, "middle"),
+        "connection.maxAcceptPerSocketEvent": (4, "top"),
+        "path.disableMergeSlashes": (True, "top"),
+        "timeout.http.idleTimeout": ("5s", "own"),
+    }
+
+
 COMPRESSED: dict[str, Any] = {"compressor": [{"type": "Zstd", "zstd": {}}]}
 RESPONSES: dict[str, Any] = {"bandwidthLimit": {"response": {"limit": {"value": 9999, "unit": "Second"}}}}
 

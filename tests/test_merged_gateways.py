@@ -5,15 +5,17 @@ from __future__ import annotations
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
-from moongate.api.base import Condition, FleetId, Ref
-from moongate.api.gateway import GatewayClass
+from moongate.api.base import Condition, FleetId, ListenerId, Ref
+from moongate.api.gateway import Gateway, GatewayClass
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy
+from moongate.policies.http_listeners import http3_port
 from moongate.status.policies import policy_status
 from moongate.xds.listeners import listener
 from moongate.xds.routes import route_configuration
 from tests.core import Core, extension, gateway, gateway_class, http, https, policy, tls_secret
 from tests.listeners import manager
 
+ONE, TWO = (Ref.of(Gateway, "default", name) for name in ("one", "two"))
 FLEET = FleetId(Ref.of(GatewayClass, "", "eg"))
 PROXY = extension("EnvoyProxy", "merging", "{mergeGateways: true}")
 LIMITS = "connection: {bufferLimit: 1Mi, connectionLimit: {value: 5}}\npath: {disableMergeSlashes: true}"
@@ -89,6 +91,25 @@ def test_a_redirect_follows_the_listener_of_its_own_gateway() -> None:
                 redirects[host.domains[0]] = (each.redirect.host_redirect, each.redirect.port_redirect)
 
     assert redirects == {"a.io": ("a.io", 0), "b.io": ("", 8443)}
+
+
+def test_a_policy_of_one_gateway_brings_http3_to_none_of_another_that_shares_its_port() -> None:
+    """Who has not asked for it may count on what TCP has, such as the proxy protocol."""
+    merged = core(
+        gateway(https("a", "cert", hostname="a.io"), https("b", "cert", hostname="b.io"), name="one"),
+        gateway(https("c", "cert", hostname="c.io"), name="two"),
+        tls_secret("cert", "a.io", "b.io", "c.io"),
+        policy("ClientTrafficPolicy", "http3: {}", name="mine", target="Gateway/one/a"),
+    )
+
+    chains = sent(merged, "default/one/a-quic").filter_chains
+    ports = [
+        http3_port(merged.db, ListenerId(owner, owner, name))
+        for owner, name in ((ONE, "a"), (ONE, "b"), (TWO, "c"))
+    ]
+
+    assert [[*chain.filter_chain_match.server_names] for chain in chains] == [["a.io"], ["b.io"]]
+    assert ports == [443, 443, 0]
 
 
 def test_a_policy_of_one_gateway_does_not_hold_where_another_shares_its_plaintext_port() -> None:

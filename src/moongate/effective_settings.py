@@ -170,8 +170,7 @@ def _of_policy(policy: EffectivePolicy, name: str, wire: str) -> Effective[Any] 
     if feature is not None:
         return policy.field_of(feature)
     value = getattr(policy.spec, name)
-    owner = policy.parent if policy.parent is not None and policy.inherits(wire) else policy.owner
-    return None if value is None else Effective(value, owner)
+    return None if value is None else Effective(value, policy.origin(wire) or policy.owner)
 
 
 def _fault(policy: EffectivePolicy, name: str, wire: str) -> str:

@@ -408,7 +408,7 @@ class World:
         """The problems of the policies that are in force, with paths into their manifests."""
         policy_kinds = {kind.KIND for kind in POLICY_KINDS}
         for ref in sorted(r for r in self.store.held() if r.kind in policy_kinds):
-            policy = effective_policy.attempt(self.db, ref, None)
+            policy = effective_policy.attempt(self.db, ref, None, None)
             if policy is not None and not isinstance(policy, Failed):
                 yield from ((ref, problem) for problem in policy.problems)
         for ref in sorted(r for r in self.store.held() if r.is_a(BackendTLSPolicy)):

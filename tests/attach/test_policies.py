@@ -22,8 +22,9 @@ from moongate.kinds import ref_of
 from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
 from moongate.store import get
 from tests.core import EG, Core, gateway, http
+from tests.core import policy as settings
 
-KIND = "BackendTrafficPolicy"
+KIND, CLIENTS = "BackendTrafficPolicy", "ClientTrafficPolicy"
 HTTP = ListenerId(EG, EG, "http")
 SHOP = Ref.of(HTTPRoute, "default", "shop")
 
@@ -146,6 +147,34 @@ def test_a_policy_that_merges_names_its_parent() -> None:
     core.apply(policy("of-listener", LISTENER))
 
     assert applied(core.db, KIND, HTTP, SHOP, "") == Applied(ref("of-route"), ref("of-listener"))
+
+
+@pytest.mark.parametrize(
+    ("merging", "names"),
+    [
+        ((), ("own", None, None)),
+        (("middle",), ("own", None, None)),
+        (("own",), ("own", "middle", None)),
+        (("own", "middle"), ("own", "middle", "top")),
+    ],
+)
+def test_a_policy_about_clients_names_those_above_it_as_far_as_each_merges_into_the_next(
+    merging: tuple[str, ...], names: tuple[str | None, ...]
+) -> None:
+    targets = {"own": "ListenerSet/more/http", "middle": "ListenerSet/more", "top": "Gateway/eg"}
+    core = Core(
+        gateway(http("http")),
+        *(
+            settings(
+                CLIENTS, f"{{mergeType: {'JSONMerge' if name in merging else 'null'}}}", name=name, target=at
+            )
+            for name, at in targets.items()
+        ),
+    )
+    listener = ListenerId(EG, Ref("ListenerSet", "default", "more", GATEWAY_GROUP), "http")
+
+    expected = (ref_of(CLIENTS, "default", name) if name is not None else None for name in names)
+    assert applied_to_listener(core.db, CLIENTS, listener) == (*expected,)
 
 
 def test_a_selector_claims_what_has_the_labels() -> None:

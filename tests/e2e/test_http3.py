@@ -195,6 +195,23 @@ async def test_a_wider_neighbour_does_not_serve_the_hostname_of_a_listener_that_
     await site.delete(*policies, document)
 
 
+async def test_connections_are_limited_over_quic_by_themselves(site: Site) -> None:
+    port = free_port()
+    gateway = await serve(site, "limited", port)
+    policy = http3("limited", "Gateway/limited", ", connection: {connectionLimit: {value: 1}}")
+    await site.apply(policy)
+
+    first = await Http3.to(port, ONE, authorities=site.authority.pem)
+    assert (await first.ask(ONE, {}))[0] == 200
+    with pytest.raises((ConnectionError, TimeoutError)):
+        await http3_get(site.authority, port, ONE, patience_s=1)
+    assert await site.status(ONE, port=port, tls=True) == 200
+
+    first.close()
+    await first.wait_closed()
+    await site.delete(policy, gateway)
+
+
 @pytest.mark.parametrize("mode", ["", "ForwardOnly", "AppendForward", "SanitizeSet"])
 async def test_a_client_over_http3_cannot_say_whose_certificate_it_has(site: Site, mode: str) -> None:
     """It shows none, so no mode that asks for one on the connection passes such a header on."""

@@ -413,6 +413,38 @@ def test_a_policy_of_a_listener_merges_into_the_next_above_it() -> None:
     assert message(core, own, "Merged") == "Merged with policy default/middle."
 
 
+def test_a_policy_of_a_listener_merges_into_what_its_set_and_its_gateway_have_together() -> None:
+    """Who reads that each of them merges into the next expects that nothing above is lost."""
+    more = listener_set(http("a", port=81))
+    top = ctp("top", "Gateway/eg", connection={"bufferLimit": "1Mi", "maxAcceptPerSocketEvent": 4})
+    middle = ctp("middle", "ListenerSet/more", mergeType="JSONMerge", connection={"bufferLimit": "3Mi"})
+    own = ctp("own", "ListenerSet/more/a", mergeType="JSONMerge", path={"disableMergeSlashes": True})
+    core = Core(gateway(http("b", port=80), allowedListeners=allowing("All")), more, top, middle, own)
+
+    listener = sent(core, "default/eg/default/more/a")
+    assert listener.per_connection_buffer_limit_bytes.value == 3 * 2**20
+    assert listener.max_connections_to_accept_per_socket_event.value == 4
+    assert (
+        message(core, own, "Merged") == "Merged with policy default/middle. Merged with policy default/top."
+    )
+    for each in (middle, top):
+        assert "merge with this one for these listeners: [default/eg/default/more/a]." in message(
+            core, each, "Merged"
+        )
+
+
+def test_a_fault_that_comes_from_two_levels_above_names_the_policy_that_has_it() -> None:
+    more = listener_set(http("a", port=81))
+    top = ctp("top", "Gateway/eg", tcpKeepalive={"probes": 200})
+    middle = ctp("middle", "ListenerSet/more", mergeType="JSONMerge", connection={"bufferLimit": "3Mi"})
+    own = ctp("own", "ListenerSet/more/a", mergeType="JSONMerge", path={"disableMergeSlashes": True})
+    core = Core(gateway(http("b", port=80), allowedListeners=allowing("All")), more, top, middle, own)
+
+    assert message(core, own, "Accepted").startswith(
+        "spec.tcpKeepalive.probes: This comes from ClientTrafficPolicy default/top, into which this policy"
+    )
+
+
 def test_a_fault_that_a_policy_merges_in_names_the_other_policy() -> None:
     wide = ctp("wide", "Gateway/eg", connection={"bufferLimit": "5G"})
     own = ctp("own", "Gateway/eg/a", mergeType="StrategicMerge", path={"disableMergeSlashes": True})

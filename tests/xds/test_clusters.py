@@ -18,7 +18,7 @@ from moongate.xds.cluster_keys import ClusterKey
 from moongate.xds.clusters import cluster, concern, load_assignment
 from moongate.xds.metadata import NAMESPACE
 from moongate.xds.needed_resources import route_resources
-from tests.core import EG_FLEET, IN_CLUSTER, ON_HOST, Core, gateway, http, policy
+from tests.core import EG_FLEET, IN_CLUSTER, ON_HOST, Core, allowing, gateway, http, listener_set, policy
 from tests.features.trial import install
 from tests.routes import (
     SHOP,
@@ -477,6 +477,41 @@ def test_a_listener_with_settings_of_http1_of_its_own_shares_no_cluster() -> Non
 
     core.apply(policy("ClientTrafficPolicy", "path: {}", target="Gateway/eg/other"))
     assert list(keys(core)) == [SHARED]
+
+
+def test_nor_does_a_listener_that_inherits_settings_of_http1_from_its_set() -> None:
+    own = policy("ClientTrafficPolicy", "{mergeType: JSONMerge, path: {}}", target="ListenerSet/more/other")
+    core = Core(
+        gateway(http("web"), allowedListeners=allowing("Same")),
+        listener_set(http("other", port=81)),
+        service(),
+        http_route(rule(), parent="{kind: ListenerSet, name: more}"),
+        policy("ClientTrafficPolicy", CASE, name="of-set", target="ListenerSet/more"),
+        own,
+        config=ON_HOST,
+    )
+
+    assert [keeps_case(sent(core, name)) for name in keys(core)] == [True]
+
+
+@pytest.mark.parametrize("rule_name", ["", "/pay"])
+def test_a_rule_whose_policy_merges_into_that_of_its_listener_has_the_clusters_that_this_one_asks_for(
+    rule_name: str,
+) -> None:
+    """What the policy sets itself is not about clusters; the shared ones have the Gateway's settings."""
+    btp = "BackendTrafficPolicy"
+    core = Core(
+        gateway(http("web")),
+        service(),
+        http_route({**rule(), "name": "pay"}),
+        policy(btp, "circuitBreaker: {maxConnections: 11}", name="of-gateway", target="Gateway/eg"),
+        policy(btp, "circuitBreaker: {maxConnections: 22}", name="of-listener", target="Gateway/eg/web"),
+        policy(btp, "{mergeType: StrategicMerge, retry: {}}", target=f"HTTPRoute/shop{rule_name}"),
+        config=ON_HOST,
+    )
+
+    limits = [sent(core, name).circuit_breakers.thresholds[0].max_connections.value for name in keys(core)]
+    assert limits == [22]
 
 
 def concerned(core: Core, name: str) -> set[str]:

@@ -31,6 +31,7 @@ Source: GEP-713 and GEP-2648; the reference's order of attachment.
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, TypeAlias
 
 from msgspec import Struct
@@ -103,10 +104,12 @@ class Applied(NamedTuple):
     Args:
         owner: the most specific policy.
         parent: the less specific one that it merges into, if it asks to merge and there is one.
+        grandparent: the one that the parent merges into, in the same way.
     """
 
     owner: Ref
     parent: Ref | None
+    grandparent: Ref | None = None
 
 
 def _by_target(policy: Policy | BackendTLSPolicy) -> Iterator[tuple[Ref, Ref]]:
@@ -252,14 +255,15 @@ def selected(db: Db, policy: Ref, namespace: str, part: int) -> tuple[Ref, ...]:
 def applied_to_listener(db: Db, kind: str, listener: ListenerId) -> Applied | None:
     """The policy that applies to a listener: its own, else that of its owner, else that of its Gateway.
 
-    A policy about clients merges into the next of these, if it asks to.
+    A policy about clients merges into the next of these, if it asks to, and that one in turn.
     """
     winners = (winner(db, kind, *level) for level in levels_of(listener))
     policies = list(dict.fromkeys(policy for policy in winners if policy is not None))
     if not policies:
         return None
-    merged = len(policies) > 1 and merges(db, policies[0], of_listeners=True)
-    return Applied(policies[0], policies[1] if merged else None)
+    merging = [*takewhile(lambda policy: merges(db, policy, of_listeners=True), policies[:-1])]
+    parent, grandparent, *_ = (*policies[1 : 1 + len(merging)], None, None)
+    return Applied(policies[0], parent, grandparent)
 
 
 def levels_of(listener: ListenerId) -> tuple[Target, ...]:

@@ -20,6 +20,7 @@ belong to the other (``Effective.owner_of``).
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
@@ -82,9 +83,10 @@ class EffectivePolicy(Struct, frozen=True):
 
     Args:
         spec: the merged spec.
-        owner: the more specific policy.
-        parent: the policy that it merged into, if any.
-        inherited: paths (wire names) of what the parent contributed.
+        owner: the most specific policy.
+        parents: the policies that it merged into, the most specific first.
+        inherited: what these contributed: paths (wire names), each with the policy that it comes from. A path
+            below another one stands before it.
         own: fields (Python names) that the owner sets itself.
         problems: all faults; paths start at the policy's root (``spec.cors.allowOrigins``).
         faulty: fields (Python names) with a fault of their own, which are not built.
@@ -93,8 +95,8 @@ class EffectivePolicy(Struct, frozen=True):
 
     spec: PolicyTargetReferences
     owner: Ref
-    parent: Ref | None = None
-    inherited: tuple[str, ...] = ()
+    parents: tuple[Ref, ...] = ()
+    inherited: tuple[tuple[str, Ref], ...] = ()
     own: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     faulty: tuple[str, ...] = ()
@@ -112,27 +114,26 @@ class EffectivePolicy(Struct, frozen=True):
         value = feature.of(self.spec)
         if value is None:
             return None
-        if self.parent is None or not self.inherited:
+        if not self.inherited:
             return Effective(value, self.owner)
         field = _wire_name(self.spec, feature.field)
-        if field in self.inherited:
-            return Effective(value, self.parent)
-        within = (path for path in self.inherited if path.startswith((f"{field}.", f"{field}[")))
-        below = (path.removeprefix(field).removeprefix(".") for path in within)
-        return Effective(value, self.owner, tuple((path, self.parent) for path in below))
+        within = (each for each in self.inherited if each[0].startswith((f"{field}.", f"{field}[")))
+        below = ((path.removeprefix(field).removeprefix("."), policy) for path, policy in within)
+        return Effective(value, dict(self.inherited).get(field, self.owner), tuple(below))
 
     def path(self, feature: Feature[Any]) -> str:
         """The path of a feature's field: ``spec.tcpKeepalive``."""
         return f"spec.{_wire_name(self.spec, feature.field)}"
 
-    def inherits(self, path: str) -> bool:
-        """Whether a field comes from the parent alone. Its path (wire names) starts below ``spec``."""
-        return any(path == each or path.startswith((f"{each}.", f"{each}[")) for each in self.inherited)
+    def origin(self, path: str) -> Ref | None:
+        """The policy from which alone a field is inherited; ``None`` if the owner sets some of it.
 
-    def of_parent(self, problem: Problem) -> Problem:
-        """A problem of the parent's, as the owner reports it."""
-        message = f"This comes from {self.parent}, into which this policy merges. {problem.message}"
-        return structs.replace(problem, message=message)
+        Its path (wire names) starts below ``spec``.
+        """
+        for at, policy in self.inherited:
+            if path == at or path.startswith((f"{at}.", f"{at}[")):
+                return policy
+        return None
 
     def settings(self) -> Iterator[tuple[Feature[Any], Effective[Any]]]:
         """The features that are set, in the order of the table; those with a fault are among them."""
@@ -159,24 +160,41 @@ class RuleSettings(Struct, frozen=True):
     failed: bool
 
 
+def of_parent(problem: Problem, parent: Ref) -> Problem:
+    """A problem of a policy, as one that merges into it reports it."""
+    message = f"This comes from {parent}, into which this policy merges. {problem.message}"
+    return structs.replace(problem, message=message)
+
+
 @query
-def effective_policy(db: Db, owner: Ref, parent: Ref | None) -> EffectivePolicy | None:
-    """One policy, merged into ``parent`` if there is one, checked. ``None`` when the policy is gone."""
+def effective_policy(
+    db: Db, owner: Ref, parent: Ref | None, grandparent: Ref | None = None
+) -> EffectivePolicy | None:
+    """One policy, merged into ``parent`` if there is one, and with it into ``grandparent``, and checked.
+
+    ``None`` when the policy is gone.
+    """
     policy: Policy | None = db.read(owner)
-    base: Policy | None = db.read(parent) if parent is not None else None
     if policy is None:
         return None
-    spec, inherited = policy.spec, ()
+    bases: list[Policy] = []
+    for ref in (parent, grandparent):
+        base: Policy | None = db.read(ref) if ref is not None else None
+        if base is None:
+            break
+        bases.append(base)
+    spec, inherited = policy.spec, list[tuple[str, Ref]]()
     own = tuple(f for f in spec.__struct_fields__ if getattr(spec, f) not in (None, ()))
-    if base is not None:
-        below = _without_targets(base.spec)
-        spec, inherited = merge_traced(below, spec, getattr(spec, "merge_type", None))
-    merged = EffectivePolicy(spec, owner, parent if base is not None else None, inherited, own)
+    for over, base in pairwise((policy, *bases)):
+        below, merge_type = _without_targets(base.spec), getattr(over.spec, "merge_type", None)
+        spec, paths = merge_traced(below, spec, merge_type)
+        inherited[:0] = ((path, base.ref) for path in paths)
+    merged = EffectivePolicy(spec, owner, tuple(base.ref for base in bases), tuple(inherited), own)
     faults = _faults(spec)
-    if base is not None:
+    if bases:
         # Merging brings together what no rule allows in one policy, such as the settings of two types of load
         # balancer. Features go by the type, as they do in the reference; what was wrong before stays wrong.
-        written = {*_faults(policy.spec), *_faults(base.spec)}
+        written = {fault for each in (policy, *bases) for fault in _faults(each.spec)}
         faults = tuple(fault for fault in faults if fault in written)
     malformed = {re.split(r"[.[]", fault.path, maxsplit=1)[0] for fault in faults}
     faulty = [f.name for f in fields_of(type(spec)) if f.encode_name in malformed]
@@ -188,12 +206,15 @@ def effective_policy(db: Db, owner: Ref, parent: Ref | None) -> EffectivePolicy 
     problems += [fault.under("spec") for fault in faults]
     # Of the merged spec: what a parent asks for and nobody enforces must not be waved through either.
     problems += unbuilt(structs.replace(policy, spec=spec))
+    origins = [merged.origin(problem.path.removeprefix("spec.")) for problem in problems]
     problems = [
-        merged.of_parent(problem) if merged.inherits(problem.path.removeprefix("spec.")) else problem
-        for problem in problems
+        problem if origin is None else of_parent(problem, origin)
+        for problem, origin in zip(problems, origins, strict=True)
     ]
     problems += policy.faults if isinstance(policy, FaultySecurityPolicy) else ()
-    problems += map(merged.of_parent, base.faults if isinstance(base, FaultySecurityPolicy) else ())
+    for base in bases:
+        written_there = base.faults if isinstance(base, FaultySecurityPolicy) else ()
+        problems += (of_parent(problem, base.ref) for problem in written_there)
     return structs.replace(
         merged,
         problems=tuple(problems),
@@ -462,11 +483,11 @@ def wants_one_cluster(db: Db, policy: Applied) -> bool:
 
 
 def _effective(db: Db, policy: Applied | None) -> EffectivePolicy | None:
-    return None if policy is None else effective_policy(db, policy.owner, policy.parent)
+    return None if policy is None else effective_policy(db, *policy)
 
 
 def _all(db: Db, policies: tuple[Applied, ...]) -> list[EffectivePolicy]:
-    merged = (effective_policy(db, owner, parent) for owner, parent in policies)
+    merged = (effective_policy(db, *policy) for policy in policies)
     return [policy for policy in merged if policy is not None]
 
 

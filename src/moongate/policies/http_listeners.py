@@ -170,10 +170,10 @@ def port_settings(db: Db, fleet: FleetId, name: str) -> PortSettings:
     envoy = envoy_listener(db, fleet, name)
     if envoy is None or _is_shared(envoy.members):
         return PortSettings()
-    asking: dict[tuple[Ref, Ref | None], EffectivePolicy] = {}
+    asking: dict[tuple[Ref, ...], EffectivePolicy] = {}
     for group in envoy.groups:
         if (policy := chain_policy(db, group.members)) is not None:
-            asking[policy.owner, policy.parent] = policy
+            asking[policy.owner, *policy.parents] = policy
     fields = _fields(_defaults())
     owners: dict[str, Ref] = {}
     for policy in sorted(asking.values(), key=lambda policy: age(db, policy.owner)):
@@ -240,7 +240,7 @@ def clients_of(db: Db, listener: ListenerId) -> ClientValidation | None:
 
 @query
 def http3_groups(db: Db, fleet: FleetId, name: str) -> tuple[ChainGroup, ...]:
-    """The chains of an Envoy listener that are served over HTTP/3 as well: all or none of those of HTTPS.
+    """The chains of an Envoy listener that have HTTP/3 as well: of each Gateway all for HTTPS, or none.
 
     Those of listeners that ask for certificates of clients are not among them.
     """
@@ -250,8 +250,12 @@ def http3_groups(db: Db, fleet: FleetId, name: str) -> tuple[ChainGroup, ...]:
     # A port may be of several Gateways, and a failure at one of them must not concern the others.
     secure = [group for group in envoy.groups if group.kind == "HTTPS"]
     open_ = tuple(group for group in secure if clients_of.last_good(db, group.members[0]) is None)
-    fields = (_http3_field.last_good(db, group.members[0]) for group in open_)
-    return open_ if any(field and not isinstance(field, Failed) for field in fields) else ()
+    asking: set[Ref] = set()
+    for group in open_:
+        field = _http3_field.last_good(db, group.members[0])
+        if field and not isinstance(field, Failed):
+            asking.add(group.members[0].gateway)
+    return tuple(group for group in open_ if group.members[0].gateway in asking)
 
 
 @query

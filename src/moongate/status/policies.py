@@ -232,7 +232,7 @@ def _judge_owner(db: Db, policy: Ref, target: Target, drafts: Drafts) -> None:
         if section in ("", listener.id.name)
     ]
     if not _KINDS[policy.kind].OF_LISTENERS:
-        draft.hold(_problems(db, policy, None))
+        draft.hold(_problems(db, Applied(policy, None)))
         _note_overrides(db, policy, target, draft)
         for listener in beneath:
             _note_refusals(db, Applied(policy, None), listener, draft)
@@ -245,13 +245,13 @@ def _judge_owner(db: Db, policy: Ref, target: Target, drafts: Drafts) -> None:
 def _judge_clients(db: Db, policy: Ref, beneath: Sequence[ListenerId], draft: Draft) -> None:
     """Judge a policy about clients for the listeners of its target."""
     merged: list[str] = []
-    parents: dict[Ref | None, None] = {}
+    applications: dict[Applied, None] = {}
     for listener in beneath:
         holding = applied_to_listener(db, policy.kind, listener)
         if holding is None:
             continue
         if holding.owner == policy:
-            parents[holding.parent] = None
+            applications[holding] = None
             conflicts = (
                 port_conflict(db, listener),
                 setting_conflict(db, listener),
@@ -263,15 +263,16 @@ def _judge_clients(db: Db, policy: Ref, beneath: Sequence[ListenerId], draft: Dr
             draft.hold(fault.saying(effect) for fault in listener_faults(db, listener))
             if http3_dropped(db, listener):
                 draft.drop(listener.name)
-        elif holding.parent == policy:
+        elif policy in holding:
             merged.append(names.listener(listener))
-    for parent in parents or (None,):
-        problems = _problems(db, policy, parent)
+    for application in applications or (Applied(policy, None),):
+        problems = _problems(db, application)
         draft.hold(problems)
-        for warning in _warnings(db, policy, parent):
+        for warning in _warnings(db, application):
             draft.warn(warning)
-        if parent is not None and not problems:
-            draft.merge(f"Merged with policy {parent.namespace}/{parent.name}.")
+        for parent in (application.parent, application.grandparent) if not problems else ():
+            if parent is not None:
+                draft.merge(f"Merged with policy {parent.namespace}/{parent.name}.")
     if merged:
         draft.merge(f"{_others(policy.kind)} merge with this one for these listeners: {_listed(merged)}.")
 
@@ -298,9 +299,9 @@ def _judge_route(db: Db, policy: Ref, target: Target, drafts: Drafts) -> None:
             continue
         parents = {listener: _parent(db, policy.kind, listener, target) for listener, _ in attachment.hosts}
         if not parents:
-            draft.hold(_problems(db, policy, None))
+            draft.hold(_problems(db, Applied(policy, None)))
         for listener, parent in parents.items():
-            problems = _problems(db, policy, parent)
+            problems = _problems(db, Applied(policy, parent))
             if (problem := unenforceable(db, policy, route)) is not None:
                 problems.append(problem)
             draft.hold(problems)
@@ -351,15 +352,15 @@ def _refusal(db: Db, policy: Ref, target: Target) -> Problem | None:
     return Problem("", message, "Conflicted")
 
 
-def _problems(db: Db, policy: Ref, parent: Ref | None) -> list[Problem]:
+def _problems(db: Db, policy: Applied) -> list[Problem]:
     """What is wrong with a policy's settings, each field once, and what requests get because of it.
 
     The problem of a field that is not built yet says itself what follows from it.
     """
-    judged = effective_policy(db, policy, parent)
+    judged = effective_policy(db, *policy)
     if judged is None:
         return []
-    what = "of its listeners" if _KINDS[policy.kind].OF_LISTENERS else "that this policy is for"
+    what = "of its listeners" if _KINDS[policy.owner.kind].OF_LISTENERS else "that this policy is for"
     effect = f"All requests {what} are answered with 500 until this is fixed." if judged.failed else ""
     faults = {problem.path for problem in judged.problems if problem.reason != NOT_SUPPORTED}
     return [
@@ -369,9 +370,9 @@ def _problems(db: Db, policy: Ref, parent: Ref | None) -> list[Problem]:
     ]
 
 
-def _warnings(db: Db, policy: Ref, parent: Ref | None) -> Iterator[Problem]:
+def _warnings(db: Db, policy: Applied) -> Iterator[Problem]:
     """Who is shut out by settings of a policy that are in force as they are written."""
-    judged = effective_policy(db, policy, parent)
+    judged = effective_policy(db, *policy)
     if judged is None:
         return
     for feature, effective in judged.features():

@@ -180,7 +180,7 @@ def concern(db: Db, key: ClusterKey) -> Concern:
         policies = _policies(db, key)
     owners: dict[Ref, None] = {}
     for policy in policies:
-        for owner in (policy.owner, policy.parent):
+        for owner in policy:
             if owner is not None and shapes_clusters(db, Applied(owner, None)):
                 owners[owner] = None
     return Concern(f"cluster {key.name}", (key.route,) if own else (), policies=tuple(owners))

@@ -34,6 +34,7 @@ from moongate.attach.gateways import fleet_proxy, proxy
 from moongate.attach.matches import unbuildable
 from moongate.attach.patch_policies import named_rules
 from moongate.attach.policies import (
+    Applied,
     applied,
     applied_to_gateway,
     applied_to_listener,
@@ -519,16 +520,23 @@ def _must_stay_apart(
     if policy is None or policy == of_gateway:
         return False
     replaces = _is_of_route(db, policy.owner, route) and not merges(db, policy.owner, of_listeners=False)
-    return replaces or shapes_clusters(db, policy)
+    return replaces or _shapes_clusters(db, policy, of_gateway)
+
+
+def _shapes_clusters(db: Db, policy: Applied, of_gateway: Applied | None) -> bool:
+    """Whether a policy, or one that it merges into, says anything of clusters.
+
+    That of its Gateway does not count, as the clusters that are shared have its settings.
+    """
+    policies = (Applied(each, None) for each in policy if each is not None)
+    return any(shapes_clusters(db, each) for each in policies if each != of_gateway)
 
 
 @query
 def _is_of_its_own(db: Db, listener: ListenerId) -> bool:
-    """Whether a listener's policy, other than that of its Gateway, says anything of clusters."""
+    """Whether a listener's policy about clients says anything of clusters that is not its Gateway's."""
     policy = applied_to_listener(db, CTP, listener)
-    if policy is None or policy == applied_to_gateway(db, CTP, listener.gateway):
-        return False
-    return shapes_clusters(db, policy)
+    return policy is not None and _shapes_clusters(db, policy, applied_to_gateway(db, CTP, listener.gateway))
 
 
 def _judge(

@@ -427,7 +427,7 @@ def _large(db: Db, feature: Feature[Any], effective: Effective[Any]) -> ChainFil
 @query
 def _large_of(db: Db, order: int, owner: Ref, parent: Ref | None) -> ChainFilter | None:
     """As ``_large``, once for all routes of a policy, which share the answer."""
-    policy = effective_policy(db, owner, parent)
+    policy = effective_policy(db, owner, parent, None)
     feature: Feature[Any] = FEATURES[order]
     effective = policy.effective(feature) if policy is not None else None
     if effective is None or feature.http_filter is None:

@@ -23,6 +23,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 from envoy.extensions.transport_sockets.quic.v3.quic_transport_pb2 import QuicDownstreamTransport
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import DownstreamTlsContext
+from google.protobuf.wrappers_pb2 import BoolValue
 from msgspec import structs
 
 from moongate.xds.filter_chains import ChainEntry, ChainSettings, in_force, joined
@@ -65,7 +66,9 @@ def quic_settings(settings: ChainSettings, filters: tuple[ChainFilter, ...]) -> 
     if tls.HasField("require_client_certificate") or common.WhichOneof("validation_context_type") is not None:
         return None
     common.alpn_protocols[:] = ["h3"]
-    transport = QuicDownstreamTransport(downstream_tls_context=tls)
+    # A request that comes before the handshake is done may be a copy of an earlier one, and the address that
+    # it comes from may be invented.
+    transport = QuicDownstreamTransport(downstream_tls_context=tls, enable_early_data=BoolValue(value=False))
     chain.transport_socket.CopyFrom(TransportSocket(name=_SOCKET, typed_config=packed(transport)))
     manager = HttpConnectionManager.FromString(settings.manager)
     manager.codec_type = HttpConnectionManager.HTTP3
