@@ -351,8 +351,8 @@ class World:
         for fleet, inventory in self._fleets.items():
             of = resources.setdefault(names.fleet(fleet), {})
             for (type_url, _), entry in inventory.resources.items():
-                if entry.held is not None:
-                    of.setdefault(type_url, {})[entry.held.name] = entry.held
+                if entry.built is not None:
+                    of.setdefault(type_url, {})[entry.built.name] = entry.built
         return resources
 
     def rate_limits(self) -> Mapping[str, XdsResource]:
@@ -362,7 +362,7 @@ class World:
     def resource(self, fleet: FleetId, type_url: str, name: str) -> XdsResource | None:
         """One resource of a fleet, as last settled."""
         entry = self._entry(fleet, type_url, name)
-        return entry.held if entry is not None else None
+        return entry.built if entry is not None else None
 
     def fails(self, fleet: FleetId, type_url: str, name: str) -> bool:
         """Whether a resource could not be built, by a bug of moongate, when it was last to be settled."""
