@@ -533,9 +533,9 @@ def _built_from(key: ResourceKey) -> Iterator[Named]:
 def _without(one: _Parts, other: _Parts) -> Iterator[tuple[tuple[str, str], Call]]:
     """The resources that one inventory names and the other does not, or builds by another call."""
     for part, named in one.items():
-        known = other.get(part, {})
-        if named is not known:
-            yield from ((key, call) for key, call in named.items() if known.get(key) != call)
+        others = other.get(part, {})
+        if named is not others:
+            yield from ((key, call) for key, call in named.items() if others.get(key) != call)
 
 
 def _is_reshaped(before: XdsResource | None, after: XdsResource) -> bool:

@@ -204,7 +204,7 @@ class World:
         self._fleet_changes: dict[str, FleetId | None] = {}
         self._status_changes: dict[Ref, Struct | None] = {}
         self._limits: dict[str, Root[Any]] = {}
-        self._told: dict[str, XdsResource] = {}
+        self._limit_configs: dict[str, XdsResource] = {}
         """What the rate limit service must know, by domain, as last settled."""
         self._limit_changes: dict[str, XdsResource | None] = {}
         self.observers.observe(fleets.fleets, (), INVENTORY, self._on_fleets)
@@ -222,9 +222,9 @@ class World:
 
     def apply(self, batch: Mapping[Ref, Resource | None]) -> bool:
         """Put new states of resources in force (``None`` deletes). True if anything differs from before."""
-        held = self.store.held()
+        resources = self.store.held()
         differing = self.store.differing(batch)
-        endpoints = {ref: new for ref, new in differing.items() if _is_of_endpoints(held.get(ref), new)}
+        endpoints = {ref: new for ref, new in differing.items() if _is_of_endpoints(resources.get(ref), new)}
         edited_routes = {ref: new for ref, new in differing.items() if any(map(ref.is_a, ROUTE_TYPES))}
         apart = endpoints.keys() | edited_routes.keys()
         others = {ref: new for ref, new in differing.items() if ref not in apart}
@@ -357,7 +357,7 @@ class World:
 
     def rate_limits(self) -> Mapping[str, XdsResource]:
         """What the rate limit service must know: for each domain its ``RateLimitConfig``, as last settled."""
-        return self._told
+        return self._limit_configs
 
     def resource(self, fleet: FleetId, type_url: str, name: str) -> XdsResource | None:
         """One resource of a fleet, as last settled."""
@@ -426,7 +426,7 @@ class World:
             fleet: {t: {n: r.body for n, r in sorted(rs.items())} for t, rs in sorted(types.items())}
             for fleet, types in sorted(self.xds().items())
         }
-        limits = {name: config.body for name, config in sorted(self._told.items())}
+        limits = {name: config.body for name, config in sorted(self._limit_configs.items())}
         return bodies, sorted(self.statuses().items(), key=lambda item: item[0]), limits
 
     @contextmanager
@@ -459,14 +459,14 @@ class World:
                 self._limits[name] = self.observers.observe(rate_limit_config, (name,), RESOURCE, of)
         for name in self._limits.keys() - set(value.names) if not value.growing else ():
             self.observers.release(self._limits.pop(name))
-            if self._told.pop(name, None) is not None:
+            if self._limit_configs.pop(name, None) is not None:
                 self._limit_changes[name] = None
 
     def _on_limits(self, name: str, root: Root[XdsResource | None]) -> None:
         value = root.value
         # Of a domain without limits it is heard once it has none for good.
-        if value is not None and not isinstance(value, Failed) and value != self._told.get(name):
-            self._told[name] = self._limit_changes[name] = value
+        if value is not None and not isinstance(value, Failed) and value != self._limit_configs.get(name):
+            self._limit_configs[name] = self._limit_changes[name] = value
 
     def _status(self, ref: Ref) -> Callable[[Root[Any]], None]:
         def handle(root: Root[Any]) -> None:
@@ -480,13 +480,13 @@ class World:
         """Note the statuses that differ from those handed out, with what fails just now."""
         # Whom a failure concerns may differ although the same calls fail: members of a fleet come and go.
         concerned, self._concerned = self._concerned, failures.concerned(self.db)
-        held = self.store.held()
+        resources = self.store.held()
         for ref in self._recomputed | dict.fromkeys((*concerned, *self._concerned)):
             status = self._computed.get(ref)
             failed = self._concerned.get(ref)
             # Without a status it is not ours, unless it is the status that failed.
-            if failed and ref in held and (status or isinstance(self._statuses[ref].value, Failed)):
-                status = failures.with_failures(self.db, held[ref], status, failed)
+            if failed and ref in resources and (status or isinstance(self._statuses[ref].value, Failed)):
+                status = failures.with_failures(self.db, resources[ref], status, failed)
             if status != self._reported.get(ref):
                 self._status_changes[ref] = status
                 if status is None:

@@ -68,14 +68,14 @@ class Ruleset:
             key = _encoder.encode(part)
         except (TypeError, ValueError, OverflowError):
             key = None  # a value that nobody has looked at has a type of its own
-        held = self.remembered.get(key) if key is not None else None
-        if held is None:
-            held = self.program(part)
+        satisfied = self.remembered.get(key) if key is not None else None
+        if satisfied is None:
+            satisfied = self.program(part)
             if key is not None and len(key) <= MEMORABLE:
                 if len(self.remembered) >= MEMORY:
                     self.remembered.clear()
-                self.remembered[key] = held
-        if held:
+                self.remembered[key] = satisfied
+        if satisfied:
             return []
         return [
             Problem(at, f"{rule.message}{_values(text, broken)}")

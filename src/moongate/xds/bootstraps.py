@@ -74,10 +74,10 @@ def _of_telemetry(db: Db, fleet: FleetId, telemetry: ProxyTelemetry | None) -> b
 
 
 def _sinks(db: Db, fleet: FleetId, metrics: ProxyMetrics) -> Iterator[StatsSink]:
-    known = {key.name for key in metric_keys(db, fleet)}
+    clusters = {key.name for key in metric_keys(db, fleet)}
     for n, sink in enumerate(metrics.sinks):
         name, settings = names.metric_sink(n), sink.open_telemetry
-        if settings is None or name not in known:
+        if settings is None or name not in clusters:
             continue
         config = SinkConfig(
             grpc_service=grpc_service(name, authority(db, fleet, name), settings.headers),
