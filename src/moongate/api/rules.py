@@ -2,8 +2,9 @@
 
 Theory of operation
 ===================
-All rules of one object are joined by ``&&`` into one program, for most of a run's cost is fixed. When the
-whole is true, each is. When it is not, or cannot be evaluated, each rule is asked by itself.
+All rules of one object are joined by ``&&`` into one program, because most of the cost of a run does not
+depend on the length of the program. If the whole is true, each rule is. If it is false, or cannot be evaluated,
+each rule is evaluated by itself.
 
 Facts
 -----
@@ -67,7 +68,7 @@ class Ruleset:
         try:
             key = _encoder.encode(part)
         except (TypeError, ValueError, OverflowError):
-            key = None  # a value that nobody has looked at has a type of its own
+            key = None  # nobody has checked the value yet, so it may be of any type
         satisfied = self.remembered.get(key) if key is not None else None
         if satisfied is None:
             satisfied = self.program(part)
