@@ -3,8 +3,8 @@
 Theory of operation
 ===================
 All rules of one object are joined by ``&&`` into one program, because most of the cost of a run does not
-depend on the length of the program. If the whole is true, each rule is. If it is false, or cannot be evaluated,
-each rule is evaluated by itself.
+depend on the length of the program. If the whole is true, each rule is. If it is false, or cannot be
+evaluated, each rule is evaluated by itself.
 
 Facts
 -----
