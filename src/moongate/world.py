@@ -480,13 +480,13 @@ class World:
         """Note the statuses that differ from those handed out, with what fails just now."""
         # Whom a failure concerns may differ although the same calls fail: members of a fleet come and go.
         concerned, self._concerned = self._concerned, failures.concerned(self.db)
-        resources = self.store.held()
+        held = self.store.held()
         for ref in self._recomputed | dict.fromkeys((*concerned, *self._concerned)):
             status = self._computed.get(ref)
             failed = self._concerned.get(ref)
             # Without a status it is not ours, unless it is the status that failed.
-            if failed and ref in resources and (status or isinstance(self._statuses[ref].value, Failed)):
-                status = failures.with_failures(self.db, resources[ref], status, failed)
+            if failed and ref in held and (status or isinstance(self._statuses[ref].value, Failed)):
+                status = failures.with_failures(self.db, held[ref], status, failed)
             if status != self._reported.get(ref):
                 self._status_changes[ref] = status
                 if status is None:

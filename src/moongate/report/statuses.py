@@ -109,9 +109,9 @@ class Statuses:
                 f"Envoy of {names.fleet(refusal.fleet)} refuses it: {refusal.message.removesuffix('.')}."
             )
             for ref in refusal.resources:
-                own = messages.setdefault(ref, [])
-                if message not in own:
-                    own.append(message)
+                known = messages.setdefault(ref, [])
+                if message not in known:
+                    known.append(message)
             (of_clusters if refusal.of_cluster else of_others).update(refusal.resources)
         for policy, message in self._refused_settings(states):
             messages.setdefault(policy, []).append(message)
