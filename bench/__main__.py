@@ -1,4 +1,4 @@
-"""``python -m bench``: measure, and print a table with what is wanted beside what was measured."""
+"""``python -m bench``: measure, and print a table with the targets beside what was measured."""
 
 from __future__ import annotations
 

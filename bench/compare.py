@@ -50,7 +50,7 @@ class Comparison(Struct, frozen=True):
         return self.after / self.before
 
     @property
-    def held(self) -> bool:
+    def is_as_fast(self) -> bool:
         """Whether the later version takes at most a tenth more."""
         return self.ratio <= MOST
 
@@ -71,7 +71,7 @@ def shown(compared: Iterable[Comparison]) -> str:
     """A table in Markdown."""
     rows = [["", "before", "after", "ratio", ""]]
     rows += [
-        [c.name, f"{c.before:,.1f}", f"{c.after:,.1f}", f"{c.ratio:.2f}", verdict(held=c.held)]
+        [c.name, f"{c.before:,.1f}", f"{c.after:,.1f}", f"{c.ratio:.2f}", verdict(is_met=c.is_as_fast)]
         for c in compared
     ]
     return table(rows)

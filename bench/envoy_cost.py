@@ -168,13 +168,13 @@ class Answers:
         self._server = server
 
     async def stream(self, requests: AsyncIterator[DeltaDiscoveryRequest], context: Any) -> None:
-        async def heard() -> AsyncIterator[DeltaDiscoveryRequest]:
+        async def observed() -> AsyncIterator[DeltaDiscoveryRequest]:
             async for request in requests:
                 if request.type_url == ROUTE and request.response_nonce:
                     self.acknowledged.set()
                 yield request
 
-        await self._server.stream(heard(), context)
+        await self._server.stream(observed(), context)
 
 
 async def measure(routes: int, changes: int, rounds: int) -> dict[str, tuple[float, float]]:

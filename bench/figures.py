@@ -1,4 +1,4 @@
-"""What was measured, what is wanted, and how both are shown."""
+"""What was measured, the targets, and how both are shown."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-WANTED_AT = 5000
-"""The number of routes that what is wanted was said for."""
+TARGET_AT = 5000
+"""The number of routes that the targets are for."""
 
 
 class Series(Struct, frozen=True, kw_only=True):
@@ -98,12 +98,12 @@ class Report(Struct, frozen=True, kw_only=True):
 
 
 class Verdict(Struct, frozen=True):
-    """Whether one figure is as wanted."""
+    """Whether one figure meets its target."""
 
     name: str
-    wanted: str
+    target: str
     measured: str
-    held: bool
+    is_met: bool
 
 
 def p50(values: Sequence[float]) -> float:
@@ -116,7 +116,7 @@ def p99(values: Sequence[float]) -> float:
 
 
 def verdicts(report: Report) -> Iterator[Verdict]:
-    """What is wanted at 5,000 routes, judged by the biggest size that was measured."""
+    """The targets at 5,000 routes, judged by the biggest size that was measured."""
     small, big = report.sizes[0], report.sizes[-1]
     for name, series in (("a changed route", big.changed), ("a new route", big.added)):
         limit = p50(series.floor_ms) + 50
@@ -189,10 +189,10 @@ def shown(report: Report) -> str:
     if any(s.leak for s in sizes):
         row("memory before → after further changes", [_leaked(s.leak) for s in sizes])
     figures = table([heads, *rows])
-    judged = [["wanted at 5,000 routes", "", "measured", ""]]
-    judged += [[v.name, v.wanted, v.measured, verdict(held=v.held)] for v in verdicts(report)]
+    judged = [["target at 5,000 routes", "", "measured", ""]]
+    judged += [[v.name, v.target, v.measured, verdict(is_met=v.is_met)] for v in verdicts(report)]
     at = sizes[-1].routes
-    note = "" if at == WANTED_AT else f"\nJudged at {at:,} routes, so what is wanted says little.\n"
+    note = "" if at == TARGET_AT else f"\nJudged at {at:,} routes, so the targets say little.\n"
     return f"{report.machine}\n\n{figures}\n\n{table(judged)}\n{note}"
 
 
@@ -211,9 +211,9 @@ def plain_table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def verdict(*, held: bool) -> str:
-    """Whether a figure is as wanted, in a word."""
-    return "PASS" if held else "MISS"
+def verdict(*, is_met: bool) -> str:
+    """Whether a figure meets its target, in a word."""
+    return "PASS" if is_met else "MISS"
 
 
 def _ms(values: Sequence[float]) -> str:

@@ -50,7 +50,7 @@ class BareServer:
     """Delta ADS for one Envoy, without acknowledgements, order of switching, or memory of what was sent."""
 
     def __init__(self) -> None:
-        self._held: dict[str, dict[str, XdsResource]] = {t: {} for t in _ORDER}
+        self._resources: dict[str, dict[str, XdsResource]] = {t: {} for t in _ORDER}
         self._asked: dict[str, set[str]] = {}
         self._out: asyncio.Queue[bytes] = asyncio.Queue()
         self._nonces = 0
@@ -60,11 +60,11 @@ class BareServer:
         news: dict[str, list[XdsResource]] = {t: [] for t in _ORDER}
         lost: dict[str, list[str]] = {t: [] for t in _ORDER}
         for resource in put:
-            self._held[resource.type_url][resource.name] = resource
+            self._resources[resource.type_url][resource.name] = resource
             if self._wants(resource.type_url, resource.name):
                 news[resource.type_url].append(resource)
         for type_url, name in gone:
-            if self._held[type_url].pop(name, None) and self._wants(type_url, name):
+            if self._resources[type_url].pop(name, None) and self._wants(type_url, name):
                 lost[type_url].append(name)
         return [self._response(t, news[t], lost[t]) for t in _ORDER if news[t] or lost[t]]
 
@@ -88,11 +88,13 @@ class BareServer:
         new = set(request.resource_names_subscribe) - {"*"}
         asked |= new
         asked -= set(request.resource_names_unsubscribe)
-        held = self._held[request.type_url]
+        resources = self._resources[request.type_url]
         if first and request.type_url in (CLUSTER, LISTENER):
-            self.send([self._response(request.type_url, list(held.values()), [])])
+            self.send([self._response(request.type_url, list(resources.values()), [])])
         elif new:
-            self.send([self._response(request.type_url, [held[n] for n in sorted(new) if n in held], [])])
+            self.send(
+                [self._response(request.type_url, [resources[n] for n in sorted(new) if n in resources], [])]
+            )
 
     def _wants(self, type_url: str, name: str) -> bool:
         asked = self._asked.get(type_url)

@@ -27,9 +27,9 @@ from moongate.world import World
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, XdsResource
 from tests import worlds
 
-WANTED_AT = (5000, 640)
-"""The numbers of routes and streams that what is wanted was said for."""
-WANTED_MB = 150
+TARGET_AT = (5000, 640)
+"""The numbers of routes and streams that the targets are for."""
+TARGET_MB = 150
 
 
 class Figures(Struct, frozen=True, kw_only=True):
@@ -74,19 +74,19 @@ class Client:
     def __init__(self, snapshot: Snapshot, number: int) -> None:
         self.session = Session("eg", f"envoy-{number}", snapshot, stream=number)
 
-    def connect(self, tables: list[str], held: Snapshot | None = None) -> None:
+    def connect(self, tables: list[str], former: Snapshot | None = None) -> None:
         """Open a stream, and take all that comes.
 
         Args:
             tables: the route tables that the listeners name.
-            held: what the client has already, if it has anything.
+            former: what the client has already, if it has anything.
         """
-        asked = {CLUSTER: (), ENDPOINT: held.of(ENDPOINT) if held else (), LISTENER: (), ROUTE: tables}
+        asked = {CLUSTER: (), ENDPOINT: former.of(ENDPOINT) if former else (), LISTENER: (), ROUTE: tables}
         for type_url, names in asked.items():
-            if type_url == ENDPOINT and held is None:
+            if type_url == ENDPOINT and former is None:
                 continue  # it asks for those of the clusters that come
             request = DeltaDiscoveryRequest(type_url=type_url, resource_names_subscribe=names)
-            for name, resource in held.of(type_url).items() if held else ():
+            for name, resource in former.of(type_url).items() if former else ():
                 request.initial_resource_versions[name] = resource.version
             self.session.receive(request, 0)
             self.take()
@@ -149,7 +149,7 @@ def measure(routes: int, streams: int, *, changes: int = 5) -> Figures:
     began = process_time()
     for number in range(streams):
         clients[number] = Client(snapshot, streams + number)
-        clients[number].connect(tables, held=snapshot)
+        clients[number].connect(tables, former=snapshot)
     reconnect_cpu = (process_time() - began) / streams
     assert all(client.session.settled(snapshot.seq) for client in clients)
 
@@ -191,16 +191,16 @@ def _memory() -> int:
 
 
 def shown(figures: Figures) -> str:
-    """The figures as a table, with what is wanted beside them."""
+    """The figures as a table, with the targets beside them."""
     streams, memory = figures.streams, figures.connected - figures.published
-    held = memory < WANTED_MB * 1e6
-    at = (figures.routes, streams) == WANTED_AT
+    is_met = memory < TARGET_MB * 1e6
+    at = (figures.routes, streams) == TARGET_AT
     rows = [
-        (f"{streams:,} Envoys of a fleet with {figures.routes:,} routes", "", "wanted"),
+        (f"{streams:,} Envoys of a fleet with {figures.routes:,} routes", "", "target"),
         (
             "memory of all streams",
             _mb(memory),
-            f"< {WANTED_MB} MB" + (f": {verdict(held=held)}" if at else ""),
+            f"< {TARGET_MB} MB" + (f": {verdict(is_met=is_met)}" if at else ""),
         ),
         ("… of one", f"{memory / streams / 1e3:.1f} kB", ""),
         ("… names and versions kept of single streams", f"{figures.entries:,}", ""),
@@ -212,7 +212,7 @@ def shown(figures: Figures) -> str:
         (
             "… responses encoded",
             f"{figures.change_responses}",
-            f"1: {verdict(held=figures.change_responses == 1)}",
+            f"1: {verdict(is_met=figures.change_responses == 1)}",
         ),
         ("… bytes of a response", f"{figures.change_bytes:,}", ""),
     ]
@@ -230,8 +230,8 @@ def _ms(seconds: float) -> str:
 def main() -> int:
     """Measure, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.streams", description=__doc__)
-    parser.add_argument("--routes", type=int, default=WANTED_AT[0], help="[%(default)s]")
-    parser.add_argument("--streams", type=int, default=WANTED_AT[1], help="[%(default)s]")
+    parser.add_argument("--routes", type=int, default=TARGET_AT[0], help="[%(default)s]")
+    parser.add_argument("--streams", type=int, default=TARGET_AT[1], help="[%(default)s]")
     arguments = parser.parse_args()
     print(shown(measure(arguments.routes, arguments.streams)))
     return 0

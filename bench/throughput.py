@@ -59,7 +59,7 @@ from tests.ports import free_port
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 
-WANTED: Final = 0.98
+TARGET: Final = 0.98
 """Throughput of the shipped chain, as a part of that of the router alone."""
 
 ALONE: Final = "the router alone"
@@ -153,12 +153,12 @@ def compared(name: str, runs: Sequence[Run], alone: Sequence[Run]) -> Comparison
 
 
 def shown(comparisons: Iterable[Comparison]) -> str:
-    """A table in Markdown, with what is wanted beside the chain that moongate ships."""
+    """A table in Markdown, with the target beside the chain that moongate ships."""
     rows = [("a request of a plain route", "Envoy's CPU", "requests/s", "throughput by CPU", "95% sure", "")]
     for one in comparisons:
         judged = ""
         if one.name == SHIPPED:
-            judged = f"wanted ≥ {WANTED:.0%}: {verdict(held=one.ratio.median >= WANTED)}"
+            judged = f"target ≥ {TARGET:.0%}: {verdict(is_met=one.ratio.median >= TARGET)}"
         rows.append(
             (
                 one.name,

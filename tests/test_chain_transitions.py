@@ -372,7 +372,7 @@ def test_versions_that_no_envoy_can_answer_any_more_are_forgotten() -> None:
         fleet.put(AUTH.format(name="one", header=f"x-{n}"))
         fleet.acknowledge("a", LISTENER, ROUTE, LISTENER)
 
-    assert fleet.transitions.versions_known() <= 2
+    assert fleet.transitions.versions_kept() <= 2
 
 
 def test_versions_that_are_refused_in_a_row_are_forgotten_but_for_a_few() -> None:
@@ -385,7 +385,7 @@ def test_versions_that_are_refused_in_a_row_are_forgotten_but_for_a_few() -> Non
     for n in range(3 * MOST_VERSIONS):
         fleet.put(AUTH.format(name="two", header=f"x-{n}").replace("r0", "r1"))
         fleet.refuse("a")
-        assert fleet.transitions.versions_known() <= MOST_VERSIONS
+        assert fleet.transitions.versions_kept() <= MOST_VERSIONS
 
     fleet.transitions.disconnected(worlds.EG_FLEET, "a")
     fleet.transitions.acknowledged(worlds.EG_FLEET, "a again", LISTENER, NAME, in_force)
@@ -426,15 +426,15 @@ def test_versions_of_listeners_that_are_gone_are_forgotten() -> None:
     for n in range(1, 20):
         other = worlds.http_listener(f"other-{n}", port=80 + n)
         fleet.apply(worlds.gateway(worlds.http_listener("http"), other))
-        assert fleet.transitions.versions_known() == 2
+        assert fleet.transitions.versions_kept() == 2
 
     fleet.apply(worlds.gateway())
 
-    assert fleet.transitions.versions_known() == 1
+    assert fleet.transitions.versions_kept() == 1
     # An answer may come when the listener is gone.
     fleet.transitions.acknowledged(worlds.EG_FLEET, "a", LISTENER, "default/eg/other-1", "former")
     fleet.transitions.refused(worlds.EG_FLEET, "a", "default/eg/other-1", "former", "no")
-    assert fleet.transitions.versions_known() == 1
+    assert fleet.transitions.versions_kept() == 1
 
 
 def test_an_envoy_that_asks_for_a_table_no_more_holds_nothing_back_when_the_table_is_gone() -> None:

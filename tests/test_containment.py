@@ -808,9 +808,9 @@ def without_http3(route: Route) -> Route:
     """A route whose answers do not tell clients of HTTP/3."""
     other = Route()
     other.CopyFrom(route)
-    told = [each for each in route.response_headers_to_add if each.header.key != "alt-svc"]
+    headers = [each for each in route.response_headers_to_add if each.header.key != "alt-svc"]
     del other.response_headers_to_add[:]
-    other.response_headers_to_add.extend(told)
+    other.response_headers_to_add.extend(headers)
     return other
 
 

@@ -467,12 +467,12 @@ def test_a_changed_route_costs_its_part_of_the_limits_that_the_service_is_told(
     for world in (many, some):
         cost(world, route(7), retries(1))
 
-    told = {"limits_of", "limits_in", "_domains_in", "_part_of", "_domains", "rate_limit_config"}
-    assert all(told.isdisjoint(each.runs) for each in before)
+    queries = {"limits_of", "limits_in", "_domains_in", "_part_of", "_domains", "rate_limit_config"}
+    assert all(queries.isdisjoint(each.runs) for each in before)
     # The name of its Envoy route is the same, so the service is told the same.
-    assert {name: runs for name, runs in match[0].runs.items() if name in told} == one("limits_of")
+    assert {name: runs for name, runs in match[0].runs.items() if name in queries} == one("limits_of")
     assert match[0].runs == match[1].runs
-    assert {name: runs for name, runs in two[0].runs.items() if name in told} == one(
+    assert {name: runs for name, runs in two[0].runs.items() if name in queries} == one(
         "limits_of", "limits_in", "_domains_in", "_part_of", "rate_limit_config"
     )
 

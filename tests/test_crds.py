@@ -200,18 +200,18 @@ def schema_within(crd: dict[str, Any]) -> dict[str, Any]:
 
 def unexplained(definition: Definition) -> list[str]:
     """What is not the same and has no reason, and the reasons that are for nothing any more."""
-    found = differences(
+    leaves = differences(
         schema_within(of_the_reference(definition)), schema_within(custom_resource_definition(definition))
     )
     kind = definition.kind.KIND
     excused = {f"{path} default": (default, None) for path, default in DEFAULTS.get(kind, {}).items()}
     lines = [
         f"{leaf}: {theirs!r} in the reference, {ours!r} here"
-        for leaf, (theirs, ours) in found.items()
+        for leaf, (theirs, ours) in leaves.items()
         if excused.get(leaf) != (theirs, ours) and not leaf.startswith(tuple(MEANT[kind]))
     ]
-    unused = [reason for reason in MEANT[kind] if not any(leaf.startswith(reason) for leaf in found)]
-    return lines + [f"{leaf}: there is no such difference" for leaf in (*(excused - found.keys()), *unused)]
+    unused = [reason for reason in MEANT[kind] if not any(leaf.startswith(reason) for leaf in leaves)]
+    return lines + [f"{leaf}: there is no such difference" for leaf in (*(excused - leaves.keys()), *unused)]
 
 
 def test_a_schema_is_that_of_the_reference_leaf_by_leaf(definition: Definition) -> None:

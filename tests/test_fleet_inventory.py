@@ -121,8 +121,8 @@ def gateway_on(port: int, name: str, hostname: str | None = None) -> Gateway:
 def of_gateway(n: int, *names: str) -> HTTPRoute:
     """Route ``n``, attached to some Gateways."""
     parents = tuple(ParentReference(name=name, namespace="default") for name in names)
-    given = route(n)
-    return structs.replace(given, spec=structs.replace(given.spec, parent_refs=parents))
+    edited = route(n)
+    return structs.replace(edited, spec=structs.replace(edited.spec, parent_refs=parents))
 
 
 def merged() -> list[Resource]:

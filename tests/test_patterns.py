@@ -183,9 +183,9 @@ def of_types() -> Iterable[str]:
 def test_no_pattern_of_a_module_can_take_for_ever() -> None:
     """One that can lets a line in a manifest stop everything for good."""
     faults = {
-        name: found
+        name: ambiguity
         for name, pattern in compiled().items()
-        if (found := ambiguous(typing.cast("str", pattern.pattern), pattern.flags & re.VERBOSE))
+        if (ambiguity := ambiguous(typing.cast("str", pattern.pattern), pattern.flags & re.VERBOSE))
     }
 
     assert len(compiled()) > 20

@@ -28,6 +28,9 @@ SERVED = ListenerId(EG, EG, "tls")
 class Fleet:
     """A Gateway with one certificate, and Envoys that answer as a test says."""
 
+    name = CERT
+    """The secret that Envoys answer about."""
+
     def __init__(self) -> None:
         self.world = World(ON_HOST)
         self.certificates = RefusedCertificates(self.world)
@@ -46,18 +49,19 @@ class Fleet:
         name = "default/eg"
         self.certificates.handed_out(EG_FLEET, changes.put.get(name, ()), changes.gone.get(name, ()))
 
-    def held(self) -> XdsResource | None:
-        return self.world.resource(EG_FLEET, SECRET, CERT)
+    def secret(self) -> XdsResource | None:
+        """The secret, as it was handed out last."""
+        return self.world.resource(EG_FLEET, SECRET, self.name)
 
     def answer(self, *, takes: bool, of: XdsResource | None = None, why: str = "odd") -> bool:
         """Let an Envoy answer; whether it took one after it had refused some."""
-        answered = of or self.held()
+        answered = of or self.secret()
         assert answered is not None
         if takes:
-            after = self.certificates.acknowledged(EG_FLEET, CERT, answered.version)
+            after = self.certificates.acknowledged(EG_FLEET, self.name, answered.version)
         else:
             after = False
-            self.certificates.refused(EG_FLEET, CERT, answered.version, why)
+            self.certificates.refused(EG_FLEET, self.name, answered.version, why)
         if self.certificates.review(EG_FLEET):
             self.settle()
         return after
@@ -71,15 +75,15 @@ class Fleet:
 def test_envoys_get_again_what_they_took_last() -> None:
     fleet = Fleet()
     fleet.renew()
-    first = fleet.held()
+    first = fleet.secret()
     fleet.answer(takes=True)
 
     fleet.renew()
-    newest = fleet.held()
+    newest = fleet.secret()
     fleet.answer(takes=False)
 
     assert first != newest
-    assert fleet.held() == first
+    assert fleet.secret() == first
     reason, message = fleet.resolved()
     assert reason == "InvalidCertificateRef"
     assert message.endswith(
@@ -87,11 +91,11 @@ def test_envoys_get_again_what_they_took_last() -> None:
         "Until it takes a new version, it serves the one before."
     )
     assert fleet.answer(takes=True), "listeners may have been refused meanwhile"
-    assert fleet.held() == first
+    assert fleet.secret() == first
 
     fleet.renew()
 
-    assert fleet.held() not in (first, newest)
+    assert fleet.secret() not in (first, newest)
     assert fleet.resolved()[0] == "ResolvedRefs"
     assert fleet.answer(takes=True)
     assert fleet.world.db.read(CELL) is None
@@ -103,13 +107,13 @@ def test_a_certificate_that_was_never_taken_leaves_its_listener_until_it_is_anot
     fleet.renew()
     fleet.answer(takes=False)
 
-    assert fleet.held() is None
+    assert fleet.secret() is None
     assert fleet.world.resource(EG_FLEET, LISTENER, "default/eg/tls") is None
     assert fleet.resolved()[0] == "InvalidCertificateRef"
 
     fleet.renew()
 
-    assert fleet.held() is not None
+    assert fleet.secret() is not None
     assert fleet.world.resource(EG_FLEET, LISTENER, "default/eg/tls") is not None
 
 
@@ -119,49 +123,49 @@ def test_a_certificate_is_not_to_blame_for_the_authorities_beside_it() -> None:
     fleet.renew()
     fleet.answer(takes=False, why="Failed to load trusted CA certificates from <inline>")
 
-    assert fleet.held() is not None
+    assert fleet.secret() is not None
     assert fleet.resolved()[0] == "ResolvedRefs"
 
     fleet.answer(takes=False, why="Failed to load certificate chain from <inline>")
 
-    assert fleet.held() is None
+    assert fleet.secret() is None
 
 
 def test_a_refusal_of_what_is_another_by_now_counts_no_more() -> None:
     fleet = Fleet()
     fleet.renew()
-    late = fleet.held()
+    late = fleet.secret()
     fleet.renew()
     fleet.answer(takes=False, of=late)
 
-    assert fleet.held() not in (None, late)
+    assert fleet.secret() not in (None, late)
     assert fleet.resolved()[0] == "ResolvedRefs"
 
 
 def test_an_acknowledgement_counts_although_another_version_is_under_way() -> None:
     fleet = Fleet()
     fleet.renew()
-    first = fleet.held()
+    first = fleet.secret()
     fleet.renew()
     fleet.answer(takes=True, of=first)
     fleet.answer(takes=False)
 
-    assert fleet.held() == first
+    assert fleet.secret() == first
 
 
 def test_a_version_that_was_under_way_when_the_one_before_was_acknowledged_can_be_gone_back_to() -> None:
     """It is acknowledged next, and then the one before it is no longer what was taken last."""
     fleet = Fleet()
     fleet.renew()
-    first = fleet.held()
+    first = fleet.secret()
     fleet.renew()
-    second = fleet.held()
+    second = fleet.secret()
     fleet.answer(takes=True, of=first)
     fleet.answer(takes=True, of=second)
     fleet.renew()
     fleet.answer(takes=False)
 
-    assert fleet.held() == second
+    assert fleet.secret() == second
 
 
 def test_a_fleet_that_is_gone_has_refused_nothing() -> None:
@@ -172,19 +176,19 @@ def test_a_fleet_that_is_gone_has_refused_nothing() -> None:
     fleet.certificates.end(EG_FLEET)
     fleet.settle()
 
-    assert fleet.held() is not None
+    assert fleet.secret() is not None
 
 
 def test_few_versions_of_a_certificate_are_kept() -> None:
     fleet = Fleet()
     fleet.renew()
-    first = fleet.held()
+    first = fleet.secret()
     for _ in range(MOST_VERSIONS):
         fleet.renew()
     fleet.answer(takes=True, of=first)
     fleet.answer(takes=False)
 
-    assert fleet.held() is None
+    assert fleet.secret() is None
 
 
 class UpstreamFleet(Fleet):
@@ -203,20 +207,6 @@ class UpstreamFleet(Fleet):
         key = new_key()
         self.write(tls_secret("shown", "x.io"), config_map(ca_crt=certificate(key, common_name="ca")))
 
-    def held(self) -> XdsResource | None:
-        return self.world.resource(EG_FLEET, SECRET, self.name)
-
-    def answer(self, *, takes: bool, of: XdsResource | None = None, why: str = "odd") -> bool:
-        answered = of or self.held()
-        assert answered is not None
-        if takes:
-            self.certificates.acknowledged(EG_FLEET, self.name, answered.version)
-        else:
-            self.certificates.refused(EG_FLEET, self.name, answered.version, "odd")
-        if self.certificates.review(EG_FLEET):
-            self.settle()
-        return takes
-
     def destination(self) -> tuple[int, str]:
         """What the rule answers instead of the backend, and why."""
         to = rule_destination(self.world.db, ListenerId(EG, EG, "web"), route_ref(), 0)
@@ -226,19 +216,19 @@ class UpstreamFleet(Fleet):
 @pytest.mark.parametrize("name", ["policy/default-ca", "default/shown"])
 def test_clusters_go_on_with_what_envoys_took_last(name: str) -> None:
     fleet = UpstreamFleet(name)
-    first = fleet.held()
+    first = fleet.secret()
     fleet.answer(takes=True)
 
     fleet.renew()
-    newest = fleet.held()
+    newest = fleet.secret()
     fleet.answer(takes=False)
 
     assert first != newest
-    assert fleet.held() == first
+    assert fleet.secret() == first
     assert fleet.destination() == (0, "")
 
     fleet.renew()
-    assert fleet.held() not in (first, newest)
+    assert fleet.secret() not in (first, newest)
 
 
 def test_a_backend_whose_authorities_envoys_never_took_gets_no_request() -> None:
@@ -249,9 +239,9 @@ def test_a_backend_whose_authorities_envoys_never_took_gets_no_request() -> None
     status, message = fleet.destination()
     assert status == 500
     assert "Envoy refuses the CAs of BackendTLSPolicy default/policy: odd" in message
-    found = backend_tls_status(fleet.world.db, policy_ref())
-    assert found is not None
-    assert [c.reason for c in found.ancestors[0].conditions] == [
+    of_policy = backend_tls_status(fleet.world.db, policy_ref())
+    assert of_policy is not None
+    assert [c.reason for c in of_policy.ancestors[0].conditions] == [
         "NoValidCACertificate",
         "InvalidCACertificateRef",
     ]
@@ -280,44 +270,35 @@ def test_a_file_of_the_system_that_envoys_refuse_is_said_and_closes_its_backends
         500,
         "Envoy refuses the CAs of the system: odd. Requests are answered with 500.",
     )
-    found = backend_tls_status(fleet.world.db, policy_ref())
-    assert found is not None
-    assert "Envoy refuses the CAs: odd." in found.ancestors[0].conditions[0].message
+    of_policy = backend_tls_status(fleet.world.db, policy_ref())
+    assert of_policy is not None
+    assert "Envoy refuses the CAs: odd." in of_policy.ancestors[0].conditions[0].message
 
 
 def test_authorities_of_clients_that_were_never_taken_close_the_listener_and_others_reopen_it() -> None:
-    fleet, name = Fleet(), "gateway/default/eg/default/ca.crt"
+    fleet = Fleet()
+    fleet.name = "gateway/default/eg/default/ca.crt"
     ca = {"caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "ours"}]}
     tls = "{name: tls, port: 8443, protocol: HTTPS, tls: {certificateRefs: [{name: cert}]}}"
     asking = gateway(tls, tls={"frontend": {"default": {"validation": ca}}})
 
-    def answer(*, takes: bool, why: str = "odd") -> None:
-        held = fleet.world.resource(EG_FLEET, SECRET, name)
-        assert held is not None
-        if takes:
-            fleet.certificates.acknowledged(EG_FLEET, name, held.version)
-        else:
-            fleet.certificates.refused(EG_FLEET, name, held.version, why)
-        if fleet.certificates.review(EG_FLEET):
-            fleet.settle()
-
     fleet.write(asking, tls_secret("cert", "x.io"), config_map())
     for fault in ("certificate chain from <inline>", "private key from <inline>"):
-        answer(takes=False, why=f"Failed to load {fault}")
+        fleet.answer(takes=False, why=f"Failed to load {fault}")
         assert fleet.resolved()[0] == "ResolvedRefs", "it is the certificate beside them that has the fault"
 
-    answer(takes=False)
+    fleet.answer(takes=False)
     assert fleet.world.resource(EG_FLEET, LISTENER, "default/eg/tls") is None
     assert fleet.resolved()[0] == "InvalidCACertificateRef"
 
     fleet.write(config_map(ca_crt=certificate(new_key(), common_name="second")))
-    taken = fleet.world.resource(EG_FLEET, SECRET, name)
-    answer(takes=True)
+    taken = fleet.secret()
+    fleet.answer(takes=True)
     assert fleet.world.resource(EG_FLEET, LISTENER, "default/eg/tls") is not None
 
     fleet.write(config_map(ca_crt=certificate(new_key(), common_name="third")))
-    answer(takes=False)
-    assert fleet.world.resource(EG_FLEET, SECRET, name) == taken
+    fleet.answer(takes=False)
+    assert fleet.secret() == taken
     assert fleet.world.resource(EG_FLEET, LISTENER, "default/eg/tls") is not None
     reason, message = fleet.resolved()
     assert reason == "InvalidCACertificateRef"

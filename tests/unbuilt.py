@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from msgspec import structs
+from msgspec import inspect as types
 
-from moongate.api.marks import marked_fields
+from moongate.api.plans import extra_of
 from moongate.policies.security_policy import SecurityPolicySpec
 
-PROTECTIONS = tuple(
-    field.encode_name
-    for field in structs.fields(SecurityPolicySpec)
-    if field.name in marked_fields(SecurityPolicySpec, "unbuilt")
-)
+_SPEC = types.type_info(SecurityPolicySpec)
+assert isinstance(_SPEC, types.StructType)
+
+PROTECTIONS = tuple(field.encode_name for field in _SPEC.fields if "unbuilt" in extra_of(field.type))
 """Fields of a SecurityPolicy, by their names in manifests."""

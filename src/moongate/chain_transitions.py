@@ -253,9 +253,9 @@ class ChainTransitions:
                 wrote |= self._write_lacking(fleet_id, name, chain)
         return wrote
 
-    def versions_known(self) -> int:
+    def versions_kept(self) -> int:
         """How many versions of listeners are kept."""
-        return sum(len(known) for fleet in self._fleets.values() for known in fleet.listeners.values())
+        return sum(len(versions) for fleet in self._fleets.values() for versions in fleet.listeners.values())
 
     def _needs(
         self, fleet_id: FleetId, chains: tuple[tuple[str, tuple[ChainFilter, ...]], ...] | Failed | None

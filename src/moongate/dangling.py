@@ -118,7 +118,7 @@ class DanglingReference(NamedTuple):
 
 
 def dangling_by_resource(
-    held: Mapping[Ref, Resource],
+    resources: Mapping[Ref, Resource],
     refs: Iterable[Ref],
     *,
     controller: str = CONTROLLER_NAME,
@@ -132,7 +132,7 @@ def dangling_by_resource(
     To look at thousands takes long: a caller can stop between two of them, and then go on.
 
     Args:
-        held: all resources in force.
+        resources: all resources in force.
         refs: the resources whose references are checked; those that are not in force have none.
         controller: the controllerName of the GatewayClasses that this controller serves.
         faulty: the place in a file of a resource that has an error and is therefore not in force; or None.
@@ -141,11 +141,11 @@ def dangling_by_resource(
             searched.
         unread: the place of a document that cannot be read, so that nobody knows what it defines; or None.
     """
-    known = _Known(held, controller, unread)
-    sliced = sliced or known.sliced
-    listening = listening or known.listening
+    in_force = _InForce(resources, controller, unread)
+    sliced = sliced or in_force.sliced
+    listening = listening or in_force.listening
     for ref in refs:
-        yield tuple(_dangling(held, ref, known, controller, faulty, sliced, listening))
+        yield tuple(_dangling(resources, ref, in_force, controller, faulty, sliced, listening))
 
 
 def _in_a_row(
@@ -163,40 +163,40 @@ dangling_references = _in_a_row(dangling_by_resource)
 
 
 def _dangling(
-    held: Mapping[Ref, Resource],
+    resources: Mapping[Ref, Resource],
     ref: Ref,
-    known: _Known,
+    in_force: _InForce,
     controller: str,
     faulty: Callable[[Ref], object | None],
     sliced: Callable[[Ref], bool],
     listening: Callable[[int], Iterable[Ref]],
 ) -> Iterator[DanglingReference]:
-    if ref.is_a(EnvoyProxy) and ref in held and ref not in known.parameters:
+    if ref.is_a(EnvoyProxy) and ref in resources and ref not in in_force.parameters:
         message = "No parametersRef of a GatewayClass or Gateway names this EnvoyProxy: it has no effect."
         yield DanglingReference(ref, Problem("metadata.name", message, UNUSED), "warning")
-    for problem in hints(held.get(ref)):
+    for problem in hints(resources.get(ref)):
         yield DanglingReference(ref, problem, "warning")
     for problem in (
-        *_loops(held.get(ref), held, listening),
-        *_of_no_service(held.get(ref), known),
-        *_uncovered(held.get(ref), held),
-        *_of_no_port(held.get(ref), held),
-        *_of_wrong_kind(held.get(ref), known),
+        *_loops(resources.get(ref), resources, listening),
+        *_of_no_service(resources.get(ref), in_force),
+        *_uncovered(resources.get(ref), resources),
+        *_of_no_port(resources.get(ref), resources),
+        *_of_wrong_kind(resources.get(ref), in_force),
     ):
         yield DanglingReference(ref, problem, "warning")
-    for path, to, reason in _references(held.get(ref)):
-        if to not in held:
+    for path, to, reason in _references(resources.get(ref)):
+        if to not in resources:
             place = faulty(to)
-            is_known = place is not None or (to.group, to.kind) in UNBUILT_KINDS
+            is_excused = place is not None or (to.group, to.kind) in UNBUILT_KINDS
             if place is not None:
                 message = f"{to} is not in force: it is written at {place}, with an error."
-            elif is_known:
+            elif is_excused:
                 message = f"The kind {to.kind} is not built yet."
             else:
-                message = f"There is no {to}.{known.question(path, to)}"
+                message = f"There is no {to}.{in_force.question(path, to)}"
             problem = Problem(path, f"{message}{_effect(ref, reason)}", reason)
-            yield DanglingReference(ref, problem, "warning" if is_known else "error")
-        elif (other := known.controller_of(to)) is not None and other != controller:
+            yield DanglingReference(ref, problem, "warning" if is_excused else "error")
+        elif (other := in_force.controller_of(to)) is not None and other != controller:
             message = (
                 f"{to} is of the controller {other!r}, and this one is {controller!r}; "
                 "use a class of this controller, or correct spec.controllerName of the class."
@@ -205,11 +205,11 @@ def _dangling(
                 message += f" Did you mean {controller!r} there?"
             problem = Problem(path, f"{message}{_effect(ref, reason)}", reason)
             yield DanglingReference(ref, problem, "warning")
-        elif to.is_a(Service) and known.reads_slices(to) and not sliced(to):
+        elif to.is_a(Service) and in_force.reads_slices(to) and not sliced(to):
             label = f"{SERVICE_NAME}: {to.name}"
             remedy = f"add an EndpointSlice with the label {label}, or {_BACKEND}"
             message = f"{to} has no endpoints: {remedy}."
-            problem = Problem(path, message, ROUTABLE if known.has_address(to) else EMPTY)
+            problem = Problem(path, message, ROUTABLE if in_force.has_address(to) else EMPTY)
             yield DanglingReference(ref, problem, "warning")
 
 
@@ -219,17 +219,17 @@ def references_of(resource: object) -> frozenset[Ref]:
 
 
 def selecting_nothing(
-    held: Mapping[Ref, Resource], refs: Iterable[Ref], has_status: Callable[[Ref], bool]
+    resources: Mapping[Ref, Resource], refs: Iterable[Ref], has_status: Callable[[Ref], bool]
 ) -> Iterator[DanglingReference]:
     """The policies that target by labels alone, and target nothing.
 
     Args:
-        held: all resources in force.
+        resources: all resources in force.
         refs: the resources that are checked; those that are not in force, or no such policies, are skipped.
         has_status: whether a policy has a status: one without a target has none.
     """
     for ref in refs:
-        policy = held.get(ref)
+        policy = resources.get(ref)
         if not isinstance(policy, Policy) or not selects_only(policy) or has_status(ref):
             continue
         kinds = " or ".join(dict.fromkeys(selector.kind for selector in policy.spec.target_selectors))
@@ -291,13 +291,13 @@ def _begun_alike(one: str, other: str) -> int:
     return next(unlike, min(len(one), len(other)))
 
 
-class _Known:
+class _InForce:
     """The resources in force, with the lookups that messages about a missing resource need."""
 
     def __init__(
-        self, held: Mapping[Ref, Resource], controller: str, unread: Callable[[], object | None]
+        self, resources: Mapping[Ref, Resource], controller: str, unread: Callable[[], object | None]
     ) -> None:
-        self._held = held
+        self._resources = resources
         self._controller = controller
         self._unread = unread
         self._asked = 0
@@ -312,7 +312,7 @@ class _Known:
         self._asked += 1
         if self._asked > MOST_QUESTIONS:
             return ""
-        if to.is_a(Service) and Ref.of(Backend, to.namespace, to.name) in self._held:
+        if to.is_a(Service) and Ref.of(Backend, to.namespace, to.name) in self._resources:
             return f" Did you mean the Backend of this name? Then say group: {ENVOY_GROUP} and kind: Backend."
         names = self._names.get((to.group, to.kind, to.namespace))
         if names is not None and (close := names.like(to.name)) is not None:
@@ -336,22 +336,22 @@ class _Known:
 
     def has(self, ref: Ref) -> bool:
         """Whether a resource is in force."""
-        return ref in self._held
+        return ref in self._resources
 
     def controller_of(self, ref: Ref) -> str | None:
         """The controllerName of a GatewayClass; ``None`` for other kinds."""
-        resource = self._held[ref]
+        resource = self._resources[ref]
         return resource.spec.controller_name if isinstance(resource, GatewayClass) else None
 
     def reads_slices(self, service: Ref) -> bool:
         """Whether a Service gets its endpoints from EndpointSlices."""
-        resource = self._held[service]
+        resource = self._resources[service]
         assert isinstance(resource, Service)
         return resource.spec.type != "ExternalName"
 
     def has_address(self, service: Ref) -> bool:
         """Whether a Service has an address of its own, which Envoys may use instead of its endpoints."""
-        resource = self._held[service]
+        resource = self._resources[service]
         assert isinstance(resource, Service)
         return resource.spec.cluster_ip not in ("", "None", None)
 
@@ -362,7 +362,7 @@ class _Known:
     @cached_property
     def parameters(self) -> frozenset[Ref]:
         """The EnvoyProxies that a GatewayClass or a Gateway refers to."""
-        users = (each for each in self._held.values() if isinstance(each, GatewayClass | Gateway))
+        users = (each for each in self._resources.values() if isinstance(each, GatewayClass | Gateway))
         return frozenset(to for each in users for _, to, _ in _references(each) if to.is_a(EnvoyProxy))
 
     def listening(self, port: int) -> Iterable[Ref]:
@@ -372,7 +372,7 @@ class _Known:
     @cached_property
     def _listening(self) -> Mapping[int, set[Ref]]:
         at: dict[int, set[Ref]] = defaultdict(set)
-        for gateway in self._held.values():
+        for gateway in self._resources.values():
             for listener in gateway.spec.listeners if isinstance(gateway, Gateway | ListenerSet) else ():
                 at[listener.port].add(gateway.ref)
         return at
@@ -380,14 +380,16 @@ class _Known:
     @cached_property
     def _names(self) -> dict[tuple[str, str, str], _Names]:
         names: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-        for ref in self._held:
+        for ref in self._resources:
             names[ref.group, ref.kind, ref.namespace].append(ref.name)
         return {key: _Names(each) for key, each in names.items()}
 
     @cached_property
     def _elsewhere(self) -> dict[tuple[str, str, str], str]:
         """Group, kind and name of each resource, with the first namespace that has one."""
-        return {(ref.group, ref.kind, ref.name): ref.namespace for ref in sorted(self._held, reverse=True)}
+        return {
+            (ref.group, ref.kind, ref.name): ref.namespace for ref in sorted(self._resources, reverse=True)
+        }
 
     @cached_property
     def _unread_place(self) -> object | None:
@@ -395,7 +397,7 @@ class _Known:
 
     @cached_property
     def _sliced(self) -> frozenset[tuple[str, str | None]]:
-        slices = (each for each in self._held.values() if isinstance(each, EndpointSlice))
+        slices = (each for each in self._resources.values() if isinstance(each, EndpointSlice))
         return frozenset((s.metadata.namespace, s.metadata.labels.get(SERVICE_NAME)) for s in slices)
 
 
@@ -519,7 +521,7 @@ def _backend(route: Route, path: str, ref: BackendObjectReference) -> Iterator[_
 
 
 def _loops(
-    resource: Resource | None, held: Mapping[Ref, Resource], listening: Callable[[int], Iterable[Ref]]
+    resource: Resource | None, resources: Mapping[Ref, Resource], listening: Callable[[int], Iterable[Ref]]
 ) -> Iterator[Problem]:
     """The endpoints of a Backend at which a Gateway of this machine listens itself."""
     for n, endpoint in enumerate(resource.spec.endpoints if isinstance(resource, Backend) else ()):
@@ -529,7 +531,7 @@ def _loops(
         if endpoint.fqdn is not None and endpoint.fqdn.hostname in _THIS_MACHINE:
             here.append(("fqdn", endpoint.fqdn.hostname, endpoint.fqdn.port))
         for field, host, port in here:
-            owners = (held[ref] for ref in listening(port))
+            owners = (resources[ref] for ref in listening(port))
             listeners = (
                 f"listener {each.name} of {owner.ref}"
                 for owner in owners
@@ -545,7 +547,7 @@ def _loops(
                 yield Problem(f"spec.endpoints[{n}].{field}.port", message, CLOSED)
 
 
-def _of_no_service(resource: Resource | None, known: _Known) -> Iterator[Problem]:
+def _of_no_service(resource: Resource | None, in_force: _InForce) -> Iterator[Problem]:
     """An EndpointSlice that belongs to no Service, because of its label."""
     if not isinstance(resource, EndpointSlice) or IMPORT_NAME in resource.metadata.labels:
         return
@@ -553,13 +555,15 @@ def _of_no_service(resource: Resource | None, known: _Known) -> Iterator[Problem
     if not name:
         message = f"Without the label {SERVICE_NAME} this EndpointSlice has no Service, and no effect."
         yield Problem("metadata", message, UNUSED)
-    elif not known.has(service := Ref.of(Service, resource.metadata.namespace, name)):
+    elif not in_force.has(service := Ref.of(Service, resource.metadata.namespace, name)):
         at = f"metadata.labels[{SERVICE_NAME}]"
-        message = f"There is no {service}, so this EndpointSlice has no effect.{known.question(at, service)}"
+        message = (
+            f"There is no {service}, so this EndpointSlice has no effect.{in_force.question(at, service)}"
+        )
         yield Problem(at, message, UNUSED)
 
 
-def _of_wrong_kind(resource: Resource | None, known: _Known) -> Iterator[Problem]:
+def _of_wrong_kind(resource: Resource | None, in_force: _InForce) -> Iterator[Problem]:
     """The targets of a policy that are of a kind to which it never applies, so that no status says so."""
     match resource:
         case BackendTLSPolicy():
@@ -574,7 +578,7 @@ def _of_wrong_kind(resource: Resource | None, known: _Known) -> Iterator[Problem
             named = named_by(resource)
             gateway = Ref.of(Gateway, resource.metadata.namespace, named.name)
             # Where a Gateway has the name, the status of the policy has the same problem.
-            if (fault := kind_fault(named)) is not None and not known.has(gateway):
+            if (fault := kind_fault(named)) is not None and not in_force.has(gateway):
                 yield Problem(fault.path, f"{fault.message} This policy changes nothing.", UNUSED)
         case _:
             return
@@ -586,11 +590,11 @@ def _may_have_tls(aim: LocalObjectReference) -> bool:
     return kind_problem(backend) is None or (aim.group, aim.kind) in UNBUILT_KINDS
 
 
-def _of_no_port(resource: Resource | None, held: Mapping[Ref, Resource]) -> Iterator[Problem]:
+def _of_no_port(resource: Resource | None, resources: Mapping[Ref, Resource]) -> Iterator[Problem]:
     """The ports that a BackendTLSPolicy is for and that its Service has not: no request goes by TLS there."""
     for n, aim in enumerate(resource.spec.target_refs if isinstance(resource, BackendTLSPolicy) else ()):
         assert resource is not None, "it is a policy"
-        service = held.get(Ref(aim.kind, resource.metadata.namespace, aim.name, aim.group))
+        service = resources.get(Ref(aim.kind, resource.metadata.namespace, aim.name, aim.group))
         if not isinstance(service, Service) or not aim.section_name:
             continue
         ports = [port.name for port in service.spec.ports if port.name]
@@ -603,7 +607,7 @@ def _of_no_port(resource: Resource | None, held: Mapping[Ref, Resource]) -> Iter
             yield Problem(f"spec.targetRefs[{n}].sectionName", message, UNUSED)
 
 
-def _uncovered(resource: Resource | None, held: Mapping[Ref, Resource]) -> Iterator[Problem]:
+def _uncovered(resource: Resource | None, resources: Mapping[Ref, Resource]) -> Iterator[Problem]:
     """The listeners whose hostname is in none of their certificates: clients refuse what Envoy serves."""
     if not isinstance(resource, Gateway | ListenerSet):
         return
@@ -611,14 +615,14 @@ def _uncovered(resource: Resource | None, held: Mapping[Ref, Resource]) -> Itera
         if not listener.hostname or listener.tls is None or not listener.tls.certificate_refs:
             continue
         secrets = [
-            held.get(Ref.of(Secret, ref.namespace or resource.metadata.namespace, ref.name))
+            resources.get(Ref.of(Secret, ref.namespace or resource.metadata.namespace, ref.name))
             for ref in listener.tls.certificate_refs
             if (ref.group, ref.kind) == ("", Secret.KIND)
         ]
         certificates = [in_secret(secret) if isinstance(secret, Secret) else None for secret in secrets]
         names = [name for each in certificates if isinstance(each, Certificate) for name in each.sans]
-        known = all(isinstance(each, Certificate) for each in certificates) and bool(certificates)
-        if known and not any(covers(name, listener.hostname) for name in names):
+        all_readable = all(isinstance(each, Certificate) for each in certificates) and bool(certificates)
+        if all_readable and not any(covers(name, listener.hostname) for name in names):
             has = f"for {', '.join(names[:_MOST_NAMES])}" if names else "without an alternative DNS name"
             message = (
                 f"The hostname {listener.hostname} is in no certificate of the listener, which is {has}. "

@@ -117,8 +117,8 @@ class DrainingTables:
         return self._write_renamed(fleet_id, fleet)
 
     def _write(self, fleet_id: FleetId, fleet: _Fleet) -> bool:
-        known = {each.table.chain for each in (*fleet.current.values(), *fleet.draining.values())}
-        fleet.renamed = {of: name for of, name in fleet.renamed.items() if name in known}
+        chains = {each.table.chain for each in (*fleet.current.values(), *fleet.draining.values())}
+        fleet.renamed = {of: name for of, name in fleet.renamed.items() if name in chains}
         fleet.renamed_listeners = {
             of: name for of, name in fleet.renamed_listeners.items() if name in fleet.opened
         }
@@ -139,7 +139,7 @@ def _resource(table: RouteTable) -> tuple[str, str]:
 
 def _rename(
     names: dict[str, str],
-    wanted: Mapping[str, U],
+    uses: Mapping[str, U],
     former: Mapping[str, U],
     needs_other_name: Callable[[U, U], bool],
 ) -> None:
@@ -147,13 +147,13 @@ def _rename(
 
     Args:
         names: usual name → present name. This function changes it.
-        wanted: the new use of each, by present name.
+        uses: the new use of each, by present name.
         former: the use that Envoys may have of each, by present name.
         needs_other_name: whether a new use and a former one must not have the same name.
     """
     usual = {name: of for of, name in names.items()}
-    taken = {*former, *wanted}
-    for name, use in wanted.items():
+    taken = {*former, *uses}
+    for name, use in uses.items():
         if name in former and needs_other_name(use, former[name]):
             of = usual.get(name, name)
             other = next(one for n in count(1) if (one := f"{of}/moved/{n}") not in taken)

@@ -169,7 +169,7 @@ class Outbox:
 class Entry:
     """One resource of a fleet: the inventories that name it, and the resource as it was last built."""
 
-    __slots__ = ("built_by", "call", "held", "key", "made", "parts", "patches", "root", "users", "waits")
+    __slots__ = ("built", "built_by", "call", "key", "made", "parts", "patches", "root", "users", "waits")
 
     def __init__(self, key: tuple[str, str]) -> None:
         self.key = key
@@ -180,13 +180,13 @@ class Entry:
         """What builds it if a patch alone makes it; ``None`` when no patch does."""
         self.root: Root[Any] | None = None
         self.users = 0
-        self.held: XdsResource | None = None
+        self.built: XdsResource | None = None
         self.waits = -1
         """Endpoints are not urgent until ``Outbox.takes`` exceeds this: they or their use are new."""
         self.parts: tuple[Any, ...] = ()
-        """The parts of ``held``, if it is a joined resource."""
+        """The parts of ``built``, if it is a joined resource."""
         self.patches: tuple[Form, ...] = ()
-        """The patches that changed ``held``."""
+        """The patches that changed ``built``."""
 
     @property
     def target(self) -> Patched | None:
@@ -254,12 +254,8 @@ class FleetInventory:
         """End the fleet: stop observing its resources, and hand out none of them any more."""
         for root in (*self._others, *self._inventories):
             self._observers.release(root)
-        for key, entry in self.resources.items():
-            self._say_patched(entry, None)
-            if entry.root is not None:
-                self._observers.release(entry.root)
-            if entry.held is not None:
-                self._outbox.drop(self._name, (key[0], entry.held.name))
+        for entry in self.resources.values():
+            self._withdraw(entry)
         self.resources.clear()
 
     @property
@@ -466,12 +462,16 @@ class FleetInventory:
         # A route that stops using it must be handed out before the resource goes.
         entry.waits = self._outbox.takes
         if entry.users == 0:
-            self._say_patched(entry, None)
-            if entry.root is not None:
-                self._observers.release(entry.root)
-            if entry.held is not None:
-                self._outbox.drop(self._name, (key[0], entry.held.name))
+            self._withdraw(entry)
             del self.resources[key]
+
+    def _withdraw(self, entry: Entry) -> None:
+        """Build a resource no more, and let no Envoy have it any more."""
+        self._say_patched(entry, None)
+        if entry.root is not None:
+            self._observers.release(entry.root)
+        if entry.built is not None:
+            self._outbox.drop(self._name, (entry.key[0], entry.built.name))
 
     def _built(self, entry: Entry, root: Root[Any]) -> None:
         type_url, _ = entry.key
@@ -480,12 +480,12 @@ class FleetInventory:
             return
         # Another patch may have the same effect.
         entry.patches = self._patches_of(entry)
-        if value == entry.held:
+        if value == entry.built:
             return
-        before = entry.held
+        before = entry.built
         if (value is None or _is_reshaped(before, value)) and self._passes_over(root):
             return
-        entry.held = value
+        entry.built = value
         if before is None or value is None or before.name != value.name:
             # The endpoints of a cluster have another name when TLS is spoken to them in another way.
             entry.waits = self._outbox.takes
@@ -533,9 +533,9 @@ def _built_from(key: ResourceKey) -> Iterator[Named]:
 def _without(one: _Parts, other: _Parts) -> Iterator[tuple[tuple[str, str], Call]]:
     """The resources that one inventory names and the other does not, or builds by another call."""
     for part, named in one.items():
-        known = other.get(part, {})
-        if named is not known:
-            yield from ((key, call) for key, call in named.items() if known.get(key) != call)
+        others = other.get(part, {})
+        if named is not others:
+            yield from ((key, call) for key, call in named.items() if others.get(key) != call)
 
 
 def _is_reshaped(before: XdsResource | None, after: XdsResource) -> bool:

@@ -276,9 +276,9 @@ class Fleets:
     async def end_left_over(self) -> None:
         """End Envoys that a former moongate left running, and whose fleets do not exist any more."""
         await self._successors_started()
-        known = {self._run.envoy(name) for name in (*self._fleets, *self._ending)}
+        current = {self._run.envoy(name) for name in (*self._fleets, *self._ending)}
         for envoy in self._run.left_over:
-            if envoy not in known:
+            if envoy not in current:
                 # Another Envoy may get its ports.
                 self._hand_over()
                 try:

@@ -78,8 +78,8 @@ def is_slip(group: str, kind: str) -> bool:
     Or kind and group are both like those of one that is read: ``v1`` and ``envoyproxy.io/v1alpha1`` as well.
     """
     return group in OWN_GROUPS or any(
-        _is_like(kind, known) and (group == held or (held and _is_group_like(group, held)))
-        for held, known in KINDS
+        _is_like(kind, right_kind) and (group == right or (right and _is_group_like(group, right)))
+        for right, right_kind in KINDS
     )
 
 

@@ -24,38 +24,38 @@ class RecentVersions(Generic[T]):
     """What is known of each version, by version."""
 
     def __init__(self) -> None:
-        self._known: dict[str, T] = {}
+        self._values: dict[str, T] = {}
         """The newest last."""
         self._acknowledged = ""
 
-    def note(self, version: str, known: T) -> None:
+    def note(self, version: str, value: T) -> None:
         """A version is handed out. It is the newest now, also if it was handed out before."""
-        self._known.pop(version, None)
-        self._known[version] = known
-        if len(self._known) > MOST_VERSIONS:
-            del self._known[next(each for each in self._known if each != self._acknowledged)]
+        self._values.pop(version, None)
+        self._values[version] = value
+        if len(self._values) > MOST_VERSIONS:
+            del self._values[next(each for each in self._values if each != self._acknowledged)]
 
     def acknowledge(self, version: str) -> None:
         """An Envoy has a version in force. If that is known, the older ones are forgotten."""
-        if version not in self._known:
+        if version not in self._values:
             return
         self._acknowledged = version
-        for older in list(self._known):
+        for older in list(self._values):
             if older == version:
                 break
-            del self._known[older]
+            del self._values[older]
 
     def get(self, version: str) -> T | None:
         """What is known of a version; ``None`` when it is forgotten."""
-        return self._known.get(version)
+        return self._values.get(version)
 
     def acknowledged(self) -> T | None:
         """What is known of the version that was acknowledged last; ``None`` when there is none."""
-        return self._known.get(self._acknowledged)
+        return self._values.get(self._acknowledged)
 
     def __iter__(self) -> Iterator[T]:
         """What is known of all versions, the newest last."""
-        return iter(self._known.values())
+        return iter(self._values.values())
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._values)

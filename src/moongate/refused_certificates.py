@@ -117,9 +117,9 @@ class RefusedCertificates:
                 continue  # it is another one by now, which has yet to be answered
             if _blames_another(message, arguments):
                 continue
-            held = _contents(self._world.db, ref)
-            if not isinstance(held, Failed):
-                refused = RefusedCertificate(held, message, fleet.sent[name].acknowledged())
+            contents = _contents(self._world.db, ref)
+            if not isinstance(contents, Failed):
+                refused = RefusedCertificate(contents, message, fleet.sent[name].acknowledged())
                 wrote |= self._world.write(refused_certificate(fleet_id, ref), refused)
                 fleet.refused[name] = ref, refused
         fleet.news.clear()

@@ -181,22 +181,25 @@ class RunningFleet:
 
     def message(self, rejection: Rejection) -> str:
         """Why Envoy refuses a resource: a sentence for the user if there is one, else Envoy's message."""
-        known = self.refused.get((rejection.type_url, rejection.name))
-        return known.message if known is not None else rejection.message
+        refused = self._refused(rejection)
+        return refused.message if refused is not None else rejection.message
 
     def is_port(self, rejection: Rejection) -> bool:
         """Whether Envoy refuses a resource because its port cannot be bound."""
-        known = self.refused.get((rejection.type_url, rejection.name))
-        return known is not None and known.port
+        refused = self._refused(rejection)
+        return refused is not None and refused.port
 
     def is_handed_over(self, rejection: Rejection) -> bool:
         """Whether the port that Envoy cannot bind may be free in a moment, as ``may_get_port`` has it."""
-        known = self.refused.get((rejection.type_url, rejection.name))
-        return known is not None and self.may_get_port(known)
+        refused = self._refused(rejection)
+        return refused is not None and self.may_get_port(refused)
 
     def may_get_port(self, refused: RefusedResource) -> bool:
         """Whether a port may be free in a moment, because another Envoy of moongate is giving up ports."""
         return refused.port and (self.handover.under_way or refused.handed_over)
+
+    def _refused(self, rejection: Rejection) -> RefusedResource | None:
+        return self.refused.get((rejection.type_url, rejection.name))
 
     def report(self, name: str, now: float) -> dict[str, Any]:
         """The fleet as ``moongate status`` shows it.

@@ -85,8 +85,8 @@ def translate(
         ref = identity(document, KINDS[kind], namespace)
         problems += [(ref, problem) for problem in admission.problems]
     world = World.of(resources.values(), configuration(config))
-    held = world.store.held()
-    dangling = dangling_references(held, held, controller=controller_name(world.db))
+    in_force = world.store.held()
+    dangling = dangling_references(in_force, in_force, controller=controller_name(world.db))
     problems += [(each.resource, each.problem) for each in dangling if each.severity == "error"]
     return Translation(
         tuple(status_documents(world, written)),
@@ -152,15 +152,15 @@ def status_documents(world: World, written: Mapping[Ref, Mapping[str, Any]]) -> 
         world: settled.
         written: manifests as the caller has them, so that statuses name a parentRef of a route as they do.
     """
-    held = world.store.held()
+    resources = world.store.held()
     parents: dict[ParentReference, Any] = {}
     for ref, document in written.items():
-        if isinstance(held.get(ref), Route):
+        if isinstance(resources.get(ref), Route):
             for parent, as_it_is in _parent_refs(document).items():
                 at = structs.replace(parent, namespace=parent.namespace or ref.namespace)
                 parents.setdefault(at, as_it_is)
     for ref, status in sorted(world.statuses().items()):
-        kind = type(held[ref])
+        kind = type(resources[ref])
         version = f"{kind.GROUP}/{kind.VERSIONS[0]}" if kind.GROUP else kind.VERSIONS[0]
         metadata = {"name": ref.name, **({"namespace": ref.namespace} if ref.namespace else {})}
         yield {

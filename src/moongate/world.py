@@ -204,7 +204,7 @@ class World:
         self._fleet_changes: dict[str, FleetId | None] = {}
         self._status_changes: dict[Ref, Struct | None] = {}
         self._limits: dict[str, Root[Any]] = {}
-        self._told: dict[str, XdsResource] = {}
+        self._limit_configs: dict[str, XdsResource] = {}
         """What the rate limit service must know, by domain, as last settled."""
         self._limit_changes: dict[str, XdsResource | None] = {}
         self.observers.observe(fleets.fleets, (), INVENTORY, self._on_fleets)
@@ -222,9 +222,9 @@ class World:
 
     def apply(self, batch: Mapping[Ref, Resource | None]) -> bool:
         """Put new states of resources in force (``None`` deletes). True if anything differs from before."""
-        held = self.store.held()
+        resources = self.store.held()
         differing = self.store.differing(batch)
-        endpoints = {ref: new for ref, new in differing.items() if _is_of_endpoints(held.get(ref), new)}
+        endpoints = {ref: new for ref, new in differing.items() if _is_of_endpoints(resources.get(ref), new)}
         edited_routes = {ref: new for ref, new in differing.items() if any(map(ref.is_a, ROUTE_TYPES))}
         apart = endpoints.keys() | edited_routes.keys()
         others = {ref: new for ref, new in differing.items() if ref not in apart}
@@ -351,18 +351,18 @@ class World:
         for fleet, inventory in self._fleets.items():
             of = resources.setdefault(names.fleet(fleet), {})
             for (type_url, _), entry in inventory.resources.items():
-                if entry.held is not None:
-                    of.setdefault(type_url, {})[entry.held.name] = entry.held
+                if entry.built is not None:
+                    of.setdefault(type_url, {})[entry.built.name] = entry.built
         return resources
 
     def rate_limits(self) -> Mapping[str, XdsResource]:
         """What the rate limit service must know: for each domain its ``RateLimitConfig``, as last settled."""
-        return self._told
+        return self._limit_configs
 
     def resource(self, fleet: FleetId, type_url: str, name: str) -> XdsResource | None:
         """One resource of a fleet, as last settled."""
         entry = self._entry(fleet, type_url, name)
-        return entry.held if entry is not None else None
+        return entry.built if entry is not None else None
 
     def fails(self, fleet: FleetId, type_url: str, name: str) -> bool:
         """Whether a resource could not be built, by a bug of moongate, when it was last to be settled."""
@@ -426,7 +426,7 @@ class World:
             fleet: {t: {n: r.body for n, r in sorted(rs.items())} for t, rs in sorted(types.items())}
             for fleet, types in sorted(self.xds().items())
         }
-        limits = {name: config.body for name, config in sorted(self._told.items())}
+        limits = {name: config.body for name, config in sorted(self._limit_configs.items())}
         return bodies, sorted(self.statuses().items(), key=lambda item: item[0]), limits
 
     @contextmanager
@@ -459,14 +459,14 @@ class World:
                 self._limits[name] = self.observers.observe(rate_limit_config, (name,), RESOURCE, of)
         for name in self._limits.keys() - set(value.names) if not value.growing else ():
             self.observers.release(self._limits.pop(name))
-            if self._told.pop(name, None) is not None:
+            if self._limit_configs.pop(name, None) is not None:
                 self._limit_changes[name] = None
 
     def _on_limits(self, name: str, root: Root[XdsResource | None]) -> None:
         value = root.value
         # Of a domain without limits it is heard once it has none for good.
-        if value is not None and not isinstance(value, Failed) and value != self._told.get(name):
-            self._told[name] = self._limit_changes[name] = value
+        if value is not None and not isinstance(value, Failed) and value != self._limit_configs.get(name):
+            self._limit_configs[name] = self._limit_changes[name] = value
 
     def _status(self, ref: Ref) -> Callable[[Root[Any]], None]:
         def handle(root: Root[Any]) -> None:

@@ -40,12 +40,12 @@ def test_certificates_of_several_references_add_up() -> None:
     ],
 )
 def test_one_that_leads_nowhere_leaves_none(theirs: str, words: str) -> None:
-    found = bundle(Core(config_map(), theirs, config=WITH_SDS).db, BOTH)
+    problem = bundle(Core(config_map(), theirs, config=WITH_SDS).db, BOTH)
 
-    assert isinstance(found, Problem)
-    assert found.path == "refs[1]"
-    assert found.reason == "InvalidCACertificateRef"
-    assert words in found.message
+    assert isinstance(problem, Problem)
+    assert problem.path == "refs[1]"
+    assert problem.reason == "InvalidCACertificateRef"
+    assert words in problem.message
 
 
 def test_a_secret_of_another_server_stands_alone() -> None:
@@ -60,10 +60,10 @@ def test_kinds_that_can_hold_no_certificate_are_no_source() -> None:
 
 
 def test_a_bundle_of_the_cluster_has_no_namespace() -> None:
-    found = source("ClusterTrustBundle", "default", "roots")
+    ref = source("ClusterTrustBundle", "default", "roots")
 
-    assert found is not None
-    assert found.namespace == ""
+    assert ref is not None
+    assert ref.namespace == ""
 
 
 def test_of_a_bundle_what_has_expired_or_cannot_be_read_is_passed_over() -> None:

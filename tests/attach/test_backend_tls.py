@@ -216,10 +216,10 @@ def test_authorities_that_cannot_be_used_close_the_backend(manifest: str, words:
 def test_the_reason_says_whether_the_kind_is_wrong(checks: str, reason: str) -> None:
     core = Core(tls_policy(validation=f"{{{checks}, hostname: a.io}}"))
 
-    found = authorities(core.db, policy_ref())
+    problem = authorities(core.db, policy_ref())
 
-    assert isinstance(found, Problem)
-    assert found.reason == reason
+    assert isinstance(problem, Problem)
+    assert problem.reason == reason
 
 
 def test_authorities_may_be_those_of_another_server_alone() -> None:

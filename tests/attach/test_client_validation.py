@@ -84,15 +84,15 @@ def test_a_port_has_its_own_in_place_of_the_default() -> None:
         config_map(),
     )
 
-    found = {each.id.name: (each.ready, each.clients) for each in listeners(core.db, EG)}
+    by_listener = {each.id.name: (each.ready, each.clients) for each in listeners(core.db, EG)}
 
-    assert found["a"][0] is False
-    ready, clients = found["b"]
+    assert by_listener["a"][0] is False
+    ready, clients = by_listener["b"]
     assert ready
     assert clients is not None
     assert clients.authorities == ClientAuthorities(EG, "8443")
     assert not clients.only_valid
-    assert found["c"] == (True, None)
+    assert by_listener["c"] == (True, None)
     assert of_gateway(core) == {
         "ResolvedRefs": "!InvalidParameters",
         "InsecureFrontendValidationMode": "ConfigurationChanged",
@@ -177,10 +177,10 @@ def test_other_authorities_leave_the_listener_as_it_is() -> None:
 def test_a_place_that_names_none_has_none() -> None:
     core = Core(gateway(https("web", "cert")), CERT)
 
-    found = client_authorities(core.db, OF_ALL)
+    problem = client_authorities(core.db, OF_ALL)
 
-    assert isinstance(found, Problem)
-    assert client_authorities_problem(core.db, OF_ALL) == found
+    assert isinstance(problem, Problem)
+    assert client_authorities_problem(core.db, OF_ALL) == problem
 
 
 @pytest.mark.parametrize(("count", "fits"), [(20, True), (24, False)])

@@ -14,7 +14,7 @@ from tests.core import Core, secret
 REF = Ref.of(Secret, "default", "a")
 
 
-def found(core: Core) -> ServedSecret | Fault | None:
+def server_of(core: Core) -> ServedSecret | Fault | None:
     return served_secret(core.db, REF)
 
 
@@ -23,12 +23,12 @@ def test_a_secret_names_the_server_and_what_it_calls_the_secret() -> None:
         secret("a", {"secretName": b"ROOT", "url": b"unix:///run/s"}, type_=SDS_SECRET), config=WITH_SDS
     )
 
-    assert found(core) == ServedSecret("ROOT", "/run/s")
+    assert server_of(core) == ServedSecret("ROOT", "/run/s")
 
 
 def test_other_secrets_hold_their_data_themselves() -> None:
-    assert found(Core(config=WITH_SDS)) is None
-    assert found(Core(secret("a", {"url": b"unix:///run/s"}), config=WITH_SDS)) is None
+    assert server_of(Core(config=WITH_SDS)) is None
+    assert server_of(Core(secret("a", {"url": b"unix:///run/s"}), config=WITH_SDS)) is None
 
 
 @pytest.mark.parametrize(
@@ -44,14 +44,14 @@ def test_other_secrets_hold_their_data_themselves() -> None:
     ],
 )
 def test_one_that_names_no_server_is_at_fault(data: dict[str, bytes], words: str) -> None:
-    judged = found(Core(secret("a", data, type_=SDS_SECRET), config=WITH_SDS))
+    judged = server_of(Core(secret("a", data, type_=SDS_SECRET), config=WITH_SDS))
 
     assert isinstance(judged, Fault)
     assert words in judged.message
 
 
 def test_they_are_off_unless_they_are_switched_on() -> None:
-    judged = found(Core(secret("a", {"secretName": b"a", "url": b"unix:///s"}, type_=SDS_SECRET)))
+    judged = server_of(Core(secret("a", {"secretName": b"a", "url": b"unix:///s"}, type_=SDS_SECRET)))
 
     assert isinstance(judged, Fault)
     assert "extensionApis.enableSDSSecretRef" in judged.message

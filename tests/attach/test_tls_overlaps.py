@@ -132,11 +132,11 @@ def test_merged_gateways_overlap_with_each_other() -> None:
         tls_secret("wide", "*.x.io"),
     )
 
-    [found] = overlaps(core).values()
+    [overlap] = overlaps(core).values()
 
     assert reasons(core, other) == {"wide": "OverlappingCertificates"}
-    assert found is not None
-    assert "listener wide of Gateway default/other" in found.message
+    assert overlap is not None
+    assert "listener wide of Gateway default/other" in overlap.message
 
 
 def test_a_listener_that_is_gone_overlaps_with_none() -> None:

@@ -53,10 +53,10 @@ SIZE = Size(
 
 
 def missed(*sizes: Size) -> set[str]:
-    return {v.name for v in verdicts(Report(machine="", sizes=list(sizes))) if not v.held}
+    return {v.name for v in verdicts(Report(machine="", sizes=list(sizes))) if not v.is_met}
 
 
-def test_figures_within_what_is_wanted_pass() -> None:
+def test_figures_within_their_targets_pass() -> None:
     assert not missed(structs.replace(SIZE, routes=100), SIZE)
 
 
@@ -74,7 +74,7 @@ def test_figures_within_what_is_wanted_pass() -> None:
         ({"leak": Leak(changes=2000, before=100, after=106)}, "memory after 2,000 changes"),
     ],
 )
-def test_a_figure_beyond_what_is_wanted_is_a_miss(worse: dict[str, object], name: str) -> None:
+def test_a_figure_beyond_its_target_is_a_miss(worse: dict[str, object], name: str) -> None:
     assert missed(structs.replace(SIZE, routes=100), structs.replace(SIZE, **worse)) == {name}
 
 
@@ -89,7 +89,7 @@ def test_with_few_values_the_99th_percentile_is_the_greatest() -> None:
 
 
 def test_figures_of_a_smaller_size_say_that_they_are() -> None:
-    """What is wanted was said for 5,000 routes; a quick run must not look like a proof."""
+    """The targets are for 5,000 routes; a quick run must not look like a proof."""
     assert "Judged at 100 routes" in shown(Report(machine="", sizes=[structs.replace(SIZE, routes=100)]))
 
 

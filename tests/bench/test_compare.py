@@ -14,7 +14,7 @@ def report(**differing: object) -> Report:
 
 
 def worse(before: list[Report], after: list[Report]) -> list[str]:
-    return [each.name for each in comparisons(before, after) if not each.held]
+    return [each.name for each in comparisons(before, after) if not each.is_as_fast]
 
 
 def test_a_version_is_not_worse_than_itself() -> None:

@@ -27,8 +27,8 @@ def judged(table: str) -> list[str]:
 def test_exact_hosts_may_cost_less_than_others() -> None:
     exact, *others = judged(shown(runs(scoped_us=104)))
 
-    assert exact.startswith("wanted ≥ 98%: MISS")
-    assert others == ["wanted ≥ 95%: PASS"] * 3
+    assert exact.startswith("target ≥ 98%: MISS")
+    assert others == ["target ≥ 95%: PASS"] * 3
 
 
 @pytest.mark.parametrize(("p99_ms", "verdict"), [(5.05, "PASS"), (5.2, "MISS")])
@@ -42,7 +42,7 @@ def test_p99_is_judged_for_exact_hosts_alone(p99_ms: float, verdict: str) -> Non
 def test_one_table_is_not_judged() -> None:
     table = shown(runs(200))
 
-    assert table.count("wanted") == len(KINDS)
+    assert table.count("target") == len(KINDS)
 
 
 def test_there_is_a_route_for_each_kind_of_hosts() -> None:

@@ -47,11 +47,11 @@ def test_more_pairs_give_a_narrower_interval() -> None:
 def test_the_shipped_chain_is_judged(cpu_us: float, verdict: str) -> None:
     table = shown([compared(SHIPPED, runs(cpu_us, cpu_us), runs(100, 100))])
 
-    assert f"wanted ≥ 98%: {verdict}" in table
+    assert f"target ≥ 98%: {verdict}" in table
 
 
 def test_no_other_chain_is_judged() -> None:
-    assert "wanted" not in shown([compared(ALONE, runs(100, 100), runs(100, 100))])
+    assert "target" not in shown([compared(ALONE, runs(100, 100), runs(100, 100))])
 
 
 @pytest.mark.parametrize("disabled", [0, 3])

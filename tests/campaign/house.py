@@ -533,8 +533,8 @@ def missing(readings: Iterable[Reading], said: Sequence[Said]) -> str:
     """The first reading that nobody said, with what was said instead."""
     for reading in readings:
         if not any(_is_said(reading, each) for each in said):
-            heard = "\n".join(f"  {each}" for each in said) or "  nothing"
-            return f"to be read:\n  {reading}\nsaid:\n{heard}"
+            lines = "\n".join(f"  {each}" for each in said) or "  nothing"
+            return f"to be read:\n  {reading}\nsaid:\n{lines}"
     return ""
 
 

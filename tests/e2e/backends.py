@@ -79,7 +79,7 @@ class Echo:
         self.connections = 0
         self.ports: list[int] = []
         self.times: list[float] = []
-        self.told: dict[str, str] = {}
+        self.answer_headers: dict[str, str] = {}
         self.go = asyncio.Event()
         self.go.set()
         self._arrived = asyncio.Event()
@@ -109,7 +109,7 @@ class Echo:
         self.faults.clear()
         self.ports.clear()
         self.times.clear()
-        self.told.clear()
+        self.answer_headers.clear()
         self.go.set()
 
     @asynccontextmanager
@@ -150,7 +150,7 @@ class Echo:
                 if request.header("upgrade") == "websocket":
                     await _switch(request, reader, writer)
                     break
-                writer.write(_answer(self._status(request.path), request, self.told))
+                writer.write(_answer(self._status(request.path), request, self.answer_headers))
                 await writer.drain()
         self._open.discard(writer)
         writer.close()
@@ -182,9 +182,9 @@ class Echo:
         return Request(self.name, method, path, headers, body.decode())
 
 
-def _answer(status: int, request: Request, told: dict[str, str]) -> bytes:
+def _answer(status: int, request: Request, added: dict[str, str]) -> bytes:
     body = msgspec.json.encode(request)
-    more = "".join(f"{name}: {value}\r\n" for name, value in told.items())
+    more = "".join(f"{name}: {value}\r\n" for name, value in added.items())
     head = (
         f"HTTP/1.1 {status} Whatever\r\ncontent-type: application/json\r\nx-backend: {request.by}\r\n"
         f"{more}content-length: {len(body)}\r\n\r\n"
@@ -259,8 +259,8 @@ class EchoOverHttp2(Echo):
                             connection.send_headers(
                                 stream, [(":status", "200"), ("x-backend", self.name), *more]
                             )
-                            told = asked[stream].method != "HEAD"
-                            body = msgspec.json.encode(asked[stream]) if told else b""
+                            has_body = asked[stream].method != "HEAD"
+                            body = msgspec.json.encode(asked[stream]) if has_body else b""
                             for start in range(0, len(body), connection.max_outbound_frame_size):
                                 frame = body[start : start + connection.max_outbound_frame_size]
                                 connection.send_data(stream, frame)

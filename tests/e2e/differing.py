@@ -207,18 +207,18 @@ class WholeHttp2(Http2):
         fields = [(":method", asked.method), (":path", asked.target), (":scheme", self.scheme)]
         if asked.host is not None:
             fields.append((":authority", asked.host))
-        got = await self.exchange([*fields, *asked.headers])
-        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in got.fields]
-        return answer(got.status, headers, got.body), got.stays
+        response = await self.exchange([*fields, *asked.headers])
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.fields]
+        return answer(response.status, headers, response.body), response.stays
 
 
 def answer(status: int, headers: Iterable[tuple[str, str]], body: bytes) -> Answer:
     """An answer without what is of one request or one time."""
     for pattern, instead in _OWN:
         body = pattern.sub(instead, body)
-    told = [(name, value) for name, value in headers if name not in _CLOCKS]
+    compared = [(name, value) for name, value in headers if name not in _CLOCKS]
     # What a backend tells in a header is in the form of a body.
-    own = [(name, _without_own(value) if name == "x-asked" else value) for name, value in told]
+    own = [(name, _without_own(value) if name == "x-asked" else value) for name, value in compared]
     return Answer(status, tuple(own), body)
 
 
@@ -267,14 +267,14 @@ class Side:
         try:
             async with asyncio.timeout(DEADLINE_S):
                 connection = connection or await self._connect(asked)
-                got, stays = await connection.answer(asked)
+                answer, stays = await connection.answer(asked)
         except (OSError, EOFError, TimeoutError) as error:
-            got, stays = Answer(0, error=_error(error)), False
+            answer, stays = Answer(0, error=_error(error)), False
         if connection is not None and stays and asked.kind in {"http1", "http2"}:
             self._open[key] = connection
         elif connection is not None:
             connection.close()
-        return got
+        return answer
 
     async def _connect(self, asked: Ask) -> Http1 | WholeHttp2:
         http2 = asked.kind == "http2"
@@ -410,8 +410,8 @@ class Pair:
                 for n in range(lane, len(asks), LANES):
                     for which, side in enumerate(self.sides):
                         if not stop.is_set():
-                            got = await side.ask(asks[n], lane, self._agent())
-                            answers.setdefault((which, n), set()).add(got)
+                            answer = await side.ask(asks[n], lane, self._agent())
+                            answers.setdefault((which, n), set()).add(answer)
 
         async with asyncio.TaskGroup() as tasks:
             for lane in range(LANES):
@@ -488,10 +488,10 @@ class Run:
                 if not alike(asked, *both)
             ]
             different += [
-                Difference(f"{where}, meanwhile", asks[k], (before[k][which], got, after[k][which]))
+                Difference(f"{where}, meanwhile", asks[k], (before[k][which], answer, after[k][which]))
                 for (which, k), answers in meanwhile.result().items()
-                for got in answers
-                if got not in {each[k][which]._replace(logged=()) for each in (before, after)}
+                for answer in answers
+                if answer not in {each[k][which]._replace(logged=()) for each in (before, after)}
             ]
             yield different
             documents, before = new, after
@@ -501,19 +501,19 @@ async def main(requests: int, seed: int, flags: Sequence[str], *, edits: bool) -
     """How many differences there are; each is printed."""
     # What moongate says of these worlds, which have many faults, would hide what is found.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(CRITICAL))
-    found = asked = 0
+    count = asked = 0
     async with open_pair(*flags) as pair:
         while asked < requests:
             run = Run(pair, seed, neutral=edits)
             results = run.edits(20, 120) if edits else run.worlds_in_turn(requests - asked)
             async for differences in results:
                 asked = pair.statuses.total()
-                found += len(differences)
+                count += len(differences)
                 for each in differences[:5]:
                     _say(f"{each}\n")
-                _say(f"{asked} requests, {found} differences, statuses {dict(pair.statuses.most_common(8))}")
+                _say(f"{asked} requests, {count} differences, statuses {dict(pair.statuses.most_common(8))}")
             seed += 1
-    return found
+    return count
 
 
 def _say(line: str) -> None:

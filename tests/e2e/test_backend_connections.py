@@ -312,12 +312,12 @@ async def test_connections_are_kept_alive(site: Site) -> None:
 
 def timers(port: int) -> set[str]:
     """The timers of established connections to a port of this machine: ``02`` is keepalive, ``00`` none."""
-    found: set[str] = set()
+    ports: set[str] = set()
     for line in Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]:
         _, _, remote, state, _, timer, *_ = line.split()
         if state == "01" and int(remote.rpartition(":")[2], 16) == port:
-            found.add(timer.partition(":")[0])
-    return found
+            ports.add(timer.partition(":")[0])
+    return ports
 
 
 # -- how they are found ------------------------------------------------------------

@@ -28,7 +28,7 @@ async def test_150_broken_manifests_hurt_nothing_beside_them_and_each_is_said(tm
     manifests = list(broken())
     assert len(manifests) >= 150
     async with house(tmp_path) as gateway, gateway.running():
-        await until(gateway.serves(str(gateway.turn())), deadline_s=60)
+        await until(gateway.serves(str(gateway.turn())))
         await gateway.well()
         before, held = await state(gateway), await gateway.held()
         gateway.values |= {"SPARE": str(free_port()), "OTHER": str(free_port())}
@@ -38,7 +38,7 @@ async def test_150_broken_manifests_hurt_nothing_beside_them_and_each_is_said(tm
             await until(gateway.serves(str(gateway.turn())))
             gateway.write({f"broken-{n}.yaml": each.text for n, each in enumerate(manifests)})
             await until(gateway.serves(str(gateway.turn())))
-            await until(says_each(gateway, manifests), deadline_s=20)
+            await until(says_each(gateway, manifests))
             await until(gateway.gets(HEALTHY))
             assert gateway.report()[0] == 1
             await gateway.shows_no_secret(began, asked)

@@ -302,8 +302,8 @@ async def test_backends_learn_of_a_certificate_what_the_policy_says(
 
     request = await _over_tls(port, context, "")
 
-    told = {part.partition("=")[0] for part in (request.header(XFCC) or "").split(";")}
-    assert told - {"By", "Hash"} == {detail}
+    fields = {part.partition("=")[0] for part in (request.header(XFCC) or "").split(";")}
+    assert fields - {"By", "Hash"} == {detail}
 
 
 @pytest.mark.proves("ClientTrafficPolicy", "headers.xForwardedClientCert.mode")

@@ -186,17 +186,17 @@ async def test_http2_has_the_limits_that_are_asked_for(site: Site) -> None:
         client = H2Connection(H2Configuration())
         client.initiate_connection()
         writer.write(client.data_to_send())
-        told: dict[int, int] = {}
+        settings: dict[int, int] = {}
         window = client.outbound_flow_control_window
-        while SettingCodes.MAX_CONCURRENT_STREAMS not in told or window == 65535:
+        while SettingCodes.MAX_CONCURRENT_STREAMS not in settings or window == 65535:
             for event in client.receive_data(await reader.read(65536)):
                 if isinstance(event, RemoteSettingsChanged):
-                    told |= {code: change.new_value for code, change in event.changed_settings.items()}
+                    settings |= {code: change.new_value for code, change in event.changed_settings.items()}
             window = client.outbound_flow_control_window
         writer.close()
 
-    assert told[SettingCodes.MAX_CONCURRENT_STREAMS] == 7
-    assert told[SettingCodes.INITIAL_WINDOW_SIZE] == 128 * 1024
+    assert settings[SettingCodes.MAX_CONCURRENT_STREAMS] == 7
+    assert settings[SettingCodes.INITIAL_WINDOW_SIZE] == 128 * 1024
     assert window == 3 * 1024 * 1024
 
 

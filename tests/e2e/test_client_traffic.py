@@ -26,6 +26,8 @@ pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 SEEN = m.tell_backend("x-seen", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%")
 """Tells the backend whom Envoy takes for the client."""
 
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
 
 async def listening(site: Site, name: str, body: str) -> int:
     """A Gateway with one HTTP listener, that policy, and a route to ``one``; the port."""
@@ -54,9 +56,7 @@ async def listening_with_tls(site: Site, name: str, body: str) -> int:
 
 
 @asynccontextmanager
-async def connected(
-    port: int, **tls: Any
-) -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def connected(port: int, **tls: Any) -> AsyncGenerator[Connection]:
     """A raw connection to the gateway, for a shorter time than the 15 seconds that any request may take."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, **tls)
     try:
@@ -64,6 +64,18 @@ async def connected(
             yield reader, writer
     finally:
         writer.close()
+
+
+def get(host: str) -> bytes:
+    """A whole request."""
+    return f"GET / HTTP/1.1\r\nhost: {host}\r\n\r\n".encode()
+
+
+async def status_over(connection: Connection, request: bytes) -> int:
+    """The status that a request, or the beginning of one, is answered with over an open connection."""
+    reader, writer = connection
+    writer.write(request)
+    return int((await reader.readline()).split()[1])
 
 
 @pytest.mark.proves("ClientTrafficPolicy", "timeout.http.idleTimeout")
@@ -78,18 +90,17 @@ async def test_an_idle_connection_is_closed(site: Site) -> None:
 async def test_a_request_that_does_not_come_to_its_end_is_answered_408(site: Site) -> None:
     port = await listening(site, "slow", "timeout: {http: {requestReceivedTimeout: 100ms}}")
 
-    async with connected(port) as (reader, writer):
-        writer.write(b"POST / HTTP/1.1\r\nhost: slow.test\r\ncontent-length: 10\r\n\r\nhalf")
-        assert (await reader.readline()).split()[1] == b"408"
+    async with connected(port) as over:
+        half = b"POST / HTTP/1.1\r\nhost: slow.test\r\ncontent-length: 10\r\n\r\nhalf"
+        assert await status_over(over, half) == 408
 
 
 @pytest.mark.proves("ClientTrafficPolicy", "timeout.http.requestHeadersReceivedTimeout")
 async def test_the_head_of_a_request_has_its_own_time(site: Site) -> None:
     port = await listening(site, "head", "timeout: {http: {requestHeadersReceivedTimeout: 100ms}}")
 
-    async with connected(port) as (reader, writer):
-        writer.write(b"GET / HTTP/1.1\r\nhost: head.test\r\n")
-        assert (await reader.readline()).split()[1] == b"408"
+    async with connected(port) as over:
+        assert await status_over(over, get("head.test").removesuffix(b"\r\n")) == 408
 
 
 @pytest.mark.proves("ClientTrafficPolicy", "timeout.http.streamIdleTimeout")
@@ -97,9 +108,8 @@ async def test_a_request_on_which_nothing_moves_is_given_up(site: Site) -> None:
     port = await listening(site, "still", "timeout: {http: {streamIdleTimeout: 100ms}}")
     site.one.faults.append("stall")
 
-    async with connected(port) as (reader, writer):
-        writer.write(b"GET / HTTP/1.1\r\nhost: still.test\r\n\r\n")
-        assert (await reader.readline()).split()[1] == b"504"
+    async with connected(port) as over:
+        assert await status_over(over, get("still.test")) == 504
 
 
 @pytest.mark.proves("ClientTrafficPolicy", "connection.connectionLimit.maxStreamDuration")
@@ -107,18 +117,16 @@ async def test_a_request_that_lasts_too_long_is_cut_off(site: Site) -> None:
     port = await listening(site, "lasting", "connection: {connectionLimit: {maxStreamDuration: 100ms}}")
     site.one.faults.append("stall")
 
-    async with connected(port) as (reader, writer):
-        writer.write(b"GET / HTTP/1.1\r\nhost: lasting.test\r\n\r\n")
-        assert (await reader.readline()).split()[1] == b"504"
+    async with connected(port) as over:
+        assert await status_over(over, get("lasting.test")) == 504
 
 
 @pytest.mark.proves("ClientTrafficPolicy", "connection.connectionLimit.value")
 async def test_a_connection_over_the_limit_is_closed(site: Site) -> None:
     port = await listening(site, "crowded", "connection: {connectionLimit: {value: 1}}")
 
-    async with connected(port) as (reader, writer):
-        writer.write(b"GET / HTTP/1.1\r\nhost: crowded.test\r\n\r\n")
-        assert (await reader.readline()).split()[1] == b"200"
+    async with connected(port) as over:
+        assert await status_over(over, get("crowded.test")) == 200
         async with connected(port) as (other, _):
             assert await other.read() == b""
 
@@ -128,9 +136,8 @@ async def test_a_connection_over_the_limit_is_held_before_it_is_closed(site: Sit
     limit = "connection: {connectionLimit: {value: 1, closeDelay: 500ms}}"
     port = await listening(site, "held", limit)
 
-    async with connected(port) as (reader, writer):
-        writer.write(b"GET / HTTP/1.1\r\nhost: held.test\r\n\r\n")
-        assert (await reader.readline()).split()[1] == b"200"
+    async with connected(port) as over:
+        assert await status_over(over, get("held.test")) == 200
         began = monotonic()
         async with connected(port) as (other, _):
             assert await other.read() == b""
@@ -279,7 +286,7 @@ def resumes(context: ssl.SSLContext, port: int, name: str) -> bool:
             socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as plain,
             context.wrap_socket(plain, server_hostname=name, session=session) as tls,
         ):
-            tls.sendall(f"GET / HTTP/1.1\r\nhost: {name}\r\n\r\n".encode())
+            tls.sendall(get(name))
             assert tls.recv(12) == b"HTTP/1.1 200"
             session, resumed = tls.session, bool(tls.session_reused)
     return resumed
@@ -307,9 +314,9 @@ async def test_sessions_are_resumed_as_the_policy_says(
 
 @pytest.mark.proves("ClientTrafficPolicy", "tls.fingerprints")
 @pytest.mark.parametrize(
-    ("asked", "told"), [("JA3", (True, False)), ("JA4", (False, True)), ("JA3, JA4", (True, True))]
+    ("asked", "fingerprints"), [("JA3", (True, False)), ("JA4", (False, True)), ("JA3, JA4", (True, True))]
 )
-async def test_clients_have_fingerprints(site: Site, asked: str, told: tuple[bool, bool]) -> None:
+async def test_clients_have_fingerprints(site: Site, asked: str, fingerprints: tuple[bool, bool]) -> None:
     port = await listening_with_tls(site, "prints", f"tls: {{fingerprints: [{asked}]}}")
     tell = m.tell_backend("x-prints", "%TLS_JA3_FINGERPRINT%/%TLS_JA4_FINGERPRINT%")
     await site.apply(m.route("prints", f"[{{filters: [{tell}], {m.to('one')}}}]", parents="[{name: prints}]"))
@@ -317,7 +324,7 @@ async def test_clients_have_fingerprints(site: Site, asked: str, told: tuple[boo
     request = await site.reached("prints.test", port=port, tls=True)
 
     ja3, ja4 = (request.header("x-prints") or "").split("/")
-    assert (len(ja3) == 32, ja4.startswith("t")) == told
+    assert (len(ja3) == 32, ja4.startswith("t")) == fingerprints
 
 
 @pytest.mark.proves("ClientTrafficPolicy", "tls.alpnProtocols")
@@ -525,9 +532,6 @@ async def test_a_listener_that_changes_lets_the_connections_of_others_on_its_por
         assert await closes(changed, "changed.chains.test") is True
 
 
-Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
 @asynccontextmanager
 async def connection(site: Site, port: int, name: str) -> AsyncGenerator[Connection]:
     """A TLS connection that asks for ``name``."""
@@ -542,7 +546,7 @@ async def connection(site: Site, port: int, name: str) -> AsyncGenerator[Connect
 async def closes(over: Connection, host: str) -> bool:
     """Whether Envoy answers a request over an open connection, and says that it was the last one there."""
     reader, writer = over
-    writer.write(f"GET / HTTP/1.1\r\nhost: {host}\r\n\r\n".encode())
+    writer.write(get(host))
     async with asyncio.timeout(DEADLINE_S):
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         assert head.startswith(b"http/1.1 200")

@@ -180,9 +180,9 @@ async def test_without_a_sound_credential_nothing_is_sent(
 
     assert await site.status("lost.test") == await site.status("lost-backend.test") == 500
     assert site.one.requests == site.two.requests == []
-    told = site.conditions(rule)["Accepted"]["message"]
-    assert words in told
-    assert "hidden" not in told
+    message = site.conditions(rule)["Accepted"]["message"]
+    assert words in message
+    assert "hidden" not in message
     assert words in site.conditions(of_backend)["ResolvedRefs"]["message"]
 
     await site.apply(m.secret("lost", credential="sound"))

@@ -141,9 +141,9 @@ async def test_a_backend_ref_changes_headers_of_requests_and_answers_and_the_hos
     await site.apply(m.route("changing", f"[{{backendRefs: [{ref}, {m.backend_ref('two')}]}}]"))
 
     for _ in range(20):
-        told = await site.ask("changing.test", headers={"x-gone": "1"})
-        by_one = told.headers.get("x-told") == "t"
-        assert (told.headers.get("x-more"), "x-backend" in told.headers) == (
+        answer = await site.ask("changing.test", headers={"x-gone": "1"})
+        by_one = answer.headers.get("x-told") == "t"
+        assert (answer.headers.get("x-more"), "x-backend" in answer.headers) == (
             ("m", False) if by_one else (None, True)
         )
 

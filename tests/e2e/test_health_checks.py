@@ -6,7 +6,8 @@ import asyncio
 import json
 from base64 import b64encode
 from collections import Counter
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,30 @@ def checked(name: str, health: str) -> m.Document:
     """A policy of the route of that name, by which unhealthy endpoints get nothing."""
     body = f"healthCheck: {{panicThreshold: 0, {health}}}"
     return m.policy("BackendTrafficPolicy", name, body, f"HTTPRoute/{name}")
+
+
+async def served_only_with(site: Site, name: str, healthy: m.Document, unhealthy: m.Document) -> None:
+    """A route to ``one`` is served while the first policy holds, and not with the second."""
+    await site.apply(m.route(name, f"[{{{m.to('one')}}}]"), healthy)
+    assert await site.status(f"{name}.test") == 200
+
+    await site.apply(unhealthy)
+    assert await site.status(f"{name}.test") == 503
+
+
+@asynccontextmanager
+async def answering_bytes(answer: Callable[[bytes], bytes]) -> AsyncGenerator[int]:
+    """A server of connections that answers every four bytes; its port."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Envoy keeps the connection for the next check.
+        while sent := await reader.read(4):
+            writer.write(answer(sent))
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
 
 
 async def answering(site: Site, host: str, *, times: int = 30) -> set[str]:
@@ -216,15 +241,10 @@ async def test_a_body_is_sent_and_another_expected(site: Site) -> None:
     def policy(expected: str) -> m.Document:
         return checked("body", f"active: {{type: HTTP, {FAST}, {http.replace('EXPECTED', expected)}}}")
 
-    await site.apply(m.route("body", f"[{{{m.to('one')}}}]"), policy("ping"))
+    await served_only_with(site, "body", policy("ping"), policy("pong"))
 
-    assert await site.status("body.test") == 200
     check = next(request for request in site.one.requests if request.path == "/body")
     assert (check.method, check.body) == ("PUT", "ping")
-
-    await site.apply(policy("pong"))
-
-    assert await site.status("body.test") == 503
 
 
 @pytest.mark.proves(
@@ -236,50 +256,27 @@ async def test_a_body_is_sent_and_another_expected(site: Site) -> None:
     "healthCheck.active.overrides.port",
 )
 async def test_bytes_over_a_connection(site: Site) -> None:
-    async def pong(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # Envoy keeps the connection for the next check.
-        while sent := await reader.read(4):
-            writer.write(b"PONG" if sent == b"PING" else b"WHAT")
-        writer.close()
-
-    server = await asyncio.start_server(pong, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
+    async with answering_bytes(lambda sent: b"PONG" if sent == b"PING" else b"WHAT") as port:
 
         def policy(text: str) -> m.Document:
             tcp = f"tcp: {{send: {{type: Text, text: {text}}}, receive: {{type: Binary, binary: UE9ORw==}}}}"
             return checked("bytes", f"active: {{type: TCP, {FAST}, {tcp}, overrides: {{port: {port}}}}}")
 
-        await site.apply(m.route("bytes", f"[{{{m.to('one')}}}]"), policy("PING"))
-        assert await site.status("bytes.test") == 200
-
-        await site.apply(policy("DING"))
-        assert await site.status("bytes.test") == 503
+        await served_only_with(site, "bytes", policy("PING"), policy("DING"))
 
 
 @pytest.mark.proves(
     "BackendTrafficPolicy", "healthCheck.active.tcp.send.binary", "healthCheck.active.tcp.receive.text"
 )
 async def test_bytes_may_be_written_in_either_way(site: Site) -> None:
-    async def shout(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while sent := await reader.read(4):
-            writer.write(sent.upper())
-        writer.close()
-
-    server = await asyncio.start_server(shout, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
+    async with answering_bytes(bytes.upper) as port:
 
         def policy(sent: bytes) -> m.Document:
             send = f"{{type: Binary, binary: {b64encode(sent).decode()}}}"
             tcp = f"tcp: {{send: {send}, receive: {{type: Text, text: PING}}}}"
             return checked("shouts", f"active: {{type: TCP, {FAST}, {tcp}, overrides: {{port: {port}}}}}")
 
-        await site.apply(m.route("shouts", f"[{{{m.to('one')}}}]"), policy(b"ping"))
-        assert await site.status("shouts.test") == 200
-
-        await site.apply(policy(b"pong"))
-        assert await site.status("shouts.test") == 503
+        await served_only_with(site, "shouts", policy(b"ping"), policy(b"pong"))
 
 
 @pytest.mark.proves(
@@ -289,19 +286,16 @@ async def test_bytes_may_be_written_in_either_way(site: Site) -> None:
 )
 async def test_bodies_may_be_written_as_bytes(site: Site) -> None:
     def policy(expected: bytes) -> m.Document:
-        sent, wanted = b64encode(b"ping").decode(), b64encode(expected).decode()
+        body, answer = b64encode(b"ping").decode(), b64encode(expected).decode()
         http = (
-            f"http: {{path: /bytes, method: POST, requestBody: {{type: Binary, binary: {sent}}}, "
-            f"expectedResponse: {{type: Binary, binary: {wanted}}}}}"
+            f"http: {{path: /bytes, method: POST, requestBody: {{type: Binary, binary: {body}}}, "
+            f"expectedResponse: {{type: Binary, binary: {answer}}}}}"
         )
         return checked("octets", f"active: {{type: HTTP, {FAST}, {http}}}")
 
-    await site.apply(m.route("octets", f"[{{{m.to('one')}}}]"), policy(b"ping"))
-    assert await site.status("octets.test") == 200
-    assert next(each.body for each in site.one.requests if each.path == "/bytes") == "ping"
+    await served_only_with(site, "octets", policy(b"ping"), policy(b"pong"))
 
-    await site.apply(policy(b"pong"))
-    assert await site.status("octets.test") == 503
+    assert next(each.body for each in site.one.requests if each.path == "/bytes") == "ping"
 
 
 @pytest.mark.proves("BackendTrafficPolicy", "healthCheck.active.http.expectedStatuses")
@@ -312,11 +306,7 @@ async def test_statuses_that_are_expected_are_healthy(site: Site) -> None:
         http = f"http: {{path: /ready, expectedStatuses: {statuses}}}"
         return checked("expected", f"active: {{type: HTTP, {FAST}, {http}}}")
 
-    await site.apply(m.route("expected", f"[{{{m.to('one')}}}]"), policy("[200, 418]"))
-    assert await site.status("expected.test") == 200
-
-    await site.apply(policy("[200, 417]"))
-    assert await site.status("expected.test") == 503
+    await served_only_with(site, "expected", policy("[200, 418]"), policy("[200, 417]"))
 
 
 async def checks(site: Site, path: str, count: int) -> None:

@@ -91,9 +91,9 @@ async def test_a_cookie_is_given_as_a_policy_says(site: Site) -> None:
     cookie = "{name: cart, ttl: 90s, attributes: {SameSite: Strict}}"
     await balanced(site, "given", hashed("Cookie", f", cookie: {cookie}"))
 
-    given = (await site.ask("given.test")).headers["set-cookie"]
+    cookie = (await site.ask("given.test")).headers["set-cookie"]
 
-    name, *attributes = given.split("; ")
+    name, *attributes = cookie.split("; ")
     assert name.startswith("cart=")
     assert {"Max-Age=90", "SameSite=Strict"} <= set(attributes)
 
@@ -120,8 +120,8 @@ AT_ONCE = "blackoutPeriod: 1ms, weightUpdatePeriod: 100ms"
 
 async def reporting(site: Site, name: str, settings: str, busy: str = BUSY, idle: str = IDLE) -> None:
     """Two endpoints that report their load, on a route whose policy heeds it."""
-    site.one.told["endpoint-load-metrics"] = busy
-    site.two.told["endpoint-load-metrics"] = idle
+    site.one.answer_headers["endpoint-load-metrics"] = busy
+    site.two.answer_headers["endpoint-load-metrics"] = idle
     await balanced(
         site,
         name,
@@ -175,8 +175,8 @@ async def test_what_is_reported_counts_for_a_time(site: Site) -> None:
     """Here until there is no report for half a second, instead of for three minutes."""
     await reporting(site, "expires", f"{AT_ONCE}, weightExpirationPeriod: 500ms")
     await until_preferred(site, "expires.test")
-    site.one.told.clear()
-    site.two.told.clear()
+    site.one.answer_headers.clear()
+    site.two.answer_headers.clear()
 
     async with asyncio.timeout(DEADLINE_S):
         while abs(await share_of_two(site, "expires.test") - 0.5) > 0.1:

@@ -336,7 +336,7 @@ def runs(pid: int) -> bool:
 
 async def parts(port: int, hosts: Iterable[str]) -> dict[str, str]:
     """Host below ``.test`` → which backend answers, or the status."""
-    found: dict[str, str] = {}
+    backends: dict[str, str] = {}
     async with httpx.AsyncClient(
         trust_env=False, base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S
     ) as client:
@@ -344,10 +344,10 @@ async def parts(port: int, hosts: Iterable[str]) -> dict[str, str]:
             try:
                 answer = await client.get("/", headers={"host": f"{host}.test"})
             except httpx.TransportError:
-                found[host] = ""
+                backends[host] = ""
             else:
-                found[host] = answer.headers.get("x-backend", str(answer.status_code))
-    return found
+                backends[host] = answer.headers.get("x-backend", str(answer.status_code))
+    return backends
 
 
 async def are(port: int, expected: dict[str, str]) -> bool:

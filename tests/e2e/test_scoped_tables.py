@@ -64,7 +64,7 @@ def other_backends(rule: dict[str, Any]) -> None:
         ref["name"] = {"one": "two", "two": "three", "three": "one"}.get(ref["name"], "one")
 
 
-def told_backend(rule: dict[str, Any]) -> None:
+def header_for_backend(rule: dict[str, Any]) -> None:
     change = {
         "type": "RequestHeaderModifier",
         "requestHeaderModifier": {"set": [{"name": "x", "value": "1"}]},
@@ -102,7 +102,7 @@ def no_policies(world: Documents) -> None:
 
 MUTANTS: dict[str, Callable[[Documents], None]] = {
     "other backends": of_each_rule(other_backends),
-    "a header for the backend": of_each_rule(told_backend),
+    "a header for the backend": of_each_rule(header_for_backend),
     "another name in the log": other_rule_numbers,
     "a hostname less": one_hostname_less,
     "no policies": no_policies,
@@ -112,18 +112,18 @@ MUTANTS: dict[str, Callable[[Documents], None]] = {
 @pytest.mark.parametrize("mutant", MUTANTS)
 async def test_a_table_that_differs_is_noticed(pair: Pair, mutant: str) -> None:
     """Not each world has what a mutant changes, and not each request meets it; some do."""
-    run, found = Run(pair, 1), list[Difference]()
+    run, differences = Run(pair, 1), list[Difference]()
     for _ in range(WORLDS_OF_A_MUTANT):
         world = run.worlds.world()
         mutated = deepcopy(world)
         MUTANTS[mutant](mutated)
         await pair.put(world, mutated)
         pair.hang_up()
-        found = await pair.compare([run.requests.ask(world) for _ in range(150)], mutant)
-        if found:
+        differences = await pair.compare([run.requests.ask(world) for _ in range(150)], mutant)
+        if differences:
             break
 
-    assert found
+    assert differences
 
 
 async def test_a_table_that_is_scoped_and_whole_again_fails_no_request(

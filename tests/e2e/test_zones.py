@@ -57,10 +57,10 @@ async def test_zones_get_their_shares_whatever_the_number_of_their_endpoints_is(
         policy("shares", f"{{type: {kind}, zoneAware: {{weightedZones: {weights}}}}}"),
     )
 
-    found = await answers(site, "shares.test")
+    shares = await answers(site, "shares.test")
 
-    assert 160 <= found["one"] <= 195
-    assert found["two"] + found["three"] == 200 - found["one"]
+    assert 160 <= shares["one"] <= 195
+    assert shares["two"] + shares["three"] == 200 - shares["one"]
 
 
 async def test_a_hash_chooses_within_the_shares_of_zones(site: Site) -> None:
@@ -91,10 +91,10 @@ async def test_backends_of_a_rule_keep_their_weights(site: Site) -> None:
         policy("weighed", f"{{type: RoundRobin, zoneAware: {{weightedZones: {weights}}}}}"),
     )
 
-    found = await answers(site, "weighed.test")
+    shares = await answers(site, "weighed.test")
 
-    assert 115 <= found["three"] <= 180
-    assert found["two"] > found["one"]
+    assert 115 <= shares["three"] <= 180
+    assert shares["two"] > shares["one"]
 
 
 @pytest.mark.proves(
@@ -149,9 +149,13 @@ class LoadServer(CallServer):
         return grpc.unary_stream_rpc_method_handler(answer)  # pyright: ignore[reportArgumentType] - it is async
 
 
-def asked_for_load(name: str, out_of_band: str) -> m.Document:
-    band = f"outOfBand: {out_of_band}"
-    return policy(name, f"{{type: BackendUtilization, backendUtilization: {{{band}}}}}")
+async def ask_for_load(site: Site, name: str, out_of_band: str) -> None:
+    """Serve a route whose backend is asked for its load by calls of their own."""
+    utilization = f"backendUtilization: {{outOfBand: {out_of_band}}}"
+    await site.apply(
+        m.route(name, f"[{{{m.to('one')}}}]"), policy(name, f"{{type: BackendUtilization, {utilization}}}")
+    )
+    assert await site.status(f"{name}.test") == 200
 
 
 @pytest.mark.proves(
@@ -163,11 +167,7 @@ async def test_load_is_asked_for_on_a_port_of_its_own(site: Site) -> None:
     """Our protobuf modules do not know the fields that say it; Envoy does."""
     server = LoadServer("load")
     async with server.serving():
-        await site.apply(
-            m.route("asked", f"[{{{m.to('one')}}}]"),
-            asked_for_load("asked", f"{{port: {server.port}, reportingPeriod: 7s}}"),
-        )
-        assert await site.status("asked.test") == 200
+        await ask_for_load(site, "asked", f"{{port: {server.port}, reportingPeriod: 7s}}")
 
         await until(lambda: bool(server.periods_s))
 
@@ -179,11 +179,7 @@ async def test_load_is_asked_for_on_a_port_of_its_own(site: Site) -> None:
 async def test_load_is_asked_for_by_a_name(site: Site) -> None:
     server = EchoOverHttp2("load")
     async with server.serving():
-        await site.apply(
-            m.route("by-name", f"[{{{m.to('one')}}}]"),
-            asked_for_load("by-name", f"{{port: {server.port}, authority: load.test}}"),
-        )
-        assert await site.status("by-name.test") == 200
+        await ask_for_load(site, "by-name", f"{{port: {server.port}, authority: load.test}}")
 
         await until(lambda: bool(server.requests))
 

@@ -16,7 +16,6 @@ from tests.features.backends import OWNER, plain
 
 STATUS = {"statusCodes": [{"value": 404}]}
 TWO = {"statusCodes": [{"value": 404}, {"type": "Range", "range": {"start": 500, "end": 502}}]}
-REGEX = {"type": "RegularExpression", "value": "("}
 HEADER = {"responseHeaders": [{"name": "x-a", "value": {"value": "b"}}]}
 
 

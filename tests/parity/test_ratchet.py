@@ -121,13 +121,13 @@ def passes() -> dict[str, set[str]]:
 
 def differences() -> list[tuple[str, str]]:
     """(case, what differs in it), for all that is meant."""
-    found: list[tuple[str, str]] = []
+    unexplained: list[tuple[str, str]] = []
     for line in lines_of(DIFFERENCES):
         head, _, reason = line.partition(":")
         assert reason.strip(), f"the difference {head!r} has no reason"
         case, *what = head.split()
-        found += [(case, each) for each in what]
-    return found
+        unexplained += [(case, each) for each in what]
+    return unexplained
 
 
 def lines_of(path: Path) -> list[str]:

@@ -26,7 +26,7 @@ def test_nothing_is_kept_of_each_while_all_agree() -> None:
 
     assert len(answers) == 0
     assert not answers.acknowledge("a", "v1"), "it is no news"
-    assert answers.is_held_by_another("a", "v1")
+    assert answers.is_in_force_elsewhere("a", "v1")
 
 
 def test_what_all_have_is_not_said_of_one_that_came_later() -> None:
@@ -38,7 +38,7 @@ def test_what_all_have_is_not_said_of_one_that_came_later() -> None:
     nodes["b"] = 2
 
     assert answers.unanimous() == "v1"
-    assert not answers.is_held_by_another("a", "v1")
+    assert not answers.is_in_force_elsewhere("a", "v1")
     assert answers.acknowledge("b", "v1")
 
 

@@ -80,12 +80,22 @@ async def _at_once() -> None:
 
 
 @asynccontextmanager
-async def running() -> AsyncGenerator[Running]:
+async def running(*resources: Resource) -> AsyncGenerator[Running]:
+    """A pump that runs; these resources were handed out already."""
     run = Running()
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(run.pump.run(run.outlet))
+        if resources:
+            run.put(*resources)
+            await run.settled()
         yield run
         task.cancel()
+
+
+@pytest.fixture
+def shortest_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop runs after each step of the pump."""
+    monkeypatch.setattr("moongate.run.pump.SLICE_S", 0)
 
 
 @pytest.mark.slow
@@ -98,9 +108,7 @@ async def test_what_was_written_is_handed_out_when_it_is_settled() -> None:
 
 
 async def test_nothing_runs_while_nothing_is_written() -> None:
-    async with running() as run:
-        run.put(*worlds.routes_with_services(1))
-        await run.settled()
+    async with running(*worlds.routes_with_services(1)) as run:
         turns = len(run.turns)
 
         for _ in range(100):
@@ -122,9 +130,7 @@ async def test_what_comes_of_an_answer_is_waited_for() -> None:
 
 
 async def test_endpoints_that_come_during_a_turn_are_handed_out_before_its_end() -> None:
-    async with running() as run:
-        run.put(*worlds.routes_with_services(200))
-        await run.settled()
+    async with running(*worlds.routes_with_services(200)) as run:
         before = len(run.turns)
 
         run.put(*(worlds.route(n, "/other") for n in range(200)))
@@ -136,14 +142,10 @@ async def test_endpoints_that_come_during_a_turn_are_handed_out_before_its_end()
     assert {r.type_url for put in changes.put.values() for r in put} == {ENDPOINT}
 
 
-async def test_endpoints_that_come_while_changes_are_handed_out_do_not_wait_for_the_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.mark.usefixtures("shortest_slices")
+async def test_endpoints_that_come_while_changes_are_handed_out_do_not_wait_for_the_end() -> None:
     """To hand out thousands of routes takes long, too."""
-    monkeypatch.setattr("moongate.run.pump.SLICE_S", 0)
-    async with running() as run:
-        run.put(*worlds.routes_with_services(2))
-        await run.settled()
+    async with running(*worlds.routes_with_services(2)) as run:
         before = len(run.turns)
 
         run.put(worlds.route(1, "/other"))
@@ -155,11 +157,9 @@ async def test_endpoints_that_come_while_changes_are_handed_out_do_not_wait_for_
     assert {r.type_url for put in changes.put.values() for r in put} == {ENDPOINT}
 
 
-async def test_answers_are_looked_at_when_all_that_was_written_is_handed_out(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.mark.usefixtures("shortest_slices")
+async def test_answers_are_looked_at_when_all_that_was_written_is_handed_out() -> None:
     """They are compared with what Envoys should have, so a write while changes are handed out goes first."""
-    monkeypatch.setattr("moongate.run.pump.SLICE_S", 0)
     async with running() as run:
         run.put(*worlds.routes_with_services(2))
         run.to_write_amid.append(worlds.route(1, "/other"))
@@ -190,12 +190,10 @@ class Circle:
         self.own = self
 
 
-async def test_garbage_is_collected_after_a_small_change(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("shortest_slices")
+async def test_garbage_is_collected_after_a_small_change() -> None:
     """An Envoy and its streams end as circles, and a moongate that runs for months has thousands of them."""
-    monkeypatch.setattr("moongate.run.pump.SLICE_S", 0)
-    async with running() as run:
-        run.put(*worlds.routes_with_services(2))
-        await run.settled()
+    async with running(*worlds.routes_with_services(2)) as run:
         circle = Circle()
         alive = weakref.ref(circle)
         slices = run.pump.slices
@@ -218,9 +216,7 @@ async def test_a_long_turn_leaves_no_pile_to_search_for_garbage() -> None:
             ages = range(info["generation"] + 1)
             searched.append(sum(len(gc.get_objects(generation=age)) for age in ages))
 
-    async with running() as run:
-        run.put(*worlds.routes_with_services(300), worlds.retries(1))
-        await run.settled()
+    async with running(*worlds.routes_with_services(300), worlds.retries(1)) as run:
         gc.collect()
         gc.freeze()
         gc.callbacks.append(note)
@@ -236,14 +232,10 @@ async def test_a_long_turn_leaves_no_pile_to_search_for_garbage() -> None:
     assert max(searched) < 10_000
 
 
-async def test_what_made_the_process_grow_is_not_searched_for_garbage(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.mark.usefixtures("shortest_slices")
+async def test_what_made_the_process_grow_is_not_searched_for_garbage() -> None:
     """It lives long, and to look through it again and again would hold up all else."""
-    monkeypatch.setattr("moongate.run.pump.SLICE_S", 0)
-    async with running() as run:
-        run.put(*worlds.routes_with_services(2))
-        await run.settled()
+    async with running(*worlds.routes_with_services(2)) as run:
         for many in (200_000, 100_000):  # the second time there are fewer than there were before
             large = [[n] for n in range(many)]
             frozen = gc.get_freeze_count()

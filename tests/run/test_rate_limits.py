@@ -130,6 +130,8 @@ async def test_routes_do_not_wait_for_what_the_service_has(tmp_path: Path) -> No
 
         assert waiting
         assert limits.enforced()
+
+
 async def test_routes_wait_for_an_answer_that_nobody_could_hear(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

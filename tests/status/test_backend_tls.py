@@ -16,9 +16,9 @@ BASE = (GATEWAY, http_route(), service(), config_map())
 
 
 def status(core: Core, name: str = "policy") -> PolicyStatus:
-    found = backend_tls_status(core.db, policy_ref(name))
-    assert found is not None
-    return found
+    status = backend_tls_status(core.db, policy_ref(name))
+    assert status is not None
+    return status
 
 
 def conditions(core: Core, name: str = "policy") -> dict[str, tuple[str, str]]:

@@ -263,9 +263,9 @@ def test_a_rule_whose_envoy_routes_would_be_too_large_says_so() -> None:
 
 def of_connections(core: Core, kind: str, name: str = "shop") -> dict[str, tuple[str, str, str]]:
     """The conditions of a route of connections at its first parent: status, reason and message."""
-    found = route_status(core.db, connection_ref(kind, name))
-    assert found is not None
-    return {c.type: (c.status, c.reason, c.message) for c in found.parents[0].conditions}
+    status = route_status(core.db, connection_ref(kind, name))
+    assert status is not None
+    return {c.type: (c.status, c.reason, c.message) for c in status.parents[0].conditions}
 
 
 @pytest.mark.parametrize(("kind", "protocol"), [("TCPRoute", "TCP"), ("UDPRoute", "UDP")])

@@ -64,17 +64,17 @@ def context(core: Core, name: str = "default/eg/web") -> dict[str, Any]:
 
 
 def test_clients_must_show_a_certificate_of_the_authorities() -> None:
-    found = context(Core(guarded(), CERT, config_map()))
+    tls = context(Core(guarded(), CERT, config_map()))
 
-    assert found["require_client_certificate"] is True
-    assert found["common_tls_context"]["validation_context_sds_secret_config"] == SOURCE
+    assert tls["require_client_certificate"] is True
+    assert tls["common_tls_context"]["validation_context_sds_secret_config"] == SOURCE
 
 
 def test_a_client_with_any_certificate_passes_where_the_mode_says_so() -> None:
-    found = context(Core(guarded(default=asking(mode="AllowInsecureFallback")), CERT, config_map()))
+    tls = context(Core(guarded(default=asking(mode="AllowInsecureFallback")), CERT, config_map()))
 
-    assert found["require_client_certificate"] is False
-    assert found["common_tls_context"]["combined_validation_context"] == {
+    assert tls["require_client_certificate"] is False
+    assert tls["common_tls_context"]["combined_validation_context"] == {
         "default_validation_context": {"trust_chain_verification": "ACCEPT_UNTRUSTED"},
         "validation_context_sds_secret_config": SOURCE,
     }
@@ -88,8 +88,8 @@ def test_each_port_has_the_secret_of_its_place() -> None:
         "gateway/default/eg/8443/ca.crt",
         "gateway/default/eg/default/ca.crt",
     ]
-    found = context(core, "default/eg/other")
-    assert found["common_tls_context"]["validation_context_sds_secret_config"]["name"].startswith(
+    tls = context(core, "default/eg/other")
+    assert tls["common_tls_context"]["validation_context_sds_secret_config"]["name"].startswith(
         "gateway/default/eg/8443/"
     )
 
@@ -318,9 +318,9 @@ def clients(validation: str = NAMED, *, name: str = "policy", target: str = "Gat
 
 def validation_of(core: Core, name: str = "default/eg/web") -> dict[str, Any]:
     """What the only chain of a listener asks of clients."""
-    found = context(core, name)
-    common = {k: v for k, v in found["common_tls_context"].items() if "validation" in k}
-    return {"required": found.get("require_client_certificate"), **common}
+    tls = context(core, name)
+    common = {k: v for k, v in tls["common_tls_context"].items() if "validation" in k}
+    return {"required": tls.get("require_client_certificate"), **common}
 
 
 def sds(name: str) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def policy(name: str, target: str, rules: list[dict[str, Any]], **spec: Any) -> 
     )
 
 
-def told(of: World) -> dict[str, Any]:
+def descriptors(of: World) -> dict[str, Any]:
     """The descriptors of each domain."""
     assert of.failures() == {}
     configs = {name: RateLimitConfig.FromString(each.body) for name, each in of.rate_limits().items()}
@@ -72,7 +72,7 @@ def test_each_route_has_limits_of_its_own() -> None:
         )
         for n in range(2)
     ]
-    assert told(of) == {"default/eg/http": expected}
+    assert descriptors(of) == {"default/eg/http": expected}
 
 
 def test_a_shared_limit_is_told_once() -> None:
@@ -80,7 +80,7 @@ def test_a_shared_limit_is_told_once() -> None:
     of = world(policy("p", "eg", [{"limit": HOUR, "shared": True}]))
 
     limit = chain(same("default/p/rule/0"), same("rule-0-match--1"), unit="HOUR", requests_per_unit=5)
-    assert told(of) == {"default/p": [limit]}
+    assert descriptors(of) == {"default/p": [limit]}
 
 
 SELECTORS: list[tuple[dict[str, Any], list[str]]] = [
@@ -124,7 +124,7 @@ def test_a_selector_becomes_the_entries_of_the_reference(
     """Redis counts by them, so that a count survives a move from the reference."""
     of = world(policy("p", "r0", [{"clientSelectors": [selector], "limit": HOUR, "shadowMode": True}]))
 
-    [limit] = told(of)["default/eg/http"]
+    [limit] = descriptors(of)["default/eg/http"]
     assert limit["descriptors"] == [chain(*entries, shadow=True, unit="HOUR", requests_per_unit=5)]
 
 
@@ -139,9 +139,9 @@ def test_rules_are_counted_within_their_domain() -> None:
     ]
     of = world(policy("p", "r0", rules))
 
-    [own] = told(of)["default/eg/http"]
+    [own] = descriptors(of)["default/eg/http"]
     assert [each["key"] for each in own["descriptors"]] == ["rule-0-path", "rule-1-match--1"]
-    assert [(each["key"], each["descriptors"][0]["key"]) for each in told(of)["default/p"]] == [
+    assert [(each["key"], each["descriptors"][0]["key"]) for each in descriptors(of)["default/p"]] == [
         ("default/p/rule/0", "rule-0-path"),
         ("default/p/rule/2", "rule-1-match--1"),
     ]
@@ -180,9 +180,9 @@ def test_rules_for_the_same_addresses_are_limits_of_their_own(
         for n, selector in enumerate(selectors)
     ]
     of = world(policy("p", "r0", rules))
-    told_of = [RateLimitConfig.FromString(each.body) for each in of.rate_limits().values()]
+    domains = [RateLimitConfig.FromString(each.body) for each in of.rate_limits().values()]
 
-    limits = {limit.requests: limit.path for limit in Limits(told_of)}
+    limits = {limit.requests: limit.path for limit in Limits(domains)}
 
     assert [[f"{key}={value}" for key, value in limits[n][1:]] for n in range(2)] == paths
 
@@ -195,12 +195,12 @@ def test_a_merged_policy_has_the_rules_of_both_under_their_own_names() -> None:
     )
     of = world(wide, narrow)
 
-    assert {name: [each["key"] for each in limits] for name, limits in told(of).items()} == {
+    assert {name: [each["key"] for each in limits] for name, limits in descriptors(of).items()} == {
         "default/eg/http": ["httproute/default/r0/rule/0/match/0/h0_example_com"],
         "default/narrow": ["default/narrow/rule/0"],
         "default/wide": ["default/wide/rule/0"],
     }
-    assert told(of)["default/wide"] == told(world(wide))["default/wide"]
+    assert descriptors(of)["default/wide"] == descriptors(world(wide))["default/wide"]
 
 
 def test_what_is_told_follows_the_policies() -> None:
@@ -251,7 +251,7 @@ def test_a_rejected_gateway_keeps_its_limits() -> None:
 
 def test_a_failed_route_keeps_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     of = world(policy("p", "eg", [{"limit": HOUR}]))
-    before = told(of)
+    before = descriptors(of)
 
     def fails(*_: Any) -> Any:
         raise RuntimeError
@@ -294,9 +294,9 @@ def test_without_a_service_calls_fail_at_once() -> None:
 
 
 def cluster_of(of: World) -> dict[str, Any]:
-    found = of.resource(EG_FLEET, CLUSTER, "ratelimit_cluster")
-    assert found is not None
-    return MessageToDict(Cluster.FromString(found.body))
+    cluster = of.resource(EG_FLEET, CLUSTER, "ratelimit_cluster")
+    assert cluster is not None
+    return MessageToDict(Cluster.FromString(cluster.body))
 
 
 def test_nothing_is_told_where_nothing_is_limited() -> None:

@@ -99,11 +99,11 @@ def test_samplers_of_opentelemetry(type_: str, names: list[str]) -> None:
     provider_of(
         traced("", f"type: OpenTelemetry, {HOST}, openTelemetry: {{sampler: {{type: {type_}}}}}"), config
     )
-    found = [config.sampler.name]
+    samplers = [config.sampler.name]
     if config.sampler.typed_config.Unpack(parent):
-        found.append(parent.wrapped_sampler.name)
+        samplers.append(parent.wrapped_sampler.name)
 
-    assert found == [f"envoy.tracers.opentelemetry.samplers.{name}" for name in names]
+    assert samplers == [f"envoy.tracers.opentelemetry.samplers.{name}" for name in names]
 
 
 def test_opentelemetry_gets_the_name_of_the_gateway_its_attributes_and_headers() -> None:

@@ -432,10 +432,10 @@ def test_a_connection_has_no_host_that_a_public_certificate_must_name(settings: 
         config=ON_HOST,
     )
 
-    found = connection_destination(core.db, listener_id("web"), connection_ref("TCPRoute"))
+    destination = connection_destination(core.db, listener_id("web"), connection_ref("TCPRoute"))
 
-    assert [problem.reason for problem in found.unresolved] == ([reason] if reason else [])
-    assert len(found.members) == (not reason)
+    assert [problem.reason for problem in destination.unresolved] == ([reason] if reason else [])
+    assert len(destination.members) == (not reason)
 
 
 def test_datagrams_have_no_tls() -> None:
@@ -447,7 +447,7 @@ def test_datagrams_have_no_tls() -> None:
         tls_policy(),
     )
 
-    found = connection_destination(core.db, listener_id("web"), connection_ref("UDPRoute"))
+    destination = connection_destination(core.db, listener_id("web"), connection_ref("UDPRoute"))
 
-    assert [problem.reason for problem in found.unresolved] == ["InvalidBackendTLS"]
-    assert "sectionName" in found.unresolved[0].message
+    assert [problem.reason for problem in destination.unresolved] == ["InvalidBackendTLS"]
+    assert "sectionName" in destination.unresolved[0].message

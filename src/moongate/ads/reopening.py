@@ -99,9 +99,9 @@ def _may_reopen(
         return tried <= MOST_REOPENINGS if tried else closes
     if tried or not meets_a_listener(listener.name, message):
         return False
-    wanted = addresses(listener)
+    own = addresses(listener)
     others = (other for name, other in handed_out.items() if name != listener.name)
-    return not any(wanted & addresses(other) for other in others)
+    return not any(own & addresses(other) for other in others)
 
 
 def _waits_for_routes(listeners: Channel, routes: Channel | None, listener: XdsResource) -> bool:

@@ -215,8 +215,8 @@ def _kind(
     assert isinstance(version, str)
     assert isinstance(name, str)
     group, _, number = version.rpartition("/")
-    known = kinds.get((group, name))
-    if known is None:
+    model = kinds.get((group, name))
+    if model is None:
         groups = [g for g, k in kinds if k == name]
         if groups:
             right = " or ".join(sorted(map(repr, filter(None, groups))))
@@ -224,10 +224,10 @@ def _kind(
             return Problem("apiVersion", f"There is no kind {name} in {version!r}; its {what}.")
         meant = did_you_mean(name, [k for _, k in kinds])
         return Problem("kind", f"{name!r} of {version!r} is not a kind that is read here.{meant}")
-    if number not in known.VERSIONS:
-        right = " or ".join(repr(f"{group}/{v}" if group else v) for v in known.VERSIONS)
+    if number not in model.VERSIONS:
+        right = " or ".join(repr(f"{group}/{v}" if group else v) for v in model.VERSIONS)
         return Problem("apiVersion", f"apiVersion of {name} is {version!r}; it must be {right}.")
-    return known
+    return model
 
 
 _KEPT = ("uid", "labels", "annotations", "generation")

@@ -99,10 +99,6 @@ def not_built_yet(consequence: str) -> Meta:
 Unbuilt = Annotated[Any, not_built_yet("it has no effect")]
 """A field of the reference that is accepted but has no effect yet."""
 
-UnbuiltClusterSetting = Annotated[Unbuilt, Meta(extra={"shapes_clusters": True})]
-"""An ``Unbuilt`` field that shapes clusters in the reference. A rule that sets it has clusters of its own
-already now, so that their names stay when the field is built."""
-
 
 def deprecated(instead: str, *below: str, only_if_true: bool = False) -> Meta:
     """Annotation of a field that is deprecated; a status says so where it is set.

@@ -133,9 +133,9 @@ def _quoted(value: object) -> str:
     return ": write it in quotes" if isinstance(value, bool | int | float) else ""
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, candidates: Iterable[str]) -> str:
     """A question to follow a sentence, with the known name that is most like the word; "" if none is."""
-    names = list(known)
+    names = list(candidates)
     alike = [name for name in names if name.lower() == word.lower()]
     close = alike or difflib.get_close_matches(word, names, n=1)
     if not close:

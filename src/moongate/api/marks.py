@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from typing import Any, Final, cast
 
 import msgspec
-from msgspec import inspect as types
 
 from moongate.api.base import Model
-from moongate.api.plans import extra_of, plan
+from moongate.api.plans import plan
 from moongate.problem import Problem
 
 NOT_SUPPORTED = "NotSupported"
@@ -49,11 +48,3 @@ def shareable(model: Model) -> Any:
             within = functools.reduce(lambda at, step: at[int(step) if step.isdigit() else step], steps, data)
             within[last] = REDACTED
     return data
-
-
-@functools.cache  # bounded by the number of models
-def marked_fields(model: type[Model], mark: str) -> tuple[str, ...]:
-    """The fields (Python names) of a model whose type has a mark, such as ``unbuilt``."""
-    info = types.type_info(model)
-    assert isinstance(info, types.StructType)
-    return tuple(field.name for field in info.fields if mark in extra_of(field.type))

@@ -87,13 +87,13 @@ def _by_type(
     base: tuple[Any, ...], over: tuple[Any, ...], path: str, inherited: list[str]
 ) -> tuple[Any, ...]:
     """The order is that of ``over``, then what only ``base`` has."""
-    known = {entry.type: entry for entry in base}
+    below = {entry.type: entry for entry in base}
     merged = [
-        _merged(known.pop(entry.type, None), entry, f"{path}[{n}]", inherited, by_type=True)
+        _merged(below.pop(entry.type, None), entry, f"{path}[{n}]", inherited, by_type=True)
         for n, entry in enumerate(over)
     ]
-    inherited += [f"{path}[{len(over) + n}]" for n in range(len(known))]
-    return (*merged, *known.values())
+    inherited += [f"{path}[{len(over) + n}]" for n in range(len(below))]
+    return (*merged, *below.values())
 
 
 _MERGE_BY_TYPE = frozenset({"Compression", "ProtocolUpgradeConfig"})

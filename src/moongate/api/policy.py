@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from msgspec import field
 
@@ -18,6 +18,12 @@ from moongate.api.shared import (
 
 MergeType = Literal["Replace", "StrategicMerge", "JSONMerge"]
 """How a more specific object is laid over a more general one; absent is ``Replace``."""
+
+REPLACES_WHEN_ABSENT: Final = Rule(
+    "self != 'Replace'",
+    "mergeType must be StrategicMerge or JSONMerge; leave it out to replace the more general policy.",
+)
+"""A rule about ``mergeType`` of policies."""
 
 
 class PolicyTargetReference(LocalObjectReference, frozen=True, kw_only=True):

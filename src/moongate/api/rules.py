@@ -2,8 +2,9 @@
 
 Theory of operation
 ===================
-All rules of one object are joined by ``&&`` into one program, for most of a run's cost is fixed. When the
-whole is true, each is. When it is not, or cannot be evaluated, each rule is asked by itself.
+All rules of one object are joined by ``&&`` into one program, because most of the cost of a run does not
+depend on the length of the program. If the whole is true, each rule is. If it is false, or cannot be
+evaluated, each rule is evaluated by itself.
 
 Facts
 -----
@@ -67,15 +68,15 @@ class Ruleset:
         try:
             key = _encoder.encode(part)
         except (TypeError, ValueError, OverflowError):
-            key = None  # a value that nobody has looked at has a type of its own
-        held = self.remembered.get(key) if key is not None else None
-        if held is None:
-            held = self.program(part)
+            key = None  # nobody has checked the value yet, so it may be of any type
+        satisfied = self.remembered.get(key) if key is not None else None
+        if satisfied is None:
+            satisfied = self.program(part)
             if key is not None and len(key) <= MEMORABLE:
                 if len(self.remembered) >= MEMORY:
                     self.remembered.clear()
-                self.remembered[key] = held
-        if held:
+                self.remembered[key] = satisfied
+        if satisfied:
             return []
         return [
             Problem(at, f"{rule.message}{_values(text, broken)}")

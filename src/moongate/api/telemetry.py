@@ -22,7 +22,7 @@ from moongate.api.shared import (
 )
 
 DEFAULT_PORT = 4317
-"""That of OpenTelemetry's gRPC."""
+"""The port of OpenTelemetry over gRPC."""
 
 V = TypeVar("V")
 

@@ -323,12 +323,12 @@ def authorities(db: Db, owner: Ref) -> Bundle | Problem:
         at = field.replace("caCertificateRefs", "wellKnownCACertificates")
         return Problem(at, f"{well_known!r} is not served; it must be {SYSTEM!r}.", "InvalidKind")
     named = [(f"{field}[{n}]", source(ref.kind, owner.namespace, ref.name)) for n, ref in enumerate(refs)]
-    known = [(path, at) for path, at in named if at is not None]
-    if not known:
+    sources = [(path, at) for path, at in named if at is not None]
+    if not sources:
         message = f"The kind is {refs[0].kind!r}; it must be" if refs else "None is named; it must be"
         at = f"{field}[0].kind" if refs else field
         return Problem(at, f"{message} one of {', '.join(KINDS)}.", "InvalidKind")
-    return bundle(db, known)
+    return bundle(db, sources)
 
 
 @query

@@ -377,8 +377,8 @@ def _service(db: Db, of: Target, to_service: bool) -> Backend:
         return Backend(problem=Problem("", message, "UnsupportedValue"))
     port = virtual.port(of)
     if port is None:
-        known = [str(each.port) for each in virtual.ports[:_MOST_PORTS] if each.protocol == of.transport]
-        has = f"; it has {', '.join(known)}" if known else ""
+        ports = [str(each.port) for each in virtual.ports[:_MOST_PORTS] if each.protocol == of.transport]
+        has = f"; it has {', '.join(ports)}" if ports else ""
         message = f"{what} has no {of.transport} port {of.port}{has}"
         return Backend(problem=Problem("", message, "PortNotFound"))
     routed = to_service and bool(virtual.addresses)

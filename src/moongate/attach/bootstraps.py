@@ -4,9 +4,9 @@ All other configuration comes by xDS. An EnvoyProxy may change the bootstrap.
 
 What must stay
 ==============
-Without its control plane, its node and its admin interface an Envoy is nobody's. So a bootstrap that changes
-them is refused. One that replaces all is written for another place: there they are put in from our own, if
-what stands in their place is what Envoy Gateway has there.
+An Envoy with another control plane, node or admin interface could not be configured or observed. So a
+bootstrap that changes them is refused. A bootstrap that replaces ours as a whole may have been written for
+Envoy Gateway: if it has there what Envoy Gateway has, our own take that place.
 
 Source: envoy.config.bootstrap.v3; the form is that of Envoy Gateway, but with Unix sockets instead of mutual
 TLS over TCP, and instead of a TCP port for admin.

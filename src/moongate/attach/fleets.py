@@ -80,8 +80,8 @@ def keeps_what_it_has(db: Db, fleet: FleetId) -> bool:
 
 def seniority(db: Db, ref: Ref) -> tuple[bool, tuple[str, str, str]]:
     """Sorts resources of a kind by age. One of unknown age is the youngest, and displaces no other."""
-    known = age.last_good(db, ref)
-    return (True, ("", "", "")) if isinstance(known, Failed) else (False, known)
+    last_age = age.last_good(db, ref)
+    return (True, ("", "", "")) if isinstance(last_age, Failed) else (False, last_age)
 
 
 @query

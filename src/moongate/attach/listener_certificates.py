@@ -50,7 +50,7 @@ def listener_certificates(db: Db, listener: ListenerId) -> ListenerCertificates:
     served: dict[Ref, Certificate | ServedSecret] = {}
     outdated: list[Ref] = []
     faults: list[Problem] = []
-    held: dict[tuple[str, str], Ref] = {}
+    by_name: dict[tuple[str, str], Ref] = {}
     for n, target in enumerate(certificate_refs(db, listener)):
         path = f"tls.certificateRefs[{n}]"
         if isinstance(target, Problem):
@@ -66,9 +66,9 @@ def listener_certificates(db: Db, listener: ListenerId) -> ListenerCertificates:
             faults.append(Problem(path, f"{target} {judged.message}", "InvalidCertificateRef"))
             continue
         domains = dict.fromkeys(judged.domains)
-        clash = next((d for d in domains if (judged.algorithm, d) in held), None)
+        clash = next((d for d in domains if (judged.algorithm, d) in by_name), None)
         if clash is not None:
-            first = held[judged.algorithm, clash]
+            first = by_name[judged.algorithm, clash]
             message = f"{target} is a second {judged.algorithm} certificate for {clash}, after {first}."
             faults.append(Problem(path, message, "InvalidCertificateRef"))
             continue
@@ -80,7 +80,7 @@ def listener_certificates(db: Db, listener: ListenerId) -> ListenerCertificates:
             if refused.before is None:
                 continue
             outdated.append(target)
-        held |= dict.fromkeys(((judged.algorithm, d) for d in domains), target)
+        by_name |= dict.fromkeys(((judged.algorithm, d) for d in domains), target)
         served[target] = judged
     sans = tuple(san for each in served.values() if isinstance(each, Certificate) for san in each.sans)
     servers = tuple((ref, each) for ref, each in served.items() if isinstance(each, ServedSecret))

@@ -149,12 +149,12 @@ def serving_gateway(db: Db, owner: Ref) -> Ref | None:
 
 def owners_of_each(db: Db, gateways: Sequence[Ref]) -> list[tuple[Ref, ...]]:
     """The owners of the listeners of each of some Gateways. While that fails, those that there were."""
-    known: list[tuple[Ref, ...]] = []
+    last: list[tuple[Ref, ...]] = []
     answers = owners.attempt_each(db, [(gateway,) for gateway in gateways])
     for gateway, answer in zip(gateways, answers, strict=True):
         kept = owners.last_good(db, gateway) if isinstance(answer, Failed) else answer
-        known.append((gateway,) if isinstance(kept, Failed) else kept)
-    return known
+        last.append((gateway,) if isinstance(kept, Failed) else kept)
+    return last
 
 
 def owners_of(db: Db, gateways: Sequence[Ref]) -> list[Ref]:

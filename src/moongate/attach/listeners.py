@@ -252,10 +252,10 @@ def conflicts(db: Db, gateway: Ref) -> Mapping[ListenerId, Conflict]:
     of = owners(db, gateway)
     candidates: list[Place] = []
     for owner, judged in zip(of, places.attempt_each(db, [(owner,) for owner in of]), strict=True):
-        known = places.last_good(db, owner) if isinstance(judged, Failed) else judged
-        if isinstance(known, Failed) or any(place.id.gateway != gateway for place in known):
-            known = places_written.attempt(db, gateway, owner)
-        candidates += () if isinstance(known, Failed) else known
+        judged_last = places.last_good(db, owner) if isinstance(judged, Failed) else judged
+        if isinstance(judged_last, Failed) or any(place.id.gateway != gateway for place in judged_last):
+            judged_last = places_written.attempt(db, gateway, owner)
+        candidates += () if isinstance(judged_last, Failed) else judged_last
     return _all_conflicts(db, gateway, candidates)
 
 
@@ -300,8 +300,8 @@ def _last_good_of(db: Db, gateway: Ref, owner: Ref) -> tuple[Listener, ...] | No
 
 def last_judged_at(db: Db, listener: ListenerId) -> Listener | None:
     """One of these listeners; ``None`` when its owner has none of that name."""
-    known = last_judged(db, listener.gateway, listener.owner)
-    return next((each for each in known if each.id == listener), None)
+    own = last_judged(db, listener.gateway, listener.owner)
+    return next((each for each in own if each.id == listener), None)
 
 
 def all_last_judged(db: Db, gateways: Sequence[Ref]) -> list[Listener]:
@@ -314,19 +314,21 @@ def all_last_judged(db: Db, gateways: Sequence[Ref]) -> list[Listener]:
     judged = listeners.attempt_each(db, [(owner,) for _, owner in of])
     if not any(isinstance(each, Failed) for each in judged):
         return [listener for own in judged if not isinstance(own, Failed) for listener in own]
-    known = [
+    by_owner = [
         last_judged(db, *at) if isinstance(own, Failed) else own for at, own in zip(of, judged, strict=True)
     ]
-    lost = _clashes(known, [not isinstance(own, Failed) for own in judged])
-    return [structs.replace(each, ready=False) if each.id in lost else each for own in known for each in own]
+    lost = _clashes(by_owner, [not isinstance(own, Failed) for own in judged])
+    return [
+        structs.replace(each, ready=False) if each.id in lost else each for own in by_owner for each in own
+    ]
 
 
-def _clashes(known: Sequence[tuple[Listener, ...]], is_certain: Sequence[bool]) -> set[ListenerId]:
+def _clashes(by_owner: Sequence[tuple[Listener, ...]], is_certain: Sequence[bool]) -> set[ListenerId]:
     """The ready listeners of some owners that cannot be served beside others.
 
     Those that are judged now go first.
     """
-    in_order = sorted(zip(is_certain, known, strict=True), key=lambda owner: not owner[0])
+    in_order = sorted(zip(is_certain, by_owner, strict=True), key=lambda owner: not owner[0])
     ready = [each for _, own in in_order for each in own if each.ready]
     candidates = [Place(each.id, each.protocol, each.container_port, each.hostname) for each in ready]
     return set(conflicts_among(candidates, 0))
@@ -682,10 +684,10 @@ def _conflicts_with_older(
 def _ports_of_rivals(db: Db, gateway: Ref, candidates: Sequence[Place]) -> dict[ListenerId, Conflict]:
     """Refuse the ports of this machine that belong to older Gateways with Envoys of their own."""
     at_ports = dict.fromkeys((place.port, place.protocol == "UDP") for place in candidates)
-    held = {at: _holder_of_port(db, gateway, *at) for at in at_ports}
+    holders = {at: _holder_of_port(db, gateway, *at) for at in at_ports}
     lost: dict[ListenerId, Conflict] = {}
     for place in candidates:
-        holder = held[place.port, place.protocol == "UDP"]
+        holder = holders[place.port, place.protocol == "UDP"]
         if holder is not None:
             message = (
                 f"Port {place.port} of this machine belongs to listener {called(holder)} of "
@@ -699,8 +701,8 @@ def _ports_of_rivals(db: Db, gateway: Ref, candidates: Sequence[Place]) -> dict[
 
 def _holder_of_port(db: Db, gateway: Ref, port: int, udp: bool) -> ListenerId | None:
     """The listener of an older Gateway with Envoys of its own that has a port of this machine."""
-    held = (_opened_by(db, claim).get((port, udp)) for claim in rivals(db, gateway, port))
-    return next((holder for holder in held if holder is not None), None)
+    holders = (_opened_by(db, claim).get((port, udp)) for claim in rivals(db, gateway, port))
+    return next((holder for holder in holders if holder is not None), None)
 
 
 @query

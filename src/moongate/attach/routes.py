@@ -291,14 +291,14 @@ def hosts_in(db: Db, owner: Ref, part: int) -> Mapping[ListenerId, tuple[str, ..
 
     A hostname stands in the shard that it hashes to. Some may turn out to have no route that is allowed.
     """
-    known = _directory(db, owner)
+    directory = _directory(db, owner)
     served: dict[ListenerId, set[str]] = {}
     written = (host for key in as_parent(db, owner) for host in find_in(db, HOSTNAMES, key, part))
     for host in written:
         if host:
-            for place in known.covering(host):
-                served.setdefault(known.listeners[place].id, set()).add(host)
-    for each in known.listeners:
+            for place in directory.covering(host):
+                served.setdefault(directory.listeners[place].id, set()).add(host)
+    for each in directory.listeners:
         # A route without hostname, or with a wider one, is served under the listener's own hostname.
         host = each.hostname or ANY
         if shard(host) == part and _may_have(db, each.id, host):
@@ -385,11 +385,11 @@ def reserved(db: Db, listener: ListenerId, host: str) -> bool:
 
     Only HTTP listeners of one port share a table; connections of HTTPS are assigned before there is a host.
     """
-    known = _directory(db, listener.owner)
-    own = known.get(listener)
+    directory = _directory(db, listener.owner)
+    own = directory.get(listener)
     if own is None or own.protocol != "HTTP" or not own.hostname or own.hostname != host:
         return False
-    covering = (known.listeners[place] for place in known.covering(host))
+    covering = (directory.listeners[place] for place in directory.covering(host))
     return any(a.port == own.port and a.hostname != host for a in covering) or any(
         is_beside(db, listener, own.port, other) for other in (*wider(host), "")
     )
@@ -397,15 +397,15 @@ def reserved(db: Db, listener: ListenerId, host: str) -> bool:
 
 def may_serve(db: Db, listener: ListenerId, host: str) -> bool:
     """Whether a hostname still belongs to a listener, as far as its Gateway can be judged."""
-    known = _directory.last_good(db, listener.owner)
-    own = None if isinstance(known, Failed) else known.get(listener)
-    if isinstance(known, Failed) or own is None:
+    directory = _directory.last_good(db, listener.owner)
+    own = None if isinstance(directory, Failed) else directory.get(listener)
+    if isinstance(directory, Failed) or own is None:
         return False
     if host == ANY:
         return True
     # What it had may have a narrower owner by now. So that counts which the listener itself may not know yet.
     covered = intersection(host, own.hostname)
-    return covered is not None and not _is_isolated(db, covered, own, known, was_beside)
+    return covered is not None and not _is_isolated(db, covered, own, directory, was_beside)
 
 
 def intersection(one: str, other: str) -> str | None:
@@ -501,9 +501,9 @@ def listeners_of(db: Db, owner: Ref) -> tuple[ListenerId, ...]:
 
 def hosts_if_taken(db: Db, listener: ListenerId, route: Route) -> tuple[str, ...]:
     """The hostnames that a route has on a listener if that takes it, sorted."""
-    known = _directory(db, listener.owner)
-    own = known.get(listener)
-    return () if own is None else _hosts_on(db, route.hostnames, own, known)
+    directory = _directory(db, listener.owner)
+    own = directory.get(listener)
+    return () if own is None else _hosts_on(db, route.hostnames, own, directory)
 
 
 def written_as(db: Db, listener: ListenerId, host: str) -> list[str]:
@@ -542,22 +542,22 @@ def is_open_to(db: Db, listener: ListenerId, route: Ref) -> bool:
 def _unmatched(parent: ParentReference, owner: Ref, listeners: tuple[Attachable, ...]) -> str:
     if not listeners:
         return f"The {owner.kind} has no listener that could be used; its own status tells why."
-    known = ", ".join(f"{a.id.name} (port {a.port})" for a in listeners)
+    listed = ", ".join(f"{a.id.name} (port {a.port})" for a in listeners)
     criteria = [] if parent.section_name is None else [f"name {parent.section_name!r}"]
     criteria += [] if parent.port is None else [f"port {parent.port}"]
     meant = did_you_mean(parent.section_name or "", (a.id.name for a in listeners))
-    return f"The {owner.kind} has no listener of {' and '.join(criteria)}; it has {known}.{meant}"
+    return f"The {owner.kind} has no listener of {' and '.join(criteria)}; it has {listed}.{meant}"
 
 
 def _judge(db: Db, resource: Route, parent: ParentReference, gateway: Ref, owner: Ref) -> Attachment:
     route, hostnames = resource.ref, resource.hostnames
-    known = _directory(db, owner)
+    directory = _directory(db, owner)
     if parent.section_name is None:
-        near, named = known.near(hostnames), known.listeners
+        near, named = directory.near(hostnames), directory.listeners
     else:
-        near = named = tuple(known.listeners[n] for n in known.named.get(parent.section_name, ()))
+        near = named = tuple(directory.listeners[n] for n in directory.named.get(parent.section_name, ()))
     open_to = _open_to(db, route, parent, near)
-    taken = tuple((a.id, names) for a in open_to if (names := _hosts_on(db, hostnames, a, known)))
+    taken = tuple((a.id, names) for a in open_to if (names := _hosts_on(db, hostnames, a, directory)))
     if taken and route_kind(route.kind).one_rule and (count := len(resource.spec.rules)) != 1:
         message = f"A {route.kind} has one rule, and this one has {count}: put their backends into one rule."
         return Attachment(parent, gateway, owner, (), Problem("spec.rules", message, INVALID_RULE))
@@ -565,7 +565,7 @@ def _judge(db: Db, resource: Route, parent: ParentReference, gateway: Ref, owner
         return Attachment(parent, gateway, owner, taken)
     named = tuple(a for a in named if parent.port in (None, a.port))
     if not named:
-        problem = Problem("", _unmatched(parent, owner, known.listeners), "NoMatchingParent")
+        problem = Problem("", _unmatched(parent, owner, directory.listeners), "NoMatchingParent")
         return Attachment(parent, gateway, owner, (), problem)
     willing = _open_to(db, route, parent, named)
     if not willing:
@@ -611,24 +611,26 @@ def _allows(db: Db, listener: Attachable, namespace: str) -> bool:
             return namespace == listener.id.owner.namespace
 
 
-def _hosts_on(db: Db, hostnames: tuple[str, ...], listener: Attachable, known: _Directory) -> tuple[str, ...]:
+def _hosts_on(
+    db: Db, hostnames: tuple[str, ...], listener: Attachable, directory: _Directory
+) -> tuple[str, ...]:
     if not hostnames:
         return (listener.hostname or ANY,)
     names = {h or ANY for name in hostnames if (h := intersection(name, listener.hostname)) is not None}
-    return tuple(sorted(name for name in names if not _is_isolated(db, name, listener, known)))
+    return tuple(sorted(name for name in names if not _is_isolated(db, name, listener, directory)))
 
 
 def _is_isolated(
     db: Db,
     host: str,
     listener: Attachable,
-    known: _Directory,
+    directory: _Directory,
     beside: Callable[[Db, ListenerId, int, str], bool] = is_beside,
 ) -> bool:
     # A hostname belongs to the most specific listener of a port (GatewayHTTPListenerIsolation), whether
     # or not that one takes the route. Of two that cover it, the longer is the more specific.
     own = listener.hostname
-    covering = (known.listeners[place] for place in known.covering(host))
+    covering = (directory.listeners[place] for place in directory.covering(host))
     narrower = (a.hostname for a in covering if a.id != listener.id and a.port == listener.port)
     if any(other == host or len(other) > len(own) for other in narrower):
         return True

@@ -43,10 +43,10 @@ def is_exact(host: str) -> bool:
 @query
 def hostnames_in(db: Db, listener: ListenerId, part: int) -> _Hostnames:
     """How many exact hostnames one shard of a listener has, and whether it has others with routes."""
-    known = hosts(db, listener, part)
-    others = (host for host in known if not is_exact(host))
+    hostnames = hosts(db, listener, part)
+    others = (host for host in hostnames if not is_exact(host))
     routes = (routes_at(db, listener, host, n) for host in others for n in shards_at(db, listener, host))
-    return _Hostnames(sum(map(is_exact, known)), any(routes))
+    return _Hostnames(sum(map(is_exact, hostnames)), any(routes))
 
 
 @query
@@ -54,9 +54,9 @@ def table_size(db: Db, listeners: tuple[ListenerId, ...]) -> Size:
     """What the table of some listeners has."""
     shards = [(listener, n) for listener in listeners for n in last_host_shards(db, listener)]
     built = hostnames_in.attempt_each(db, shards)
-    known = [
+    counts = [
         hostnames_in.last_good(db, *at) if isinstance(each, Failed) else each
         for at, each in zip(shards, built, strict=True)
     ]
-    parts = [each for each in known if not isinstance(each, Failed)]
+    parts = [each for each in counts if not isinstance(each, Failed)]
     return Size(sum(each.exact for each in parts) >= LARGE, any(each.has_others for each in parts))

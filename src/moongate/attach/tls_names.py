@@ -117,22 +117,24 @@ def unknown_names(spec: TLSSettings) -> Iterator[Problem]:
             yield Problem(f"alpnProtocols[{i}]", message)
 
 
-def _unusable(field: str, what: str, entries: tuple[str, ...], known: Mapping[str, str]) -> Iterator[Problem]:
+def _unusable(
+    field: str, what: str, entries: tuple[str, ...], meanings: Mapping[str, str]
+) -> Iterator[Problem]:
     """The names of a list that Envoy does not know, or that mean what an entry before them does.
 
     Args:
         field: the list.
         what: one of its entries, in words.
         entries: each may be several names, with colons.
-        known: all names, each with the one name for what it means.
+        meanings: all names, each with the one name for what it means.
     """
     before: dict[str, str] = {}
     for i, entry in enumerate(entries):
         for name in entry.split(":") if entry or len(entries) > 1 else ():
-            if name not in known:
-                listed = ", ".join(dict.fromkeys(known.values()))
+            if name not in meanings:
+                listed = ", ".join(dict.fromkeys(meanings.values()))
                 yield Problem(
                     f"{field}[{i}]", f"{name!r} is not {what} that Envoy knows; those are {listed}."
                 )
-            elif (other := before.setdefault(known[name], entry)) is not entry:
+            elif (other := before.setdefault(meanings[name], entry)) is not entry:
                 yield Problem(f"{field}[{i}]", f"{name!r} stands there already, as {other!r}; name it once.")

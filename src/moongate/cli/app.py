@@ -143,8 +143,8 @@ def _for_user(error: Exception) -> tuple[str, int] | None:
         return error.message, error.code
     for name, module, code in _FOR_USERS:
         # If the module is not imported, no error of its class can exist.
-        known = getattr(sys.modules.get(module), name, None)
-        if known is not None and isinstance(error, known):
+        error_class = getattr(sys.modules.get(module), name, None)
+        if error_class is not None and isinstance(error, error_class):
             return str(error), code
     return None
 

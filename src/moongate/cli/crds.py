@@ -39,8 +39,8 @@ def crds(
     by_name = {name: definition for definition in DEFINITIONS for name in definition.names}
     for kind in kinds or ():
         if kind.lower() not in by_name:
-            known = ", ".join(definition.kind.KIND for definition in DEFINITIONS)
-            raise UsageError(f"There is no definition of {kind!r} here; there are those of {known}.")
+            existing = ", ".join(definition.kind.KIND for definition in DEFINITIONS)
+            raise UsageError(f"There is no definition of {kind!r} here; there are those of {existing}.")
     selected = dict.fromkeys(by_name[kind.lower()] for kind in kinds) if kinds else DEFINITIONS
     say_documents([custom_resource_definition(definition) for definition in selected], output)
     return 0

@@ -118,15 +118,15 @@ def translated(
         for diagnostic in loaded.diagnostics
         if diagnostic.severity != "info"
     ]
-    held = world.store.held()
+    resources = world.store.held()
     dangling = dangling_references(
-        held,
-        held,
+        resources,
+        resources,
         controller=in_force.gateway.controller_name,
         faulty=files.folder.faulty_place,
         unread=files.folder.unread_place,
     )
-    unselecting = selecting_nothing(held, held, world.statuses().__contains__)
+    unselecting = selecting_nothing(resources, resources, world.statuses().__contains__)
     by_field = {(each.resource, each.field): each for each in (*dangling, *unselecting)}
     # A field that is not built yet is reported where it is written; a protocol only the status knows.
     written = {each.unbuilt for each in faults}
@@ -218,18 +218,18 @@ def statuses(world: World) -> list[dict[str, Any]]:
     from moongate.status.gateways import EnvoyState, GatewayStatus, live
     from moongate.translation import status_documents
 
-    held = world.store.held()
+    resources = world.store.held()
     all_statuses = world.statuses()
     documents: list[dict[str, Any]] = []
     for ref, document in zip(sorted(all_statuses), status_documents(world, {}), strict=True):
-        status, resource = all_statuses[ref], held[ref]
+        status, resource = all_statuses[ref], resources[ref]
         if isinstance(status, GatewayStatus) and isinstance(resource, Gateway):
             import msgspec
 
             seen = live(status, resource, EnvoyState(serving=0))
             # No Envoy runs, so "Programmed" would be false everywhere. It is kept where a query failed.
-            known = tuple(c for c in seen.conditions if c.type != "Programmed" or c in status.conditions)
-            document["status"] = msgspec.to_builtins(msgspec.structs.replace(seen, conditions=known))
+            conditions = tuple(c for c in seen.conditions if c.type != "Programmed" or c in status.conditions)
+            document["status"] = msgspec.to_builtins(msgspec.structs.replace(seen, conditions=conditions))
         documents.append(document)
     return documents
 
@@ -239,10 +239,10 @@ def status_diagnostics(world: World, files: Files) -> Iterator[Diagnostic]:
     from moongate.status.causes import causes
     from moongate.status.degraded import degradations
 
-    held = world.store.held()
+    resources = world.store.held()
     for ref, status in sorted(world.statuses().items()):
-        faults = causes(world.db, held[ref])
-        for degradation in degradations(held[ref], status):
+        faults = causes(world.db, resources[ref])
+        for degradation in degradations(resources[ref], status):
             for fault in faults.get((degradation.at, degradation.condition)) or degradation.problems:
                 yield files.folder.diagnostic(ref, fault, degradation.severity)
 

@@ -123,10 +123,10 @@ def _command(word: str, commands: Collection[str]) -> str:
     )
 
 
-def _proposal(word: str, known: Sequence[str], others: dict[str, str]) -> str:
+def _proposal(word: str, candidates: Sequence[str], others: dict[str, str]) -> str:
     """A question for one of the known words; "" if none is meant."""
     same = others.get(word)
-    close = [same] if same in known else difflib.get_close_matches(word, known, n=1, cutoff=_LIKE)
+    close = [same] if same in candidates else difflib.get_close_matches(word, candidates, n=1, cutoff=_LIKE)
     return f" Did you mean {close[0]}?" if close else ""
 
 

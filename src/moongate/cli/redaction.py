@@ -45,8 +45,8 @@ def _redact(message: Message) -> None:
 
 def _blank_field(message: Message, field: FieldDescriptor) -> None:
     if field.message_type is not None:
-        for held, inner in parts(message):
-            if held.number == field.number:
+        for descriptor, inner in parts(message):
+            if descriptor.number == field.number:
                 visit(inner, _blank)
         return
     value = getattr(message, field.name)

@@ -391,14 +391,14 @@ def _envoy(fleet: Document) -> tuple[str, ...]:
 def _limit(limit: Document) -> tuple[str, ...]:
     path = " > ".join(f"{key}={value}" if value and value != key else key for key, value in limit["path"])
     shadow = " (shadow)" if limit["shadow"] else ""
-    known = limit["used"] is not None
+    is_counted = limit["used"] is not None
     return (
         limit["domain"],
         path,
         f"{limit['requests']} per {limit['unit'].lower()}{shadow}",
-        str(limit["used"]) if known else "unknown",
-        str(limit["buckets"]) if known else "",
-        f"{limit['reset_s']} s" if known else "",
+        str(limit["used"]) if is_counted else "unknown",
+        str(limit["buckets"]) if is_counted else "",
+        f"{limit['reset_s']} s" if is_counted else "",
     )
 
 

@@ -123,12 +123,12 @@ def _line(diagnostic: Diagnostic) -> str:
 
 
 def _summary(translation: Translated, errors: int, warnings: int) -> str:
-    held = len(translation.files.folder.resources)
+    count = len(translation.files.folder.resources)
     wrong = f"{_counted(errors, 'error')}, {_counted(warnings, 'warning')}"
     kinds = sorted(set(translation.ignored))
     some = ", ".join((*kinds[:_MOST_KINDS], *(["…"] if len(kinds) > _MOST_KINDS else ())))
     ignored = f", {_counted(len(translation.ignored), 'document')} ignored ({some})" if kinds else ""
-    return f"{_counted(held, 'resource')}{ignored}: {wrong if errors or warnings else 'nothing is wrong'}."
+    return f"{_counted(count, 'resource')}{ignored}: {wrong if errors or warnings else 'nothing is wrong'}."
 
 
 _MOST_KINDS = 5
@@ -186,13 +186,13 @@ def _named(translation: Translated, fleet: str, refused: Refused) -> Iterator[tu
     from moongate.status.policies import policies_of_listener
     from moongate.xds.metadata import resources_of
 
-    held = translation.world.store.held()
+    resources = translation.world.store.held()
     if refused.what == "listener" and (listener := listener_of(refused.names[0])) is not None:
         # Envoy does not say which setting it is; those of a policy are likelier than the listener's own.
         for policy in policies_of_listener(translation.world.statuses(), listener):
             yield policy, "spec"
     for ref, section in resources_of(refused.metadata):
-        resource = held.get(ref)
+        resource = resources.get(ref)
         rule = _RULE.search(refused.names[0])
         if isinstance(resource, Gateway | ListenerSet):
             names = [listener.name for listener in resource.spec.listeners]

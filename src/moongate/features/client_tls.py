@@ -32,7 +32,6 @@ from envoy.extensions.transport_sockets.tls.v3.common_pb2 import (
     CertificateValidationContext,
     SubjectAltNameMatcher,
 )
-from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from msgspec import Meta
 
 from moongate.api.base import Model, Ref, Rule, deprecated
@@ -47,7 +46,7 @@ from moongate.attach.client_validation import (
 from moongate.attach.tls_names import unknown_names
 from moongate.engine import Db
 from moongate.features.base import ChainEdit, Effective, Feature, Reference
-from moongate.features.shared import tls_parameters
+from moongate.features.shared import string_matcher, tls_parameters
 from moongate.problem import Problem
 from moongate.regex import regex_fault
 from moongate.xds.wire import encode
@@ -317,26 +316,12 @@ def _conditions(validation: ClientValidationContext) -> CertificateValidationCon
         match_typed_subject_alt_names=[
             SubjectAltNameMatcher(
                 san_type=SubjectAltNameMatcher.SanType.Name(kind),
-                matcher=_matcher(match),
+                matcher=string_matcher(match),
                 oid=match.oid if isinstance(match, OtherSANMatch) else "",
             )
             for _, kind, match in validation.named_matches
         ],
     )
-
-
-def _matcher(match: StringMatch) -> StringMatcher:
-    matcher = StringMatcher()
-    match match.type:
-        case "Exact":
-            matcher.exact = match.value
-        case "Prefix":
-            matcher.prefix = match.value
-        case "Suffix":
-            matcher.suffix = match.value
-        case "RegularExpression":
-            matcher.safe_regex.regex = match.value
-    return matcher
 
 
 def _filter_chain(edit: ChainEdit, tls: Effective[ClientTLSSettings]) -> None:

@@ -50,8 +50,8 @@ def check(db: Db, telemetry: Effective[BackendTelemetry]) -> Iterator[Problem]:
     pattern = metrics.route_stat_name if metrics is not None else None
     unknown = [each for each in _OPERATOR.findall(pattern or "") if each not in ROUTE_STAT_OPERATORS]
     if unknown:
-        known = ", ".join(sorted(ROUTE_STAT_OPERATORS))
-        message = f"There is no operator {', '.join(unknown)}; there are {known}."
+        operators = ", ".join(sorted(ROUTE_STAT_OPERATORS))
+        message = f"There is no operator {', '.join(unknown)}; there are {operators}."
         yield Problem("metrics.routeStatName", message)
 
 

@@ -175,11 +175,11 @@ class EnvoyProcess:
         self.arguments_error = ""
         self.unusable = False
         self._binary = binary
-        self._is_known = is_of_the_wheel(binary)
-        """Whether the binary is an Envoy that runs here. After a failed start that is asked again."""
+        self._is_checked = is_of_the_wheel(binary)
+        """Whether the binary was checked to be an Envoy that runs here. A failed start leaves that open."""
         self._files = files
         self._bootstrap: Bootstrap = bootstrap
-        self._wanted: Bootstrap = bootstrap
+        self._requested: Bootstrap = bootstrap
         self._proven: Bootstrap | None = None
         """The bootstrap with which it last served."""
         self._proven_options: EnvoyOptions | None = None
@@ -276,10 +276,10 @@ class EnvoyProcess:
 
     async def renew(self, bootstrap: Bootstrap) -> None:
         """Run Envoy with another bootstrap, as soon as that can be."""
-        self._wanted = bootstrap
+        self._requested = bootstrap
         await self._try_arguments(self._options)
         refusal = await self._refusal(bootstrap, self._startable) if self._proven is not None else ""
-        if self._wanted is not bootstrap:
+        if self._requested is not bootstrap:
             return
         if refusal:
             self.keep_bootstrap(refusal)
@@ -427,7 +427,7 @@ class EnvoyProcess:
             return 0, _sentence(error)
         if self.state is not State.STARTING or status is None or status in _ENDED_BY_OTHERS:
             return status, ""
-        self._is_known = False
+        self._is_checked = False
         ((what, how),) = _end(status).items()
         return status, self.last_error or f"It ended with {what} {how}, without a message."
 
@@ -476,9 +476,9 @@ class EnvoyProcess:
                 self._files.record.unlink(missing_ok=True)
 
     async def _started(self) -> EnvoyRun:
-        if not self._is_known:
+        if not self._is_checked:
             await build(self._binary)
-            self._is_known = True
+            self._is_checked = True
         self._files.admin.unlink(missing_ok=True)
         self._write_bootstrap()
         stdout = self._access_log if isinstance(self._access_log, int) else None
@@ -514,11 +514,11 @@ class EnvoyProcess:
         with suppress(OSError):
             if self._files.bootstrap.read_bytes() != as_json(self._bootstrap):
                 return "Its bootstrap is another one."
-        wanted_arguments = self._arguments(self._files.bootstrap, self._running)
-        if _without_levels(command_line(pid)[1:]) != _without_levels(wanted_arguments):
+        arguments = self._arguments(self._files.bootstrap, self._running)
+        if _without_levels(command_line(pid)[1:]) != _without_levels(arguments):
             return "Its arguments are others."
         try:
-            wanted = await build(self._binary)
+            installed = await build(self._binary)
         except (EnvoyMissingError, TimeoutError) as error:
             # Rather the Envoy that runs than none.
             self._log.warning("envoy.failed", message=str(error))
@@ -528,12 +528,12 @@ class EnvoyProcess:
         try:
             async with asyncio.timeout(_ANSWER_WITHIN_S), Admin(self._files.admin) as admin:
                 running = await admin.version()
-                if running == wanted:
+                if running == installed:
                     await admin.set_log_levels(self._options.log_levels)
         except (TimeoutError, httpx.HTTPError):
             return "It does not answer."
-        if running != wanted:
-            return f"It is Envoy {running}, and moongate starts {wanted}."
+        if running != installed:
+            return f"It is Envoy {running}, and moongate starts {installed}."
         return await self._hand_on_scopes()
 
     async def _hand_on_scopes(self) -> str:

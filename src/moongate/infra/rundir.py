@@ -521,11 +521,11 @@ def _running(record: Path, first: Path, words: list[str]) -> int | None:
         words: successive words of its command line.
     """
     try:
-        known = msgspec.json.decode(record.read_bytes(), type=_Record)
+        recorded = msgspec.json.decode(record.read_bytes(), type=_Record)
     except (OSError, msgspec.DecodeError):
         return _unrecorded(words) if first.exists() else None
-    same = _started(known.pid) == known.started and known.boot == _boot()
-    return known.pid if same and _runs_from(known.pid, record.parent) else None
+    same = _started(recorded.pid) == recorded.started and recorded.boot == _boot()
+    return recorded.pid if same and _runs_from(recorded.pid, record.parent) else None
 
 
 def _unrecorded(words: list[str]) -> int | None:

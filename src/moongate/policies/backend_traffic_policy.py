@@ -17,7 +17,7 @@ from moongate.api.cluster_settings import (
 )
 from moongate.api.connections import HTTP2Settings, TCPKeepalive
 from moongate.api.health_checks import HealthCheck
-from moongate.api.policy import MergeType, PolicyTargetReferences
+from moongate.api.policy import REPLACES_WHEN_ABSENT, MergeType, PolicyTargetReferences
 from moongate.api.rate_limits import RateLimits
 from moongate.attach.policies import Policy
 from moongate.features.admission_control import AdmissionControl
@@ -89,12 +89,7 @@ class BackendTrafficPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True
         PREDICTED_BY_TURNS,
     )
     FIELD_RULES: ClassVar[dict[str, tuple[Rule, ...]]] = {
-        "merge_type": (
-            Rule(
-                "self != 'Replace'",
-                "mergeType Replace is what happens without mergeType; leave it out.",
-            ),
-        ),
+        "merge_type": (REPLACES_WHEN_ABSENT,),
     }
 
     load_balancer: LoadBalancer | None = None

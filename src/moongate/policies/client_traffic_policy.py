@@ -8,7 +8,7 @@ from msgspec import field
 
 from moongate.api.base import ENVOY_GROUP, Rule, deprecated
 from moongate.api.connections import HTTP2Settings, TCPKeepalive
-from moongate.api.policy import MergeType, PolicyTargetReferences
+from moongate.api.policy import REPLACES_WHEN_ABSENT, MergeType, PolicyTargetReferences
 from moongate.attach.policies import Policy
 from moongate.features.client_ip_detection import ClientIPDetectionSettings
 from moongate.features.client_proxy_protocol import ProxyProtocolSettings
@@ -60,12 +60,7 @@ class ClientTrafficPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True)
         ),
     )
     FIELD_RULES: ClassVar[dict[str, tuple[Rule, ...]]] = {
-        "merge_type": (
-            Rule(
-                "self != 'Replace'",
-                "mergeType Replace is what happens without mergeType; leave it out.",
-            ),
-        ),
+        "merge_type": (REPLACES_WHEN_ABSENT,),
     }
 
     merge_type: MergeType | None = None

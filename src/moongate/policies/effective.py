@@ -29,7 +29,7 @@ from msgspec import Struct, structs
 from moongate.api.admission import checked
 from moongate.api.base import Ref, fields_of
 from moongate.api.httproutefilter import HTTPRouteFilter
-from moongate.api.marks import marked_fields, unbuilt
+from moongate.api.marks import unbuilt
 from moongate.api.merge import merge_traced
 from moongate.api.policy import PolicyTargetReferences
 from moongate.api.route import RequestRule, Route
@@ -471,7 +471,7 @@ def shapes_clusters(db: Db, policy: Applied) -> bool:
     if merged is None:
         return False
     shaping = {f.field for f in FEATURES if f.kind == policy.owner.kind and f.shapes_clusters}
-    return not shaping.union(marked_fields(type(merged.spec), "shapes_clusters")).isdisjoint(merged.own)
+    return not shaping.isdisjoint(merged.own)
 
 
 @query

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Final
 
 from moongate.api.base import ENVOY_GROUP, Rule, deprecated, not_built_yet
-from moongate.api.policy import MergeType, PolicyTargetReferences
+from moongate.api.policy import REPLACES_WHEN_ABSENT, MergeType, PolicyTargetReferences
 from moongate.attach.policies import Policy
 from moongate.features.basic_auth import BasicAuth
 from moongate.features.cors import CORS
@@ -66,12 +66,7 @@ class SecurityPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True):
         ),
     )
     FIELD_RULES: ClassVar[Mapping[str, tuple[Rule, ...]]] = {
-        "merge_type": (
-            Rule(
-                "self != 'Replace'",
-                "mergeType must be StrategicMerge or JSONMerge; to replace what is above, leave it out.",
-            ),
-        ),
+        "merge_type": (REPLACES_WHEN_ABSENT,),
     }
 
     merge_type: MergeType | None = None

@@ -23,7 +23,7 @@ NONE: Final = ""
 class LastAnswers(Struct):
     """The last answers of one Envoy."""
 
-    held: str = NONE
+    acknowledged: str = NONE
     """The version that it acknowledged last."""
     refused: str = NONE
     """The version that it refused last."""
@@ -61,10 +61,10 @@ class Answers:
 
     def acknowledge(self, node: str, version: str) -> bool:
         """An Envoy has a version in force. False if that was known."""
-        if node not in self._by_node and self._held(node) == version:
+        if node not in self._by_node and self._acknowledged(node) == version:
             return False
         last = self._of(node)
-        last.held, last.at_odds = version, False
+        last.acknowledged, last.at_odds = version, False
         if last.refused == version:
             last.refused = NONE
         return True
@@ -91,22 +91,22 @@ class Answers:
 
     def unanimous(self) -> str | None:
         """The version that all Envoys hold which have answered; ``None`` when there is none."""
-        versions = {last.held for last in self._by_node.values() if not last.at_odds}
-        if any(node not in self._by_node and self._held(node) for node in self._nodes):
+        versions = {last.acknowledged for last in self._by_node.values() if not last.at_odds}
+        if any(node not in self._by_node and self._acknowledged(node) for node in self._nodes):
             versions.add(self._common)
         return versions.pop() or None if len(versions) == 1 else None
 
     def agree(self, version: str, now: int) -> None:
         """All hold a version, and it is what they should have: nothing is kept for each of them any more."""
-        if all(node in self._by_node or self._held(node) for node in self._nodes) and not any(
+        if all(node in self._by_node or self._acknowledged(node) for node in self._nodes) and not any(
             last.at_odds for last in self._by_node.values()
         ):
             self._common, self._common_since = version, now
             self._by_node.clear()
 
-    def is_held_by_another(self, node: str, version: str) -> bool:
+    def is_in_force_elsewhere(self, node: str, version: str) -> bool:
         """Whether another connected Envoy has a version in force."""
-        return any(other != node and self._held(other) == version for other in self._nodes)
+        return any(other != node and self._acknowledged(other) == version for other in self._nodes)
 
     def put_at_odds(self, node: str) -> None:
         """An Envoy refuses what the others have in force."""
@@ -116,12 +116,12 @@ class Answers:
         """For how many Envoys something is kept."""
         return len(self._by_node)
 
-    def _held(self, node: str) -> str:
+    def _acknowledged(self, node: str) -> str:
         if (last := self._by_node.get(node)) is not None:
-            return last.held
+            return last.acknowledged
         return self._common if self._nodes[node] <= self._common_since else NONE
 
     def _of(self, node: str) -> LastAnswers:
         if node not in self._by_node:
-            self._by_node[node] = LastAnswers(self._held(node))
+            self._by_node[node] = LastAnswers(self._acknowledged(node))
         return self._by_node[node]

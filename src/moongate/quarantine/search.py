@@ -280,7 +280,7 @@ class Search:
         if (refused.version, self._era) == self._fruitless:
             return None
         if refused.version == self._good_version:
-            if self.answers.is_held_by_another(refused.node, self._good_version):
+            if self.answers.is_in_force_elsewhere(refused.node, self._good_version):
                 self._pass_over(refused.node)
                 return None
             self._good, self._good_version = NOTHING, NONE
@@ -300,7 +300,7 @@ class Search:
         if not suspects:
             if (wrote := (yield from self._go_on())) is not None:
                 return wrote
-            if self.answers.is_held_by_another(refused.node, refused.version):
+            if self.answers.is_in_force_elsewhere(refused.node, refused.version):
                 self._pass_over(refused.node)
                 return None
             self._fruitless = refused.version, self._era

@@ -256,16 +256,16 @@ def _stamp(status: dict[str, Any], before: dict[str, Any], time: str) -> None:
         if isinstance(value, dict):
             _stamp(cast("dict[str, Any]", value), before.get(key, {}), time)
         elif isinstance(value, list):
-            entries, known = cast("list[Any]", value), before.get(key, [])
+            entries, former = cast("list[Any]", value), before.get(key, [])
             for entry in entries:
                 if isinstance(entry, dict):
-                    _stamp_entry(cast("dict[str, Any]", entry), known, time)
+                    _stamp_entry(cast("dict[str, Any]", entry), former, time)
 
 
-def _stamp_entry(entry: dict[str, Any], known: list[dict[str, Any]], time: str) -> None:
+def _stamp_entry(entry: dict[str, Any], former: list[dict[str, Any]], time: str) -> None:
     about = _identity(entry)
     nothing: dict[str, Any] = {}
-    before = next((other for other in known if _identity(other) == about), nothing)
+    before = next((other for other in former if _identity(other) == about), nothing)
     if entry.keys() >= _CONDITION:
         kept = before.get("status") == entry["status"]
         entry["lastTransitionTime"] = before["lastTransitionTime"] if kept else time

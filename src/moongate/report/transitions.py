@@ -71,8 +71,8 @@ class Transitions:
 
     def forget(self, ref: Ref) -> None:
         """Note that a resource was deleted."""
-        for known in (self._now, self._reported, self._touched):
-            known.pop(ref, None)
+        for by_ref in (self._now, self._reported, self._touched):
+            by_ref.pop(ref, None)
 
     def transitions(self) -> list[Transition]:
         """The degradations that began or ended since the last call, sorted by resource, beginnings first."""
@@ -81,14 +81,14 @@ class Transitions:
             before, now = self._reported.pop(ref, {}), self._now[ref]
             transitions += [
                 Transition(ref, degradation, bad=True)
-                for text, held in now.items()
+                for text, group in now.items()
                 if text not in before
-                for degradation in held.degradations
+                for degradation in group.degradations
             ]
             transitions += [
-                Transition(ref, held.degradations[0], bad=False)
-                for text, held in before.items()
-                if not any(text[0] == other[0] and held.parts & kept.parts for other, kept in now.items())
+                Transition(ref, group.degradations[0], bad=False)
+                for text, group in before.items()
+                if not any(text[0] == other[0] and group.parts & kept.parts for other, kept in now.items())
             ]
             if now:
                 self._reported[ref] = now
@@ -98,7 +98,7 @@ class Transitions:
         return transitions
 
 
-class _Held(NamedTuple):
+class _Group(NamedTuple):
     degradations: tuple[Degradation, ...]
     """The same degradation of several parts, once for each field that causes it."""
     parts: frozenset[str]
@@ -108,7 +108,7 @@ class _Held(NamedTuple):
 _Text = tuple[str, str, tuple[str, ...]]
 """Type, reason and messages. Without the paths, because an index in them may change."""
 
-_Degradations = dict[_Text, _Held]
+_Degradations = dict[_Text, _Group]
 
 _OF_MANIFESTS = "Warning"
 """The type of a condition that repeats what is logged with the manifest."""
@@ -131,12 +131,12 @@ def _is_reported(ref: Ref, degradation: Degradation) -> bool:
 
 
 def _grouped(degradations: Iterable[Degradation]) -> _Degradations:
-    held: _Degradations = {}
+    groups: _Degradations = {}
     for degradation in degradations:
         problems = degradation.problems
         text = (degradation.condition, problems[0].reason, tuple(problem.message for problem in problems))
-        known = held.get(text, _Held((), frozenset()))
-        if all(degradation.problems != other.problems for other in known.degradations):
-            known = known._replace(degradations=(*known.degradations, degradation))
-        held[text] = known._replace(parts=known.parts | {degradation.part})
-    return held
+        group = groups.get(text, _Group((), frozenset()))
+        if all(degradation.problems != other.problems for other in group.degradations):
+            group = group._replace(degradations=(*group.degradations, degradation))
+        groups[text] = group._replace(parts=group.parts | {degradation.part})
+    return groups

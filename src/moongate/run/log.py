@@ -46,7 +46,7 @@ class RunLog:
     """Logs differences, so it remembers what it has logged.
 
     Args:
-        held: all resources in force.
+        resources: all resources in force.
         sliced: whether a Service has an EndpointSlice; without it, all that is held is looked through.
         listening: the Gateways and ListenerSets with a listener at a port; likewise.
         controller: the controllerName of GatewayClasses that are served.
@@ -55,13 +55,13 @@ class RunLog:
 
     def __init__(
         self,
-        held: Mapping[Ref, Resource],
+        resources: Mapping[Ref, Resource],
         sliced: Callable[[Ref], bool] | None = None,
         listening: Callable[[int], Iterable[Ref]] | None = None,
         controller: Callable[[], str] = lambda: CONTROLLER_NAME,
         causes: Callable[[Ref], Mapping[tuple[str, str], tuple[Problem, ...]]] = lambda _ref: {},
     ) -> None:
-        self._held = held
+        self._resources = resources
         self._causes = causes
         self._sliced = sliced
         self._listening = listening
@@ -100,7 +100,7 @@ class RunLog:
         """All about manifests as they are now: their faults, and all references that lead nowhere."""
         references = (_DANGLING, _ALONE)
         faults = (d for source, own in self._diagnostics.items() if source not in references for d in own)
-        dangling = chain.from_iterable(self._dangling(self._held))
+        dangling = chain.from_iterable(self._dangling(self._resources))
         ends = (end for end in dangling if end.problem.reason != ROUTABLE)
         return (*faults, *(self.diagnostic(*end) for end in ends))
 
@@ -119,14 +119,14 @@ class RunLog:
         self._log_end_of_faults()
 
     def _log_new(self, source: str, diagnostics: tuple[Diagnostic, ...]) -> None:
-        known = self._diagnostics.get(source, ())
+        former = self._diagnostics.get(source, ())
         self._diagnostics[source] = diagnostics
         everything = (each.unbuilt for own in self._diagnostics.values() for each in own)
         self._unbuilt = frozenset(filter(None, everything))
         # Not by place: that moves with every line before it.
-        before = {(f.resource, f.problem, f.place.file) for f in known}
+        before = {(f.resource, f.problem, f.place.file) for f in former}
         # Nor is a fault new of what no file has any more, and is still in force.
-        before |= {(f.resource, f.problem, NOWHERE.file) for f in known}
+        before |= {(f.resource, f.problem, NOWHERE.file) for f in former}
         new = [f for f in diagnostics if (f.resource, f.problem, f.place.file) not in before]
         new.sort(key=lambda diagnostic: diagnostic.severity != "error")
         for diagnostic in new[:MOST_FAULTS_LOGGED]:
@@ -179,9 +179,9 @@ class RunLog:
         refs = dict.fromkeys((*self._ends, *batch))
         if self._logged_as != self._controller():
             self._logged_as = self._controller()
-            refs = dict.fromkeys((*self._ends, *batch, *self._held))
+            refs = dict.fromkeys((*self._ends, *batch, *self._resources))
         elif anywhere:
-            self._searched = self._by_resource(dict.fromkeys(self._held))
+            self._searched = self._by_resource(dict.fromkeys(self._resources))
         for each in self._by_resource(refs):
             self._note_ends(*each)
         self._unsettled.update(dict.fromkeys(batch))
@@ -239,7 +239,7 @@ class RunLog:
                 reported = {fault.path for fault in self._faults(ref, statuses)}
                 alone.update(e for e in hints if e.field not in reported and e.problem.reason != ROUTABLE)
         self._alone = alone
-        unselecting = selecting_nothing(self._held, self._selecting, statuses.has)
+        unselecting = selecting_nothing(self._resources, self._selecting, statuses.has)
         self._log_new(_ALONE, tuple(self.diagnostic(*end) for end in sorted(alone)))
         self._log_new("selectors", tuple(self.diagnostic(*end) for end in unselecting))
         self._log_end_of_faults()
@@ -287,7 +287,7 @@ class RunLog:
 
     def _dangling(self, refs: Iterable[Ref]) -> Iterator[tuple[DanglingReference, ...]]:
         return dangling_by_resource(
-            self._held,
+            self._resources,
             refs,
             controller=self._controller(),
             faulty=self._faulty_place,

@@ -95,8 +95,8 @@ class StatusReport(Struct, frozen=True):
         """The statuses of all resources; an empty one for each route that has none, so that it is shown."""
         if self.settling():
             return self.statuses.documents()
-        held = self.world.store.held()
-        routes = (ref for ref, resource in held.items() if isinstance(resource, Route))
+        resources = self.world.store.held()
+        routes = (ref for ref, resource in resources.items() if isinstance(resource, Route))
         unserved = sorted(ref for ref in routes if self.statuses.document(ref) is None)
         without = (
             {"kind": ref.kind, "metadata": {"namespace": ref.namespace, "name": ref.name}, "status": {}}
@@ -106,8 +106,8 @@ class StatusReport(Struct, frozen=True):
 
     def _unserved(self) -> list[dict[str, str]]:
         """Gateways whose class is none of this controller, so that they have no status."""
-        held = self.world.store.held()
-        unserved = (ref for ref in held if ref.is_a(Gateway) and self.statuses.document(ref) is None)
+        resources = self.world.store.held()
+        unserved = (ref for ref in resources if ref.is_a(Gateway) and self.statuses.document(ref) is None)
         return [{"namespace": ref.namespace, "name": ref.name} for ref in sorted(unserved)]
 
     def _with_spec(self, document: dict[str, Any]) -> dict[str, Any]:

@@ -332,9 +332,9 @@ def _is_within(one: str, other: str) -> bool:
 def _listens_otherwise(ref: Ref, old: _Coverage, new: _Coverage) -> bool:
     """Whether listeners of an owner change at which something is guarded, or others come beside them."""
     before, after = old.listeners(ref), new.listeners(ref)
-    known = {each.name: _reach(each) for each in before}
+    reaches = {each.name: _reach(each) for each in before}
     takes_others = (old.is_default(ref), old.gateway_of(ref)) != (new.is_default(ref), new.gateway_of(ref))
-    come = [each for each in after if takes_others or known.get(each.name) != _reach(each)]
+    come = [each for each in after if takes_others or reaches.get(each.name) != _reach(each)]
     concerned = {
         owner
         for listener in come
@@ -343,7 +343,7 @@ def _listens_otherwise(ref: Ref, old: _Coverage, new: _Coverage) -> bool:
         if each.port == listener.port
         and intersection(each.hostname or "", listener.hostname or "") is not None
     }
-    if known.keys() - {each.name for each in after} or any(each.name in known for each in come):
+    if reaches.keys() - {each.name for each in after} or any(each.name in reaches for each in come):
         concerned.add(ref)
     return any(map(old.has_guards, concerned))
 

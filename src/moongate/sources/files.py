@@ -50,7 +50,7 @@ from moongate.sources.diagnostics import EMPTY, Diagnostic, as_of
 from moongate.sources.file_states import LastGood, Unreadable
 from moongate.sources.folder import STDIN, Folder
 from moongate.sources.folder_events import LONGEST_BURST_S, FolderEvents
-from moongate.sources.listing import SUFFIXES, Found, Listing, Stamp, differing, is_within, list_paths
+from moongate.sources.listing import SUFFIXES, ListedFile, Listing, Stamp, differing, is_within, list_paths
 from moongate.sources.reading import decoded, file_text
 from moongate.sources.suspicion import EVERYTHING
 
@@ -160,14 +160,14 @@ class Files:
         """The paths that were read, and cannot be read again."""
         self._visited: set[str] = set()
         """The folders that were read some time, by real path."""
-        self._known: Mapping[Ref, LastGood] = {}
+        self._former: Mapping[Ref, LastGood] = {}
         self._recalled: dict[str, int] = {}
         """The paths that cannot be read since the start, whose last good state is known → when that was."""
 
     def recall(self, states: Mapping[Ref, LastGood]) -> None:
         """Use these states, of a former process, for what has a fault when it is first read."""
         if self._reported is None:
-            self._known = dict(states)
+            self._former = dict(states)
 
     def load(self) -> Loaded:
         """Everything, as it is now."""
@@ -206,9 +206,9 @@ class Files:
             looked = self._now()
             while watched := self._listing.watched:
                 until = time.monotonic() + RETRY_S
-                heard: list[str] | None = None  # what slipped between listing and watching
+                changed: list[str] | None = None  # what slipped between listing and watching
                 while True:
-                    loaded = await self._heard(heard or (), everything=heard is None, again=again)
+                    loaded = await self._next(changed or (), everything=changed is None, again=again)
                     again = False
                     if loaded is not None:
                         yield loaded
@@ -218,7 +218,7 @@ class Files:
                         break
                     patience_s = self._patience_s(until)
                     began = time.monotonic()
-                    heard = await events.burst(patience_s)
+                    changed = await events.burst(patience_s)
                     took_s = time.monotonic() - began
                     if patience_s is not None:
                         # With this process the whole machine may have stood still, and whoever writes.
@@ -227,8 +227,8 @@ class Files:
                     if patience_s is not None:
                         self._quiet_since += max(0.0, looked - before - patience_s - TICK)
                 # Who replaces a folder again and again does not make this turn fast.
-                pause = min(2 * pause, RETRY_S) if heard is None else FIRST_PAUSE_S
-                if heard is None and events.stale:
+                pause = min(2 * pause, RETRY_S) if changed is None else FIRST_PAUSE_S
+                if changed is None and events.stale:
                     await asyncio.sleep(pause)
                 events.watch(self._listing.watched)
 
@@ -248,7 +248,7 @@ class Files:
             waits.append(max(0.0, until - time.monotonic()))
         return min(waits, default=None)
 
-    async def _heard(self, events: Sequence[str], *, everything: bool, again: bool) -> Loaded | None:
+    async def _next(self, events: Sequence[str], *, everything: bool, again: bool) -> Loaded | None:
         """The next state, None when nothing differs.
 
         Args:
@@ -326,7 +326,7 @@ class Files:
                     unsure = True
                 elif name.endswith(SUFFIXES):
                     paths.add(path)
-                    listing.files[path] = Found(None, walked.root, directory)
+                    listing.files[path] = ListedFile(None, walked.root, directory)
         return paths, unsure
 
     def _being_written(self) -> set[str]:
@@ -362,23 +362,23 @@ class Files:
 
     def _at_first(self, paths: Sequence[str]) -> Iterator[bool]:
         by_file: dict[str, list[LastGood]] = {}
-        for state in self._known.values():
+        for state in self._former.values():
             by_file.setdefault(state.file, []).append(state)
         # The lasting path of each of thousands of files would be a part of each start.
         read = paths if by_file else ()
-        known = {path: by_file[file] for path in read if (file := _lasting(path)) in by_file}
+        states_by_path = {path: by_file[file] for path in read if (file := _lasting(path)) in by_file}
         for folder in (*self._listing.unreadable, *self._listing.missing):
             above = _lasting(folder)
             for file, states in by_file.items():
                 if is_within(file, above):
                     path = folder + file.removeprefix(above)
-                    known[path] = states
+                    states_by_path[path] = states
                     real = os.path.realpath(os.path.dirname(path))
-                    self._listing.files[path] = Found(_UNKNOWN, folder, real)
+                    self._listing.files[path] = ListedFile(_UNKNOWN, folder, real)
                     latest = max(state.at for state in states)
                     self._recalled[folder] = max(latest, self._recalled.get(folder, 0))
         yield from self._staged(paths)
-        yield from self.folder.recall(known, self._known.values())
+        yield from self.folder.recall(states_by_path, self._former.values())
 
     def _staged(self, paths: Iterable[str]) -> Iterator[bool]:
         out_of_reach = {*self._listing.unreadable, *self._listing.missing}
@@ -431,19 +431,19 @@ class Files:
         if self.folder.closing.is_unlike_former:
             return {}  # The next process is to compare with the same.
         now = int(time.time())  # noqa: TID251 - messages of a later process have a date
-        known, self._known = self._known, {}
+        former, self._former = self._former, {}
         news = self.folder.news()
         states: dict[Ref, LastGood | None] = {}
         lasting = {file: _lasting(file) for file in {state.file for state in news.values() if state}}
         for ref, state in news.items():
-            before = known.get(ref)
+            before = former.get(ref)
             if state is None or state.file in self._once:
                 states[ref] = None
                 continue
             file = lasting[state.file]
             if before is None or (before.file, before.text) != (file, state.text):
                 states[ref] = LastGood(file, state.text, state.at or now)
-        return {ref: None for ref in known if ref not in news} | states
+        return {ref: None for ref in former if ref not in news} | states
 
     def _without_manifests(self) -> Iterator[Diagnostic]:
         """The paths that have files, but no manifest. To be asked once, because it walks over all files."""

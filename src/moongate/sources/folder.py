@@ -169,13 +169,13 @@ class Folder:
         return read
 
     def recall(
-        self, known: Mapping[str, Sequence[LastGood]], former: Collection[LastGood] = ()
+        self, by_path: Mapping[str, Sequence[LastGood]], former: Collection[LastGood] = ()
     ) -> Iterator[bool]:
         """Put in force what a former process had of the staged files that have faults, before they take
         effect with the next ``commit``. So their faults have the effects of faults that come later.
 
         Args:
-            known: path → what was in force of that file. One that is not staged cannot be reached, and
+            by_path: path → what was in force of that file. One that is not staged cannot be reached, and
                 stays so.
             former: all that was in force, of these files and others.
 
@@ -183,7 +183,7 @@ class Folder:
             As ``stage``.
         """
         staged, self._staged = self._staged, {}
-        for path, states in known.items():
+        for path, states in by_path.items():
             new = staged.get(path)
             if path in staged and (new is None or not (new.faulty or new.unreadable)):
                 continue
@@ -195,8 +195,8 @@ class Folder:
                 read += yield from self._documents(values or [Chunk(state.text)], is_json=bool(values))
             self._staged[path] = File(path, tuple(chunks), tuple(read))
         self._recalled = self.commit()
-        times = {(state.file, state.text): state.at for states in known.values() for state in states}
-        by_file = {path: states[0].file for path, states in known.items() if states}
+        times = {(state.file, state.text): state.at for states in by_path.values() for state in states}
+        by_file = {path: states[0].file for path, states in by_path.items() if states}
         for ref, held in self._held.items():
             at = times.get((by_file.get(held.file, ""), held.text), held.at)
             self._held[ref] = held._replace(at=at)
@@ -329,8 +329,8 @@ class Folder:
         states: dict[Ref, LastGood | None] = {}
         for ref in news:
             held = self._held.get(ref)
-            known = held is not None and held.text and not ref.is_a(Secret)
-            states[ref] = LastGood(held.file, held.text, held.at) if held is not None and known else None
+            is_recorded = held is not None and held.text and not ref.is_a(Secret)
+            states[ref] = LastGood(held.file, held.text, held.at) if held and is_recorded else None
         return states
 
     def _may_open(self, path: str, decisions: Mapping[Ref, Held | None], waits: Waits) -> bool:
@@ -402,18 +402,19 @@ class Folder:
         While its file is broken, this may be another definition than the one in force.
         """
         held = self._held.get(ref)
-        known = self._definitions.get(ref, ())
-        if held is None or not known:
+        definitions = self._definitions.get(ref, ())
+        if held is None or not definitions:
             return None
         chosen = next(
-            (d for d in known if d.entry.resource == held.resource and d.file == held.file), known[0]
+            (d for d in definitions if d.entry.resource == held.resource and d.file == held.file),
+            definitions[0],
         )
         return self._place(chosen, path)
 
     def faulty_place(self, ref: Ref) -> Place | None:
         """The place of a resource that is not in force because of its faults; None if there is none."""
-        known = self._definitions.get(ref, ())
-        return self._place(known[0], "metadata.name") if known and ref not in self._held else None
+        definitions = self._definitions.get(ref, ())
+        return self._place(definitions[0], "metadata.name") if definitions and ref not in self._held else None
 
     def unread_place(self) -> Place | None:
         """The first place of a document of which nobody knows what it defines; None if there is none."""
@@ -517,12 +518,12 @@ class Folder:
             new.retained |= {ref for ref in own if (ref.group, ref.kind) in kinds}
 
     def _decision(self, ref: Ref, before: Held | None) -> Held | None:
-        known = self._definitions.get(ref, [])
-        if len(known) > 1:
+        definitions = self._definitions.get(ref, [])
+        if len(definitions) > 1:
             self._repeated.add(ref)
         else:
             self._repeated.discard(ref)
-        if not known:
+        if not definitions:
             self._definitions.pop(ref, None)
             if before is not None:
                 file = self._files.get(before.file)
@@ -530,14 +531,14 @@ class Folder:
                     return before
                 return self._adopted(ref, before)
             return None
-        if len(known) > 1:
-            known = sorted(known, key=self._order)
+        if len(definitions) > 1:
+            definitions = sorted(definitions, key=self._order)
         if before is None or isinstance(before.resource, FaultySecurityPolicy | FaultyBackendTLSPolicy):
-            return _first(known)
+            return _first(definitions)
         # Prefer the same file, and in that file the same text.
-        chosen = min(known, key=lambda d: (d.file != before.file, d.entry.resource != before.resource))
+        chosen = min(definitions, key=lambda d: (d.file != before.file, d.entry.resource != before.resource))
         if chosen.file != before.file:
-            chosen = min(known, key=lambda d: d.entry.resource != before.resource)
+            chosen = min(definitions, key=lambda d: d.entry.resource != before.resource)
         if chosen.entry.resource is None:
             return before._replace(file=chosen.file)
         return Held(chosen.entry.resource, chosen.file, chosen.text)
@@ -632,8 +633,8 @@ class Folder:
             else:
                 continue  # Nothing is wrong: like the other changes of an edit, it waits for its end.
             held = self._held.get(ref)
-            known = self._definitions.get(ref)
-            place = self._place(min(known, key=self._order), "") if known else NOWHERE
+            definitions = self._definitions.get(ref)
+            place = self._place(min(definitions, key=self._order), "") if definitions else NOWHERE
             if ref in shut:
                 message = f"It is {'removed' if ref in held_back else 'new'}, and not served {because}"
                 effect = "Requests to it are answered with 500."
@@ -643,22 +644,25 @@ class Folder:
             yield Diagnostic(place, ref, Problem("", message, "HeldBack"), effect=effect)
 
     def _of_repetition(self, ref: Ref) -> Iterator[Diagnostic]:
-        known = sorted(self._definitions[ref], key=self._order)
+        definitions = sorted(self._definitions[ref], key=self._order)
         held = self._held.get(ref)
         winner = 0
         if held is not None:
             winner = min(
-                range(len(known)),
-                key=lambda i: (known[i].file != held.file, known[i].entry.resource != held.resource),
+                range(len(definitions)),
+                key=lambda i: (
+                    definitions[i].file != held.file,
+                    definitions[i].entry.resource != held.resource,
+                ),
             )
         # A file may contain the same text more than once.
         seen: Counter[Definition] = Counter()
         places: list[Place] = []
-        for definition in known:
+        for definition in definitions:
             places.append(self._place(definition, "metadata.name", seen[definition]))
             seen[definition] += 1
         effect = f"The definition at {places[winner]} is in force." if held is not None else ""
-        for number, definition in enumerate(known):
+        for number, definition in enumerate(definitions):
             if number == winner:
                 continue
             at = f"{definition.entry.at}.metadata.name" if definition.entry.at else "metadata.name"
@@ -680,10 +684,10 @@ _UNREAD = "Nothing of this document is in force."
 _UNREAD_FILE = "Nothing of this file is in force."
 
 
-def _first(known: Iterable[Definition]) -> Held | None:
+def _first(definitions: Iterable[Definition]) -> Held | None:
     """The definition to put in force if none is yet: the first without faults, or else a closed stand-in."""
     held: Held | None = None
-    for definition in known:
+    for definition in definitions:
         if definition.entry.resource is not None:
             return Held(definition.entry.resource, definition.file, definition.text)
         if definition.entry.closed is not None:

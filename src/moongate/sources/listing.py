@@ -40,7 +40,7 @@ class Stamp(NamedTuple):
     modified_ns: int
 
 
-class Found(NamedTuple):
+class ListedFile(NamedTuple):
     """A file to read.
 
     Args:
@@ -66,7 +66,7 @@ class Listing:
     unless said otherwise."""
 
     def __init__(self) -> None:
-        self.files: dict[str, Found] = {}
+        self.files: dict[str, ListedFile] = {}
         """By the path that is shown."""
         self.kept: set[str] = set()
         """Those of them that were read before, and are in a folder that cannot be read."""
@@ -173,7 +173,7 @@ def list_paths(paths: Iterable[str]) -> Listing:
             _walk(path, listing, seen)
         elif (status.st_dev, status.st_ino) not in seen:
             seen.add((status.st_dev, status.st_ino))
-            listing.files[path] = Found(stamp(status), path, around)
+            listing.files[path] = ListedFile(stamp(status), path, around)
             real = os.path.realpath(path)
             listing.named[os.path.join(around, name)] = listing.named[real] = path
             if real != os.path.join(around, name):
@@ -234,7 +234,7 @@ def _walk(root: str, listing: Listing, seen: set[tuple[int, int]]) -> None:
                 )
         except OSError:
             if entry.name.endswith(SUFFIXES):  # A link that leads back to itself, say.
-                listing.files[path] = Found(None, root, folder.real)
+                listing.files[path] = ListedFile(None, root, folder.real)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -279,14 +279,14 @@ def _take(
         status = entry.stat()
     except FileNotFoundError:
         if entry.is_symlink():  # It leads nowhere, as who reads it hears.
-            listing.files[path] = Found(None, root, folder)
+            listing.files[path] = ListedFile(None, root, folder)
         return
     except OSError:
-        listing.files[path] = Found(None, root, folder)  # Who reads it hears why it cannot be read.
+        listing.files[path] = ListedFile(None, root, folder)  # Who reads it hears why it cannot be read.
         return
     if (status.st_dev, status.st_ino) not in seen:
         seen.add((status.st_dev, status.st_ino))
-        listing.files[path] = Found(stamp(status), root, folder)
+        listing.files[path] = ListedFile(stamp(status), root, folder)
     if entry.is_symlink():
         listing.named[os.path.realpath(path)] = path
 

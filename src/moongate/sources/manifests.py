@@ -219,12 +219,12 @@ def _of_one(document: dict[str, Any], namespace: str, at: str) -> Iterator[Entry
     if isinstance(name, str) and "{{" in name:
         yield Entry(at, None, None, (Problem("metadata.name", HELM),))
         return
-    known = KINDS.get((group, kind))
-    within = "" if known is not None and known.CLUSTER_SCOPED else meta.get("namespace") or namespace
+    model = KINDS.get((group, kind))
+    within = "" if model is not None and model.CLUSTER_SCOPED else meta.get("namespace") or namespace
     named = (
         Ref(kind, within, name, group) if isinstance(name, str) and isinstance(within, str) and name else None
     )
-    if known is not None:
+    if model is not None:
         resource, problems = admission.admit(document, KINDS, namespace=namespace)
         closed = _closed(document, problems, namespace) if resource is None else None
         text = (
@@ -247,7 +247,7 @@ def _of_one(document: dict[str, Any], namespace: str, at: str) -> Iterator[Entry
         yield Entry(
             at, None, None, admission.admit(document, KINDS, namespace=namespace).problems, "error", named
         )
-    elif any(kind == known for _, known in KINDS):
+    elif any(kind == model for _, model in KINDS):
         problems = tuple(
             problem.saying("This resource has no effect.")
             for problem in admission.admit(document, KINDS, namespace=namespace).problems

@@ -60,23 +60,23 @@ def _outline(text: str) -> _Spot:
     return _spot(node, {}) if node is not None else _Spot(1, 1)
 
 
-def _spot(node: Node, known: dict[int, _Spot]) -> _Spot:
-    """The positions of a node and all below. ``known`` has nodes that aliases refer to more than once."""
+def _spot(node: Node, spots: dict[int, _Spot]) -> _Spot:
+    """The positions of a node and all below. ``spots`` has nodes that aliases refer to more than once."""
     line, column = node.start_mark.line + 1, node.start_mark.column + 1
     if not isinstance(node, SequenceNode | MappingNode):
         return _Spot(line, column)
-    spot = known.get(id(node))
+    spot = spots.get(id(node))
     if spot is not None:
         return spot
     if isinstance(node, SequenceNode):
-        spot = _Spot(line, column, tuple(_spot(entry, known) for entry in node.value))
+        spot = _Spot(line, column, tuple(_spot(entry, spots) for entry in node.value))
     else:
         fields: dict[str, tuple[_Spot, _Spot]] = {}
         for name, entry in node.value:
             if isinstance(name.value, str):
-                fields.setdefault(name.value, (_spot(name, known), _spot(entry, known)))
+                fields.setdefault(name.value, (_spot(name, spots), _spot(entry, spots)))
         spot = _Spot(line, column, (), fields, tuple(sorted({len(name) for name in fields}, reverse=True)))
-    known[id(node)] = spot
+    spots[id(node)] = spot
     return spot
 
 

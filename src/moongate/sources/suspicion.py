@@ -89,7 +89,7 @@ def may_route(text: str) -> bool:
 
 def is_like_route(kind: str) -> bool:
     """Whether a word may have been meant as the kind of a route."""
-    return any(is_like(kind, known.KIND) for known in ROUTE_TYPES)
+    return any(is_like(kind, route_type.KIND) for route_type in ROUTE_TYPES)
 
 
 def is_like_guard(kind: str, text: str) -> bool:
@@ -101,7 +101,7 @@ def is_like_guard(kind: str, text: str) -> bool:
     """
     if _is_like_kind(kind, text) or (kind not in _DATA and _has_field(text)):
         return True
-    return f"{ENVOY_GROUP}/" in text and not any(is_like(kind, known) for known in _OTHERS)
+    return f"{ENVOY_GROUP}/" in text and not any(is_like(kind, other) for other in _OTHERS)
 
 
 def _is_like_kind(word: str, text: str) -> bool:

@@ -187,16 +187,16 @@ def _ancestors(db: Db, policy: Ref) -> list[_Ancestor]:
 
 def _conflicts(db: Db, policy: Ref) -> dict[Ref, str]:
     """The policies that have precedence at targets of a policy, each with what to say of it."""
-    held: dict[Ref, str] = {}
+    conflicts: dict[Ref, str] = {}
     for at, section in named(db, policy):
         older = winner(db, policy.kind, at, section)
-        if older is not None and older != policy and older not in held:
+        if older is not None and older != policy and older not in conflicts:
             where = f"port {section} of {at}" if section else str(at)
-            held[older] = (
+            conflicts[older] = (
                 f"{older} applies to {where} already, and has precedence over this policy: it is older, or "
                 "first by name. So this policy has no effect there."
             )
-    return held
+    return conflicts
 
 
 def _conditions(problem: Problem | None, generation: int) -> tuple[Condition, ...]:

@@ -161,7 +161,7 @@ class EnvoyState(Struct, frozen=True, kw_only=True):
 
     Args:
         serving: how many have their configuration and accept connections.
-        wanted: how many there should be.
+        replicas: how many there should be.
         start_error: why an Envoy could not be started; empty if all could.
         late: why it is not known whether they have their newest configuration; empty if they have it.
         addresses: their addresses.
@@ -173,7 +173,7 @@ class EnvoyState(Struct, frozen=True, kw_only=True):
     """
 
     serving: int
-    wanted: int = 1
+    replicas: int = 1
     start_error: str = ""
     late: str = ""
     addresses: tuple[str, ...] = ()
@@ -445,9 +445,9 @@ def _programmed(
         message = "The Gateway has no address yet."
         return condition("Programmed", "False", "AddressNotAssigned", message, generation)
     if not envoys.serving:
-        message = f"None of {envoys.wanted} Envoy(s) accepts connections yet."
+        message = f"None of {envoys.replicas} Envoy(s) accepts connections yet."
         return condition("Programmed", "False", "NoResources", message, generation)
-    message = f"{envoys.serving} of {envoys.wanted} Envoy(s) accept connections."
+    message = f"{envoys.serving} of {envoys.replicas} Envoy(s) accept connections."
     if len(envoys.addresses) > MAX_ADDRESSES:
         message += f" Of {len(envoys.addresses)} addresses, the first {MAX_ADDRESSES} are listed."
     return condition("Programmed", "True", "Programmed", message, generation)

@@ -393,8 +393,8 @@ def _scopes_below(db: Db, kind: str, target: Target) -> dict[str, list[str]]:
     sets: list[str] = []
     of_sets: list[str] = []
     for [each] in _owners_in(db, target) if not section else ():
-        held = held_of.attempt(db, kind, each)
-        for name in () if isinstance(held, Failed) else held:
+        sections = sections_of.attempt(db, kind, each)
+        for name in () if isinstance(sections, Failed) else sections:
             if each == owner and not name:
                 continue
             holder = winner(db, kind, each, name)
@@ -407,7 +407,7 @@ def _scopes_below(db: Db, kind: str, target: Target) -> dict[str, list[str]]:
 
 
 @query
-def held_of(db: Db, kind: str, owner: Ref) -> tuple[str, ...]:
+def sections_of(db: Db, kind: str, owner: Ref) -> tuple[str, ...]:
     """The listeners of an owner to which policies of a kind apply, sorted; "" for the whole owner."""
     whole = [""] if winner(db, kind, owner, "") is not None else []
     return (*whole, *_claimed_sections(db, kind, owner))
@@ -447,13 +447,13 @@ def _override(db: Db, kind: str, owner: Ref, route: Ref) -> Override | None:
     if not listeners:
         return None
     rules = section_names(db, route) or ()
-    held = {at for at, _ in attached_of(db, kind, route) if not at or at in rules}
-    if not held:
+    sections = {at for at, _ in attached_of(db, kind, route) if not at or at in rules}
+    if not sections:
         return None
     merged = {
         level_of(db, kind, at)
         for at in listeners
-        for section in held
+        for section in sections
         if _parent(db, kind, at, Target(route, section)) is not None
     }
     return Override(

@@ -14,11 +14,13 @@ from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.metrics.v3.stats_pb2 import StatsSink
 from envoy.extensions.stat_sinks.open_telemetry.v3.open_telemetry_pb2 import SinkConfig
-from envoy.type.matcher.v3.string_pb2 import ListStringMatcher, StringMatcher
+from envoy.type.matcher.v3.string_pb2 import ListStringMatcher
 
 from moongate import names
+from moongate.api.shared import StringMatch
 from moongate.attach.gateways import fleet_proxy
 from moongate.engine import query
+from moongate.features.shared import string_matcher
 from moongate.xds.clusters import cluster
 from moongate.xds.sinks import authority, grpc_service, metric_keys
 from moongate.xds.tracing import static_attributes
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 
     from moongate.api.base import FleetId
     from moongate.api.envoyproxy import ProxyBootstrap
-    from moongate.api.shared import StringMatch
     from moongate.api.telemetry import ProxyMetrics, ProxyTelemetry
     from moongate.engine import Db
 
@@ -66,16 +67,17 @@ def _of_telemetry(db: Db, fleet: FleetId, telemetry: ProxyTelemetry | None) -> b
         if built is not None:
             message.static_resources.clusters.append(Cluster.FromString(built.body))
     if metrics.matches:
-        patterns = [*map(_pattern, metrics.matches), _regex(IN_FLIGHT)]
+        matches = (*metrics.matches, StringMatch(type="RegularExpression", value=IN_FLIGHT))
+        patterns = [string_matcher(match) for match in matches]
         message.stats_config.stats_matcher.inclusion_list.CopyFrom(ListStringMatcher(patterns=patterns))
     return encode(message)
 
 
 def _sinks(db: Db, fleet: FleetId, metrics: ProxyMetrics) -> Iterator[StatsSink]:
-    known = {key.name for key in metric_keys(db, fleet)}
+    clusters = {key.name for key in metric_keys(db, fleet)}
     for n, sink in enumerate(metrics.sinks):
         name, settings = names.metric_sink(n), sink.open_telemetry
-        if settings is None or name not in known:
+        if settings is None or name not in clusters:
             continue
         config = SinkConfig(
             grpc_service=grpc_service(name, authority(db, fleet, name), settings.headers),
@@ -85,21 +87,3 @@ def _sinks(db: Db, fleet: FleetId, metrics: ProxyMetrics) -> Iterator[StatsSink]
         if settings.resource_attributes:
             config.resource_detectors.append(static_attributes(settings.resource_attributes))
         yield StatsSink(name="envoy.stat_sinks.open_telemetry", typed_config=packed(config))
-
-
-def _pattern(match: StringMatch) -> StringMatcher:
-    match match.type:
-        case "Exact":
-            return StringMatcher(exact=match.value)
-        case "Prefix":
-            return StringMatcher(prefix=match.value)
-        case "Suffix":
-            return StringMatcher(suffix=match.value)
-        case "RegularExpression":
-            return _regex(match.value)
-
-
-def _regex(pattern: str) -> StringMatcher:
-    matcher = StringMatcher()
-    matcher.safe_regex.regex = pattern
-    return matcher

@@ -184,10 +184,10 @@ def _chain(name: str, hosts: tuple[str, ...], terms: ConnectionTerms) -> FilterC
 
 def _settings(listener: ListenerId, chain: FilterChain, terms: ConnectionTerms) -> ChainSettings:
     # A route may have a chain on each of several listeners of a port, all of the same name for Envoy.
-    known_as = f"{names.listener(listener)}: {chain.name}"
+    unique_name = f"{names.listener(listener)}: {chain.name}"
     needed = terms.inspector or chain.HasField("filter_chain_match")
     return ChainSettings(
-        known_as, encode(chain), inspector=terms.inspector if needed else None, is_http=False
+        unique_name, encode(chain), inspector=terms.inspector if needed else None, is_http=False
     )
 
 
@@ -247,8 +247,8 @@ def chains_in(db: Db, fleet: FleetId, name: str, group: ChainGroup, part: int) -
         settings = connection_chain.last_good(db, group, route) if isinstance(built, Failed) else built
         if isinstance(settings, Failed):
             hosts = hosts_in_doubt.attempt(db, member, route)
-            known = hosts if not isinstance(hosts, Failed) else ()
-            settings = _taken_by_none(group, known, names.connection_chain(route)) if known else None
+            in_doubt = hosts if not isinstance(hosts, Failed) else ()
+            settings = _taken_by_none(group, in_doubt, names.connection_chain(route)) if in_doubt else None
         served = in_force(settings, out) if settings is not None else None
         if served is not None:
             entries.append(structs.replace(joined(served, ()), rank=(*old, order(route.kind))))

@@ -84,7 +84,6 @@ if TYPE_CHECKING:
     from moongate.api.envoyproxy import MergeBackends
     from moongate.api.route import RouteBackendRef, RouteRule
     from moongate.api.shared import LocalObjectReference
-    from moongate.attach.policies import Applied
     from moongate.attach.rule_filters import RuleFilters
     from moongate.engine import Db
 

@@ -403,13 +403,15 @@ def differing(good: tuple[Any, ...], now: tuple[Any, ...]) -> Iterator[list[Susp
     if now and now[:1] != good[:1]:
         yield [Suspect(ALL, version(now[0]), good[0] if good else None, body=now[0])]
     former = {entry.settings.name: entry for entry in _entries(good)}
-    known: set[ChainFilter] = set()
+    former_filters: set[ChainFilter] = set()
     for some in in_steps(list(former.values())):
-        known.update(one for entry in some for one in _suspected(entry))
+        former_filters.update(one for entry in some for one in _suspected(entry))
         yield []
     filters: dict[ChainFilter, None] = {}
     for some in in_steps(_entries(now)):
-        filters.update((one, None) for entry in some for one in _suspected(entry) if one not in known)
+        filters.update(
+            (one, None) for entry in some for one in _suspected(entry) if one not in former_filters
+        )
         yield list(_other_settings(some, former))
     for one in filters:
         yield [Suspect(ALL, version(one.body), _forms(former, one.name) or None)]

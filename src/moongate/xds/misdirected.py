@@ -59,7 +59,7 @@ def neighbours(db: Db, fleet: FleetId, chain: str) -> Neighbours | None:
 @query
 def _neighbours(db: Db, fleet: FleetId) -> Mapping[str, Neighbours]:
     """What ``neighbours`` says of each HTTPS chain of a fleet that has any."""
-    known: dict[str, Neighbours] = {}
+    by_chain: dict[str, Neighbours] = {}
     for envoy in envoy_listeners(db, fleet):
         groups = [group for group in envoy.groups if group.kind in SECURE]
         own = {group.name: _hostname(db, group.members[0]) for group in groups}
@@ -69,8 +69,8 @@ def _neighbours(db: Db, fleet: FleetId) -> Mapping[str, Neighbours]:
         for group in groups:
             if group.kind == "HTTPS":
                 mine = own[group.name]
-                known[group.name] = Neighbours(mine, tuple(host for host in hostnames if host != mine))
-    return known
+                by_chain[group.name] = Neighbours(mine, tuple(host for host in hostnames if host != mine))
+    return by_chain
 
 
 def virtual_hosts(db: Db, fleet: FleetId, chain: str, has: Callable[[str], bool]) -> Iterator[bytes]:

@@ -212,11 +212,11 @@ def _forms(db: Db, target: Patched) -> tuple[Form, ...]:
 
 
 def _form(db: Db, target: Patched, patch: Patch) -> Form:
-    known_by = f"{patch.owner}\n{patch.path}\n".encode() + patch.body
+    identity = f"{patch.owner}\n{patch.path}\n".encode() + patch.body
     if target.joined:
-        return Form(patch, version(known_by))
+        return Form(patch, version(identity))
     resource = _built(db, target)
-    return Form(patch, version((resource.version.encode() if resource is not None else b"") + known_by))
+    return Form(patch, version((resource.version.encode() if resource is not None else b"") + identity))
 
 
 def _in_place_of(db: Db, target: Patched, fallback: Fallback) -> Form | None:

@@ -293,8 +293,8 @@ def _part_at(db: Db, listener: ListenerId, host: str) -> Part:
 @query
 def _listeners_in(db: Db, fleet: FleetId, table: str, host: str) -> tuple[ListenerId, ...]:
     """The listeners of a table that may have a hostname: mostly one of them does."""
-    known = _members_by_hostname(db, fleet, table)
-    at = (place for name in (host, *wider(host), "") for place in known.get(name, ()))
+    by_hostname = _members_by_hostname(db, fleet, table)
+    at = (place for name in (host, *wider(host), "") for place in by_hostname.get(name, ()))
     return tuple(member for _, member in sorted(at))
 
 

@@ -38,10 +38,10 @@ def visit(message: Message, change: Callable[[Message], None]) -> None:
 def unpacked(message: AnyMessage) -> Message | None:
     """What is packed; ``None`` when its type is not known here."""
     try:
-        known = descriptor_pool.Default().FindMessageTypeByName(message.type_url.rpartition("/")[2])
+        descriptor = descriptor_pool.Default().FindMessageTypeByName(message.type_url.rpartition("/")[2])
     except KeyError:
         return None
-    return message_factory.GetMessageClass(known).FromString(message.value)
+    return message_factory.GetMessageClass(descriptor).FromString(message.value)
 
 
 def packed_types(message: Message) -> Iterator[str]:
