@@ -109,6 +109,17 @@ async def test_an_envoy_that_cannot_run_is_reported(tmp_path: Path) -> None:
         assert "no such bootstrap" in str(await running.failed())
 
 
+async def test_no_envoy_is_started_when_all_end(tmp_path: Path) -> None:
+    """Nobody would end it. The pump may be in the middle of its turn."""
+    async with Laptop(run_dir=tmp_path, envoy=Path("/bin/true")) as running:
+        running.take_text("all", opened(free_port()))
+
+    changes = running.world.pull()
+    assert changes.fleets
+    assert list(running.fleets.publish(changes)) == []
+    assert running.fleets.counters == {}
+
+
 @pytest.mark.envoy
 @pytest.mark.parametrize(
     "options", ["{extraArgs: [--no-such-flag]}", "{extraArgs: [--component-log-level, nosuch:info]}"]

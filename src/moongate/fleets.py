@@ -61,7 +61,7 @@ from moongate.xds.refusals import bind_failure, of_clusters
 from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, SCOPE, SECRET, XdsResource
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -149,6 +149,8 @@ class Fleets:
         """Fleets whose routes are held until the world is settled, and their limits are enforced."""
         self._recalled: dict[tuple[FleetId, str, str], _Former] = {}
         self._tasks = asyncio.TaskGroup()
+        self._left = False
+        """Whether all Envoys are to end, so that none is started any more: nobody would end it."""
 
     async def __aenter__(self) -> Self:
         """Start no Envoy yet; ``publish`` does that."""
@@ -158,6 +160,7 @@ class Fleets:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._left = True
         for fleet in self._fleets.values():
             fleet.process.leave()
             fleet.end()
@@ -171,6 +174,8 @@ class Fleets:
 
         An Envoy that ends keeps its resources, so that it can complete the requests in flight.
         """
+        if self._left:
+            return
         for name, fleet_id in changes.fleets.items():
             if fleet_id is not None:
                 self._start(name, fleet_id)
@@ -252,7 +257,7 @@ class Fleets:
             if options is not None and options != fleet.options:
                 fleet.process.take(options)
                 change = self._reconfigure(name, fleet, fleet.options, options)
-                self._tasks.create_task(change, name=f"options of {name}")
+                self._create_task(change, name=f"options of {name}")
                 fleet.options = options
             parts = self._parts(fleet.id)
             if parts is not None and parts != fleet.made_of:
@@ -260,7 +265,7 @@ class Fleets:
             taken = self._taken(name, fleet)
             if taken and not fleet.retrying:
                 fleet.retrying = True
-                self._tasks.create_task(self._retry(name, fleet, taken), name=f"ports of {name}")
+                self._create_task(self._retry(name, fleet, taken), name=f"ports of {name}")
         if wrote:
             self._on_write()
         # A refusal that came during this review is handled in the next one; routes are held until then.
@@ -411,7 +416,14 @@ class Fleets:
         self._write_merged(fleet_id, runs=True)
         fleet = self._fleets[name] = RunningFleet(self._world, fleet_id, process, options, parts)
         before = self._ending.get(name)
-        fleet.task = self._tasks.create_task(self._run_envoy(name, fleet, before), name=f"fleet {name}")
+        fleet.task = self._create_task(self._run_envoy(name, fleet, before), name=f"fleet {name}")
+
+    def _create_task(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None] | None:
+        """Create a task of this, unless all Envoys are to end: the group may have no task any more."""
+        if self._left:
+            work.close()
+            return None
+        return self._tasks.create_task(work, name=name)
 
     async def _run_envoy(self, name: str, fleet: RunningFleet, before: RunningFleet | None) -> None:
         if before is not None and before.task is not None:
@@ -452,7 +464,7 @@ class Fleets:
                 fleet.handover.begin(SUCCESSOR_S)
             self._fleets[name].awaiting += 1
             self._ads.hold(name, LISTENER)
-            self._tasks.create_task(self._release_listeners(name, starting), name=f"listeners of {name}")
+            self._create_task(self._release_listeners(name, starting), name=f"listeners of {name}")
 
     async def _release_listeners(self, name: str, starting: list[RunningFleet]) -> None:
         fleet = self._fleets[name]
@@ -519,7 +531,7 @@ class Fleets:
         except PatchError as error:
             fleet.process.keep_bootstrap(str(error))
         else:
-            self._tasks.create_task(renewal, name=f"bootstrap of {name}")
+            self._create_task(renewal, name=f"bootstrap of {name}")
 
     def _options(self, fleet: FleetId) -> EnvoyOptions | None:
         """The options of the EnvoyProxy; ``None`` if it cannot be used, and Envoys keep their options."""
