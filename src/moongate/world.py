@@ -244,7 +244,9 @@ class World:
         """Let endpoints wait if other changes of their batch may change how they are used."""
         if others:
             for _ in islice(self.db.propagate(), MOMENT):
-                pass
+                # Once each fleet is in doubt, all wait, however much more is to be marked.
+                if all(fleet.in_doubt for fleet in self._fleets.values()):
+                    break
         for fleet in self._fleets.values():
             if others and (fleet.in_doubt or not self.db.propagated):
                 fleet.hold_back()
