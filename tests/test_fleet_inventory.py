@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
@@ -324,3 +326,19 @@ def test_it_is_known_by_which_patches_a_resource_was_changed() -> None:
     patching.put(world, CLUSTER, SHARED)
     world.pull()
     assert (world.patched(*at), world.patches(*at)) == (None, ())
+
+
+def test_a_fleet_that_ends_leaves_no_circle_of_garbage() -> None:
+    """While it lives it may be excluded from garbage collection, and then no circle of it is ever freed."""
+    world = World.of(routes_with_services(2))
+    gc.collect()
+    gc.disable()
+    try:
+        world.apply({EG_FLEET.owner: None})
+        world.pull()
+        circles = gc.collect()
+    finally:
+        gc.enable()
+
+    assert not world.xds()
+    assert circles == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain, islice, pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec import structs
@@ -39,6 +39,9 @@ from tests.worlds import (
     service,
     tcp_routes_with_services,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FLEET = "default/eg"
 SHARED = "service/default/s0/8080/http"
@@ -363,9 +366,31 @@ def test_endpoints_of_a_fleet_do_not_wait_for_what_concerns_another() -> None:
 @pytest.mark.slow
 def test_to_see_what_came_with_endpoints_costs_no_more_than_a_moment() -> None:
     """What they wait for otherwise must not be stopped by them, nor must other endpoints."""
-    world = World.of(routes_with_services(1_500))
+    apart = gateway(http_listener("http", port=81), name="another")
+    world = World.of([*routes_with_services(1_500), apart])
     apply(world, policy_of(EG.name), endpoint_slice(1, 99))
 
+    assert not world.db.propagated
+
+
+def test_what_came_with_endpoints_is_followed_no_further_than_to_their_fleet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What else there is to mark is marked later, in slices."""
+    world = World.of(routes_with_services(STRIDE))
+    propagate, strides = world.db.propagate, 0
+
+    def counted() -> Iterator[None]:
+        nonlocal strides
+        for _ in propagate():
+            strides += 1
+            yield
+
+    monkeypatch.setattr(world.db, "propagate", counted)
+    apply(world, gateway(http_listener("http"), http_listener("more", port=81)), endpoint_slice(1, 99))
+
+    assert not urgent(world)
+    assert 0 < strides < 4
     assert not world.db.propagated
 
 

@@ -257,6 +257,12 @@ class FleetInventory:
         for entry in self.resources.values():
             self._withdraw(entry)
         self.resources.clear()
+        # An inventory refers to this object. As a circle of garbage it would stay in memory for long, or for
+        # ever if it is excluded from garbage collection, as what a long turn made is.
+        for roots in (self._inventories, self._passed_over, self._shards, self._scopes):
+            roots.clear()
+        for observed in (self._others, self._of_patches, self._of_sinks):
+            observed.clear()
 
     @property
     def in_doubt(self) -> bool:

@@ -36,7 +36,6 @@ from moongate import names
 from moongate.api.backend import Backend
 from moongate.api.backendtlspolicy import BackendTLSPolicy
 from moongate.api.base import Ref
-from moongate.api.core import EndpointSlice, Service
 from moongate.api.envoypatchpolicy import EnvoyPatchPolicy
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
@@ -224,7 +223,9 @@ class World:
         """Put new states of resources in force (``None`` deletes). True if anything differs from before."""
         resources = self.store.held()
         differing = self.store.differing(batch)
-        endpoints = {ref: new for ref, new in differing.items() if _is_of_endpoints(resources.get(ref), new)}
+        endpoints = {
+            ref: new for ref, new in differing.items() if backends.is_of_endpoints(resources.get(ref), new)
+        }
         edited_routes = {ref: new for ref, new in differing.items() if any(map(ref.is_a, ROUTE_TYPES))}
         apart = endpoints.keys() | edited_routes.keys()
         others = {ref: new for ref, new in differing.items() if ref not in apart}
@@ -244,7 +245,9 @@ class World:
         """Let endpoints wait if other changes of their batch may change how they are used."""
         if others:
             for _ in islice(self.db.propagate(), MOMENT):
-                pass
+                # Once each fleet is in doubt, all wait, however much more is to be marked.
+                if all(fleet.in_doubt for fleet in self._fleets.values()):
+                    break
         for fleet in self._fleets.values():
             if others and (fleet.in_doubt or not self.db.propagated):
                 fleet.hold_back()
@@ -512,14 +515,3 @@ class World:
             self.observers.release(root)
             self._computed.pop(ref, None)
             self._recomputed[ref] = None
-
-
-def _is_of_endpoints(old: Resource | None, new: Resource | None) -> bool:
-    """Whether a change concerns only the endpoints of a cluster, and none of its settings."""
-    match old, new:
-        case Backend(), Backend():
-            return structs.replace(old.spec, endpoints=new.spec.endpoints) == new.spec
-        case Service(), Service():
-            return structs.replace(old.spec, cluster_ip=new.spec.cluster_ip) == new.spec
-        case _:
-            return isinstance(new if old is None else old, EndpointSlice)

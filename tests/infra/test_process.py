@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import select
 import signal
 import subprocess
 import sys
 import textwrap
+import weakref
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -230,6 +232,30 @@ async def test_an_envoy_is_started_once_what_it_needs_is_there(run: RunDirectory
             await process.ready()
 
         await process.until(lambda: process.state is State.READY)
+
+
+async def test_an_envoy_that_has_ended_is_no_circle_of_garbage(run: RunDirectory) -> None:
+    """What it needs may know its process. While both live, they may be excluded from garbage collection."""
+
+    async def runs_once() -> weakref.ref[EnvoyProcess]:
+        @asynccontextmanager
+        async def beside() -> AsyncGenerator[None]:
+            assert process.state is State.STARTING
+            yield
+
+        process = envoy(run, beside=beside)
+        async with process:
+            await process.ready()
+        return weakref.ref(process)
+
+    gc.disable()
+    try:
+        ended = await runs_once()
+        await asyncio.sleep(0)  # its callbacks are run
+
+        assert ended() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.slow

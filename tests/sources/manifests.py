@@ -35,6 +35,14 @@ def route(name: str, to: str) -> str:
     )
 
 
+def endpoints(name: str, service: str, last_octet: int = 1) -> str:
+    return (
+        f"{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {{name: {name}, labels: "
+        f"{{kubernetes.io/service-name: {service}}}}}, addressType: IPv4, "
+        f"endpoints: [{{addresses: [10.0.0.{last_octet}]}}], ports: [{{port: 80}}]}}\n"
+    )
+
+
 def policy(target: str) -> str:
     ref = f"{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: {target}}}"
     return (

@@ -17,7 +17,7 @@ from moongate.sources.chunks import Place
 from moongate.sources.diagnostics import Diagnostic
 from moongate.sources.file_states import Unreadable
 from moongate.sources.folder import STDIN, Folder
-from tests.sources.manifests import Unfinished, backend, policy, route, stream
+from tests.sources.manifests import Unfinished, backend, endpoints, policy, route, stream
 
 A, B, C = (Ref.of(Backend, "default", name) for name in "abc")
 
@@ -532,6 +532,9 @@ def edited(folder: Folder, *edits: Mapping[str, str | Unreadable | None]) -> dic
     return batch | folder.commit()
 
 
+RENAMED = policy("r").replace("name: p}", "name: q}")
+
+
 class Away(Unfinished):
     """An edit that is whole, of files that may come back."""
 
@@ -611,5 +614,98 @@ class TestWaiting:
         assert list(folder.commit(Away())) == [A]
         assert [ref.kind for ref in folder.waiting] == ["SecurityPolicy"]
 
+    @pytest.mark.parametrize(
+        "others",
+        [
+            {"p.yaml": None},
+            {"p.yaml": policy("missing")},
+            {"p.yaml": None, "q.yaml": RENAMED},
+        ],
+        ids=["goes", "leaves its target", "is renamed"],
+    )
+    def test_endpoints_do_not_wait_with_a_policy_that_is_not_about_them(
+        self, others: Mapping[str, str | None]
+    ) -> None:
+        folder = beside_a_policy()
+
+        batch = of_edit(folder, {**others, "b.yaml": backend("b", 2), "s.yaml": endpoints("s", "s", 2)})
+
+        assert set(batch) == {B, SLICE}
+        assert folder.waiting
+        assert set(folder.commit()).isdisjoint(batch)
+
+    @pytest.mark.parametrize(
+        ("path", "text"),
+        [
+            ("a.yaml", backend("a", 2)),
+            ("used.yaml", endpoints("used", "used", 2)),
+            ("s.yaml", endpoints("s", "used", 2)),
+            ("used.yaml", endpoints("used", "s", 2)),
+        ],
+        ids=["of a Backend", "of a Service", "that come to a Service", "that leave a Service"],
+    )
+    def test_endpoints_wait_with_a_policy_of_a_route_to_them(self, path: str, text: str) -> None:
+        """The new ones may be meant for what the policy is to become."""
+        folder = beside_a_policy()
+
+        assert of_edit(folder, {"p.yaml": None, path: text}) == {}
+        assert len(folder.commit()) == 2
+
+    @pytest.mark.parametrize(
+        "others",
+        [
+            {"q.yaml": RENAMED.replace("HTTPRoute, name: r", "Gateway, name: g")},
+            {"q.yaml": RENAMED.replace("targetRefs: [{", "targetSelectors: [{").replace(", name: r}", "}")},
+            {"r.yaml": route("r", "b")},
+            {"new.yaml": route("new", "b")},
+            {"b.yaml": stream(backend("b"), backend("new"))},
+        ],
+        ids=["policy of a Gateway", "selecting policy", "route", "new route", "new backend"],
+    )
+    def test_endpoints_wait_with_what_may_be_about_any_of_them(self, others: Mapping[str, str]) -> None:
+        folder = beside_a_policy()
+
+        assert of_edit(folder, {"p.yaml": None, **others, "s.yaml": endpoints("s", "s", 2)}) == {}
+        assert SLICE in folder.commit()
+
+    def test_endpoints_that_go_wait_beside_a_policy_as_ever(self) -> None:
+        folder = beside_a_policy()
+
+        assert of_edit(folder, {"p.yaml": None, "s.yaml": None}) == {}
+        assert folder.commit()[SLICE] is None
+
+
+def of_edit(folder: Folder, files: Mapping[str, str | None]) -> dict[Ref, Resource | None]:
+    """What is in force at once of files that come together, in an edit that goes on."""
+    for path, text in files.items():
+        for _ in folder.stage(path, text):
+            pass
+    return folder.commit(Unfinished())
+
+
+def beside_a_policy() -> Folder:
+    """A folder with a policy of a route to a Backend and a Service, and with others beside it."""
+    gateway = (
+        "{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: g}, "
+        "spec: {gatewayClassName: eg, listeners: [{name: http, port: 80, protocol: HTTP}]}}\n"
+    )
+    to = "{group: gateway.envoyproxy.io, kind: Backend, name: a}"
+    folder = Folder()
+    batch = folder.update_many(
+        {
+            "gateway.yaml": gateway,
+            "r.yaml": route("r", "a").replace(to, f"{to}, {{name: used, port: 80}}"),
+            "p.yaml": policy("r"),
+            "a.yaml": backend("a"),
+            "b.yaml": backend("b"),
+            "used.yaml": endpoints("used", "used"),
+            "s.yaml": endpoints("s", "s"),
+        }
+    )
+    assert len(batch) == 7
+    assert folder.diagnostics() == ()
+    return folder
+
 
 ROUTE = Ref.of(HTTPRoute, "default", "r")
+SLICE = Ref.of(EndpointSlice, "default", "s")

@@ -73,6 +73,28 @@ SLICES = Index("endpoint-slices", (EndpointSlice,), _by_service)
 """Service or ServiceImport → its EndpointSlices."""
 
 
+def is_of_endpoints(old: object, new: object) -> bool:
+    """Whether a change concerns only the endpoints of a cluster, and none of its settings.
+
+    Args:
+        old: the former state of a resource; ``None`` if there is none.
+        new: the new one.
+    """
+    match old, new:
+        case BackendResource(), BackendResource():
+            return structs.replace(old.spec, endpoints=new.spec.endpoints) == new.spec
+        case Service(), Service():
+            return structs.replace(old.spec, cluster_ip=new.spec.cluster_ip) == new.spec
+        case _:
+            return isinstance(new if old is None else old, EndpointSlice)
+
+
+def backends_of(ref: Ref, *states: object) -> frozenset[Ref]:
+    """The backends whose endpoints the states of a resource say: itself, or those of an EndpointSlice."""
+    slices = (state for state in states if isinstance(state, EndpointSlice))
+    return frozenset((ref, *(service for each in slices for service, _ in _by_service(each))))
+
+
 Transport = Literal["TCP", "UDP"]
 """How a backend is reached."""
 

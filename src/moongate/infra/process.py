@@ -221,6 +221,8 @@ class EnvoyProcess:
         self._roused.set()
         # Without the error, or else the group would cancel the supervisor, which must drain.
         await self._group.__aexit__(None, None, None)
+        # It may refer to this object, and a circle of garbage may stay in memory for ever.
+        self._beside = nullcontext
 
     async def ready(self) -> None:
         """Return when Envoy serves.

@@ -14,7 +14,7 @@ Facts
   returns when all writes before its call are handed out
 * what is excluded from garbage collection is never freed if it ends as a circle of garbage, as Envoys and
   their streams do. So objects are excluded only when very many are new, or a turn has made many: a small
-  change leaves its own to Python
+  change leaves its own to Python. What is large and may come to an end, as a fleet, breaks its own circles
 * an Envoy's answer can cause further writes (a quarantine). They are counted separately: a caller that waits
   for its own write also waits for them, but not for writes of others
 """

@@ -17,6 +17,11 @@ Rules
    the removal of a Gateway or ListenerSet, of a policy, or of what a policy refers to, or with a change that
    takes a policy from a target or from requests (``coverage``): then all of the edit wait, so that no port is
    wanted twice, and nothing is served without its policy.
+6. Changed endpoints do not wait with an edit that cannot change how they are used. They decide neither which
+   port is wanted nor which policy holds, but a policy that comes or goes may be meant for the new ones. So
+   they wait with one that names their backend, or a route to it; with one on a Gateway or with a selector, as
+   that may be about any route; and with any change that is no policy, as that may bring requests to them.
+   As with other changes, nothing is known of files that come later.
 
 Theory of operation
 ===================
@@ -40,6 +45,7 @@ from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.gateway import Gateway
 from moongate.api.listenerset import ListenerSet
 from moongate.api.route import Route
+from moongate.attach.backends import backends_of, is_of_endpoints
 from moongate.attach.policies import Policy
 from moongate.dangling import references_of
 from moongate.kinds import KINDS
@@ -442,7 +448,8 @@ class Folder:
             and waits.unfinished(ref, either.file, used=True)
         }
         if exclusive and waiting & going_on:
-            yield from (ref for ref in decisions if ref in waiting | going_on)
+            waiting |= going_on.difference(self._apart(decisions))
+            yield from (ref for ref in decisions if ref in waiting)
             return
         for ref, after in decisions.items():
             before = self._held.get(ref)
@@ -458,8 +465,37 @@ class Folder:
         # What waits may be just the policy of what does not.
         ready = {ref: after for ref, after in decisions.items() if ref not in waiting}
         if not going_on.isdisjoint(uncovering(self._held, ready)):
-            waiting |= going_on
+            waiting |= going_on.difference(self._apart(decisions))
         yield from (ref for ref in decisions if ref in waiting)
+
+    def _apart(self, decisions: Mapping[Ref, Held | None]) -> Collection[Ref]:
+        """The changed endpoints that no other change may be about (rule 6)."""
+        endpoints: dict[Ref, frozenset[Ref]] = {}
+        concerned: set[Ref] = set()
+        for ref, after in decisions.items():
+            before = self._held.get(ref)
+            old, new = before and before.resource, after and after.resource
+            if old == new:
+                continue
+            if is_of_endpoints(old, new):
+                endpoints[ref] = backends_of(ref, old, new)
+                continue
+            for state in (old, new):
+                named = self._named_by(state) if state is not None else ()
+                if named is None:
+                    return ()
+                concerned.update(named)
+        return [ref for ref, backends in endpoints.items() if concerned.isdisjoint(backends)]
+
+    def _named_by(self, resource: Resource | EnvoyGateway) -> Collection[Ref] | None:
+        """What a policy refers to, and what its targets do; None if it may be about any backend."""
+        if not isinstance(resource, Policy) or resource.spec.target_selectors:
+            return None
+        named = references_of(resource)
+        targets = [held.resource for ref in named if (held := self._held.get(ref)) is not None]
+        if any(isinstance(target, Gateway | ListenerSet) for target in targets):
+            return None
+        return named.union(*map(references_of, targets))
 
     def _is_exclusive(self, removed: Collection[Ref], decisions: Mapping[Ref, Held | None]) -> bool:
         """Whether one of these resources must not be in force beside what takes its place.
