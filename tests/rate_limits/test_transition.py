@@ -308,6 +308,20 @@ def test_a_limit_for_each_value_is_compared_with_that_for_one_value() -> None:
         assert limit_of(at, ("k", "x"), newer=newer, former=former) == (1, HOUR, False)
 
 
+def test_limits_of_routes_that_an_edit_does_not_concern_stay_as_they_are() -> None:
+    """However long their encodings are: they are not decoded."""
+
+    def routes(requests: int) -> bytes:
+        one = level("route", "one", level("k", limit=(requests, "YEAR")))
+        others = (level("route", f"{n}-{'x' * 5**n}", level("k", limit=(n, "YEAR"))) for n in range(8))
+        return encode(config(*others, one))
+
+    for newer, former in ((9, 5), (5, 9)):
+        both = RateLimitConfig.FromString(stricter(routes(newer), routes(former)))
+
+        assert both == RateLimitConfig.FromString(routes(5))
+
+
 def test_limits_on_different_levels_both_count() -> None:
     high, low = level("k", "a", limit=(1, "HOUR")), level("k", "a", level("m", limit=(2, "HOUR")))
 

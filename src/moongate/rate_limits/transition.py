@@ -36,12 +36,14 @@ from moongate.rate_limits.service import FORMER_S
 from moongate.xds.wire import encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 UNDER_WAY_S: Final = 0.5
 """Seconds in which requests by former routes may be under way when Envoys have acknowledged others."""
 
 _MOST: Final = 2
+_LAST: Final = 0x7F
+"""The last byte of an encoded number is at most this."""
 
 
 class _Former(Struct):
@@ -175,9 +177,9 @@ def stricter(newer: bytes | None, former: bytes | None) -> bytes:
     """
     if newer is None or former is None or newer == former:
         return newer or former or b""
-    ours, theirs = RateLimitConfig.FromString(newer), RateLimitConfig.FromString(former)
+    equal, ours, theirs = _compared(newer, former)
     both = _stricter(ours.descriptors, theirs.descriptors)
-    return encode(RateLimitConfig(name=ours.name, domain=ours.domain, descriptors=both))
+    return equal + encode(RateLimitConfig(descriptors=both))
 
 
 def _is_stricter(former: bytes, newer: bytes | None) -> bool:
@@ -197,8 +199,36 @@ def _is_stricter(former: bytes, newer: bytes | None) -> bool:
                 return True
         return False
 
-    before, after = RateLimitConfig.FromString(former), RateLimitConfig.FromString(newer)
-    return some(before.descriptors, after.descriptors)
+    _, ours, theirs = _compared(newer, former)
+    return some(theirs.descriptors, ours.descriptors)
+
+
+def _compared(newer: bytes, former: bytes) -> tuple[bytes, RateLimitConfig, RateLimitConfig]:
+    """What two configurations of a domain have in common, encoded, and what else each of them has.
+
+    There may be ten thousand descriptors, of which an edit changes one; only what differs is decoded. At the
+    top of a domain each has a value, so none of them is counted by another.
+    """
+    ours, theirs = list(_fields(newer)), list(_fields(former))
+    common = set(ours).intersection(theirs)
+    own, other = (
+        RateLimitConfig.FromString(b"".join(each for each in fields if each not in common))
+        for fields in (ours, theirs)
+    )
+    return b"".join(each for each in ours if each in common), own, other
+
+
+def _fields(message: bytes) -> Iterator[bytes]:
+    """The fields of a ``RateLimitConfig``, still encoded: each is a tag of one byte, a length and a value."""
+    start = 0
+    while start < len(message):
+        at, size, shift = start + 1, 0, 0
+        while message[at] > _LAST:
+            size |= (message[at] & _LAST) << shift
+            at, shift = at + 1, shift + 7
+        end = at + 1 + (size | message[at] << shift)
+        yield message[start:end]
+        start = end
 
 
 def _stricter(
