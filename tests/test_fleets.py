@@ -880,6 +880,33 @@ spec:
 
 
 @pytest.mark.envoy
+@pytest.mark.parametrize("then", [signal.SIGCONT, signal.SIGKILL])
+async def test_former_routes_are_in_force_until_envoy_has_acknowledged_others_or_is_dead(
+    then: signal.Signals,
+) -> None:
+    """Until then requests may be counted by their rate limits."""
+    port = free_port()
+    async with Laptop() as laptop:
+        fleets = laptop.fleets
+        await laptop.apply("---\n".join((opened(port), redirecting("eg"))))
+        ((name, before),) = fleets.edits().items()
+        pid = laptop.report()["gateways"][0]["envoy"]["pid"]
+        first = fleets.in_force(name, before)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            laptop.put({each.ref: each for each in read(redirecting("eg").replace(".com", ".org"))})
+            await until(lambda: fleets.edits()[name] > before)
+            edit = fleets.edits()[name]
+            stopped = fleets.in_force(name, edit), fleets.in_force(name, before)
+        finally:
+            os.kill(pid, then)
+        await until(lambda: fleets.in_force(name, edit))
+
+    assert first
+    assert stopped == (False, True)
+
+
+@pytest.mark.envoy
 async def test_one_envoy_serves_all_gateways_of_a_class_that_merges_them() -> None:
     ports = {"one": free_port(), "two": free_port()}
     gateways = [
