@@ -33,7 +33,7 @@ from moongate.infra.rundir import runs
 from moongate.quarantine.search import Search
 from moongate.run import Laptop
 from moongate.world import Changes
-from moongate.xds.wire import CLUSTER, LISTENER, XdsResource, encode
+from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, XdsResource, encode
 from tests.ads.client import Client
 from tests.ads.laptop import until
 from tests.core import GATEWAY_CLASS, extension, gateway, gateway_class, http, read
@@ -904,6 +904,30 @@ async def test_former_routes_are_in_force_until_envoy_has_acknowledged_others_or
 
     assert first
     assert stopped == (False, True)
+
+
+@pytest.mark.envoy
+async def test_former_routes_are_in_force_while_an_envoy_refuses_others(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although it has answered for all of them."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short_path))
+    async with Laptop() as laptop:
+        await laptop.apply("---\n".join((opened(free_port()), redirecting("eg"))))
+        ((name, edit),) = laptop.fleets.edits().items()
+        before = laptop.fleets.in_force(name, edit)
+        (socket,) = short_path.glob("moongate/*/xds-*.sock")  # noqa: ASYNC240 - local files, in a test
+        async with Client(socket, fleet=name) as client:
+            for type_url in (CLUSTER, LISTENER):
+                await client.ask(type_url)
+                await client.acknowledge(await client.answer())
+            await client.ask(ROUTE, resource_names_subscribe=list(laptop.world.xds()[name][ROUTE]))
+            await client.refuse(await client.answer(), "no such filter")
+            await until(lambda: laptop.figures()["sent"][ROUTE]["nacks"])
+            refused = laptop.fleets.in_force(name, edit)
+
+    assert before
+    assert not refused
 
 
 @pytest.mark.envoy
