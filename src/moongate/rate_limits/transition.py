@@ -38,7 +38,7 @@ from moongate.xds.wire import encode
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-UNDER_WAY_S: Final = 0.5
+UNDER_WAY_S: Final = 0.2
 """Seconds in which requests by former routes may be under way when Envoys have acknowledged others."""
 
 _MOST: Final = 2
