@@ -33,7 +33,7 @@ from msgspec import Struct
 from moongate.rate_limits.config import SECONDS
 from moongate.rate_limits.rls_conf_pb2 import RateLimitConfig, RateLimitDescriptor
 from moongate.rate_limits.service import FORMER_S
-from moongate.xds.wire import encode
+from moongate.xds.wire import encode, sized
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -62,6 +62,9 @@ class _Former(Struct):
     until: float
     awaited: Mapping[str, int] | None = None
     replaced: bool = False
+
+    def __repr__(self) -> str:
+        return sized(self, ("edits", "until", "awaited", "replaced"))
 
 
 class Routes(Protocol):
