@@ -33,7 +33,7 @@ from moongate.infra.rundir import runs
 from moongate.quarantine.search import Search
 from moongate.run import Laptop
 from moongate.world import Changes
-from moongate.xds.wire import CLUSTER, LISTENER, XdsResource, encode
+from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, XdsResource, encode
 from tests.ads.client import Client
 from tests.ads.laptop import until
 from tests.core import GATEWAY_CLASS, extension, gateway, gateway_class, http, read
@@ -888,6 +888,57 @@ spec:
   parentRefs: [{{name: {gateway}}}]
   rules: [{{filters: [{redirect}]}}]
 """
+
+
+@pytest.mark.envoy
+@pytest.mark.parametrize("then", [signal.SIGCONT, signal.SIGKILL])
+async def test_former_routes_are_in_force_until_envoy_has_acknowledged_others_or_is_dead(
+    then: signal.Signals,
+) -> None:
+    """Until then requests may be counted by their rate limits."""
+    port = free_port()
+    async with Laptop() as laptop:
+        fleets = laptop.fleets
+        await laptop.apply("---\n".join((opened(port), redirecting("eg"))))
+        ((name, before),) = fleets.edits().items()
+        pid = laptop.report()["gateways"][0]["envoy"]["pid"]
+        first = fleets.in_force(name, before)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            laptop.put({each.ref: each for each in read(redirecting("eg").replace(".com", ".org"))})
+            await until(lambda: fleets.edits()[name] > before)
+            edit = fleets.edits()[name]
+            stopped = fleets.in_force(name, edit), fleets.in_force(name, before)
+        finally:
+            os.kill(pid, then)
+        await until(lambda: fleets.in_force(name, edit))
+
+    assert first
+    assert stopped == (False, True)
+
+
+@pytest.mark.envoy
+async def test_former_routes_are_in_force_while_an_envoy_refuses_others(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although it has answered for all of them."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short_path))
+    async with Laptop() as laptop:
+        await laptop.apply("---\n".join((opened(free_port()), redirecting("eg"))))
+        ((name, edit),) = laptop.fleets.edits().items()
+        before = laptop.fleets.in_force(name, edit)
+        (socket,) = short_path.glob("moongate/*/xds-*.sock")  # noqa: ASYNC240 - local files, in a test
+        async with Client(socket, fleet=name) as client:
+            for type_url in (CLUSTER, LISTENER):
+                await client.ask(type_url)
+                await client.acknowledge(await client.answer())
+            await client.ask(ROUTE, resource_names_subscribe=list(laptop.world.xds()[name][ROUTE]))
+            await client.refuse(await client.answer(), "no such filter")
+            await until(lambda: laptop.figures()["sent"][ROUTE]["nacks"])
+            refused = laptop.fleets.in_force(name, edit)
+
+    assert before
+    assert not refused
 
 
 @pytest.mark.envoy

@@ -373,6 +373,28 @@ class Fleets:
         """Counts of responses and answers since the start, by type URL."""
         return self._ads.counters
 
+    @property
+    def held(self) -> bool:
+        """Whether routes of a fleet are not handed out yet."""
+        return bool(self._held)
+
+    def edits(self) -> dict[str, int]:
+        """How many edits of its resources each fleet has had."""
+        return {name: self._ads.edits(name) for name in self._fleets}
+
+    def in_force(self, name: str, edit: int) -> bool:
+        """Whether no Envoy of a fleet has routes from before an edit.
+
+        An Envoy keeps what it has while it refuses routes, or is not connected.
+        """
+        fleet = self._fleets.get(name)
+        if fleet is None:
+            return True
+        if not self._ads.nodes(name):
+            return fleet.process.state not in {State.STARTING, State.READY, State.DRAINING}
+        refused = any(type_url in _TABLES for type_url, _ in fleet.refused)
+        return not refused and self._ads.have_switched(name, edit)
+
     # -- one fleet ----------------------------------------------------------
 
     def _start(self, name: str, fleet_id: FleetId) -> None:

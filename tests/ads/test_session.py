@@ -1000,6 +1000,35 @@ def test_later_edits_do_not_keep_earlier_ones_from_being_settled(served: Convers
     assert not served.session.settled(served.snapshot.seq)
 
 
+def test_an_envoy_has_switched_when_it_has_answered_for_its_listeners_and_routes(
+    served: Conversation,
+) -> None:
+    """What else it owes an answer for does not matter, nor do later edits."""
+    served.play("== R+r=2")
+    first = served.snapshot.seq
+    before = served.session.has_switched(first)
+    served.play(">> R ack")
+    after = served.session.has_switched(first)
+    served.play("== E+a=2")
+    with_endpoints = served.session.has_switched(served.snapshot.seq)
+    served.play("== R+r=3")
+
+    assert [before, after, with_endpoints] == [False, True, True]
+    assert not served.session.settled(served.snapshot.seq)
+    assert served.session.has_switched(first)
+    assert not served.session.has_switched(served.snapshot.seq)
+
+
+def test_a_reconnecting_envoy_has_not_switched_before_it_asked_for_its_routes() -> None:
+    """It still has those from before."""
+    former = Conversation()
+    former.play(COLD_START)
+    again = Conversation(former.snapshot)
+    edit(again.snapshot, "R+r=2")
+
+    assert not again.session.has_switched(again.snapshot.seq)
+
+
 # Subscriptions
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import psutil
@@ -17,7 +17,7 @@ from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo
 from tests.e2e.conftest import until
-from tests.e2e.rate_limiters import patient
+from tests.e2e.rate_limiters import envoys_own, patient
 from tests.ports import free_port
 from tests.redis_servers import redis_server
 
@@ -35,19 +35,27 @@ BY_PATH = f"{{clientSelectors: [{{path: {{value: /}}}}], {NOTHING}}}"
 BY_METHOD = f"{{clientSelectors: [{{methods: [{{value: GET}}]}}], {NOTHING}, shared: true}}"
 
 
-def limited(rule: str) -> Document:
-    body = f"rateLimit: {{type: Global, global: {{rules: [{rule}]}}}}"
+MUCH = "limit: {requests: 1000000, unit: Second}"
+STRICT = f"{{clientSelectors: [{{headers: [{{name: x-one, value: y}}]}}], {NOTHING}}}"
+GENEROUS = f"{{clientSelectors: [{{headers: [{{name: x-other, value: y}}]}}], {MUCH}}}"
+
+
+def limited(*rules: str) -> Document:
+    body = f"rateLimit: {{type: Global, global: {{rules: [{', '.join(rules)}]}}}}"
     return m.policy("BackendTrafficPolicy", "limits", body, "HTTPRoute/app")
 
 
 @asynccontextmanager
-async def asking(port: int) -> AsyncGenerator[set[int]]:
-    """Requests while the block runs, and the statuses that they got."""
+async def asking(port: int, **headers: str) -> AsyncGenerator[set[int]]:
+    """Requests while the block runs, and the statuses that they got. Headers have ``_`` for ``-``."""
     statuses, done = set[int](), asyncio.Event()
 
     async def ask() -> None:
         async with httpx.AsyncClient(
-            trust_env=False, base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S
+            trust_env=False,
+            base_url=f"http://127.0.0.1:{port}",
+            headers={name.replace("_", "-"): value for name, value in headers.items()},
+            timeout=DEADLINE_S,
         ) as client:
             while not done.is_set():
                 statuses.add((await client.get("/")).status_code)
@@ -62,10 +70,10 @@ async def asking(port: int) -> AsyncGenerator[set[int]]:
 
 
 @asynccontextmanager
-async def serving() -> AsyncGenerator[tuple[Laptop, Echo, int]]:
+async def serving(**options: Any) -> AsyncGenerator[tuple[Laptop, Echo, int]]:
     """A gateway without routes, a backend, and the port of the listener. Envoy has much patience."""
     port = free_port()
-    async with Echo("one").serving() as one, Laptop(config=patient()) as laptop:
+    async with Echo("one").serving() as one, Laptop(config=patient(), **options) as laptop:
         http = f"[{{name: http, port: {port}, protocol: HTTP}}]"
         await laptop.apply([m.gateway("gateway", http), m.local("one", one.port)])
         yield laptop, one, port
@@ -86,6 +94,62 @@ async def test_no_request_passes_that_both_configurations_refuse() -> None:
 
     assert statuses == {404, 429}
     assert one.requests == []
+
+
+@asynccontextmanager
+async def counted_by(who: str, folder: Path) -> AsyncGenerator[dict[str, Any]]:
+    """The options of a gateway whose requests are counted by moongate's service, or by Envoy's."""
+    if who == "moongate":
+        yield {}
+        return
+    port, xds = free_port(), free_port()
+    async with (
+        redis_server(folder / "redis") as redis,
+        envoys_own(folder, redis.port, f"127.0.0.1:{xds}", GRPC_PORT=str(port)),
+    ):
+        yield {"rate_limit_service": f"127.0.0.1:{port}", "rate_limit_xds_port": xds}
+
+
+@pytest.mark.parametrize("who", ["moongate", "envoy"])
+async def test_a_rule_that_moves_lets_nothing_pass_that_both_configurations_refuse(
+    who: str, tmp_path: Path
+) -> None:
+    """Rules are known by their place; a generous one comes before a strict one, and leaves."""
+    async with counted_by(who, tmp_path) as options, serving(**options) as (laptop, one, port):
+        await laptop.apply([app(), limited(STRICT)], timeout_s=60)
+        async with httpx.AsyncClient(trust_env=False, base_url=f"http://127.0.0.1:{port}") as client:
+            await until_status(client, 429, {"x-one": "y"})
+            one.requests.clear()
+            async with asking(port, x_one="y") as statuses:
+                for n in range(20):
+                    await laptop.apply([limited(*((GENEROUS, STRICT), (STRICT,))[n % 2])], timeout_s=60)
+            passed = list(one.requests)
+            await laptop.apply([limited(GENEROUS)], timeout_s=60)
+            await until_status(client, 200, {"x-other": "y"})
+
+    assert statuses == {429}
+    assert passed == []
+
+
+async def until_status(client: httpx.AsyncClient, status: int, headers: dict[str, str]) -> None:
+    """Return when a request is answered with a status: another's service says nothing of its limits."""
+    async with asyncio.timeout(DEADLINE_S):
+        while (await client.get("/", headers=headers)).status_code != status:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)  # no event tells it
+
+
+async def test_a_raised_limit_is_in_force_when_it_is_applied() -> None:
+    """It waits for the routes of Envoys, and ``apply`` for it."""
+    async with serving() as (laptop, _one, port):
+        await laptop.apply([app(), limited(STRICT)], timeout_s=60)
+        async with httpx.AsyncClient(trust_env=False, base_url=f"http://127.0.0.1:{port}") as client:
+            statuses: list[int] = []
+            for _ in range(5):
+                for rule, header in ((GENEROUS, "x-other"), (STRICT, "x-one")):
+                    await laptop.apply([limited(rule)], timeout_s=60)
+                    statuses.append((await client.get("/", headers={header: "y"})).status_code)
+
+    assert statuses == [200, 429] * 5
 
 
 async def test_another_redis_lets_no_request_pass_uncounted(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 
 from moongate.infra.ports import PortError
 from moongate.infra.rundir import RunDirectory
+from moongate.rate_limits import transition
 from moongate.rate_limits.redis_address import redis_address
 from moongate.rate_limits.settings import Redis
 from moongate.rate_limits.subscription import follow
@@ -38,6 +39,35 @@ pytestmark = pytest.mark.slow
 TWO_A_YEAR = {"shop": encode(config(level("user", limit=(2, "YEAR"))))}
 
 
+class NoRoutes:
+    """What is known of routes where there is no Envoy."""
+
+    held = False
+
+    def edits(self) -> dict[str, int]:
+        return {}
+
+    def in_force(self, name: str, edit: int) -> bool:
+        raise AssertionError(f"there is no {name} with {edit}")
+
+
+class OldRoutes(NoRoutes):
+    """One fleet, whose Envoys do not answer."""
+
+    def edits(self) -> dict[str, int]:
+        return {"one": 2}
+
+    def in_force(self, name: str, edit: int) -> bool:
+        return False
+
+
+class NewRoutes(OldRoutes):
+    """The same fleet, whose Envoys have answered."""
+
+    def in_force(self, name: str, edit: int) -> bool:
+        return True
+
+
 @asynccontextmanager
 async def limited(
     tmp_path: Path, redis: Redis | None = None
@@ -45,7 +75,7 @@ async def limited(
     """Rate limits of a run, where two requests a year are allowed."""
     with RunDirectory(tmp_path / "r") as run:
         async with RateLimits(run, redis=redis) as limits:
-            limits.publish(TWO_A_YEAR)
+            limits.publish(TWO_A_YEAR, {})
             await limits.served()
             yield limits, run
 
@@ -62,7 +92,7 @@ async def test_without_limits_no_process_runs(tmp_path: Path) -> None:
     """Nobody pays for what is not used."""
     with RunDirectory(tmp_path / "r") as run:
         async with RateLimits(run) as limits:
-            limits.publish({})
+            limits.publish({}, {})
             await limits.served()
 
             assert list(run.path.iterdir()) == []
@@ -73,7 +103,7 @@ async def test_limits_are_enforced_and_reported(tmp_path: Path) -> None:
     async with limited(tmp_path) as (limits, _):
         answers = [await over(limits) for _ in range(3)]
         report = await limits.report()
-        limits.publish({"shop": None})
+        limits.publish({"shop": None}, {})
         await limits.served()
         after = await limits.report()
 
@@ -98,9 +128,9 @@ async def test_routes_wait_until_the_service_has_their_limits(
     changed = asyncio.Event()
     with RunDirectory(tmp_path / "r") as run:
         async with RateLimits(run, on_change=changed.set) as limits:
-            limits.publish({})
+            limits.publish({}, {})
             assert limits.enforced()
-            limits.publish(TWO_A_YEAR)
+            limits.publish(TWO_A_YEAR, {})
             assert not limits.enforced()
             await limits.served()
             assert limits.enforced()
@@ -109,7 +139,7 @@ async def test_routes_wait_until_the_service_has_their_limits(
             service.suspend()
             try:
                 monkeypatch.setattr(rate_limits, "ENFORCED_WITHIN_S", 0.2)
-                limits.publish({"other": TWO_A_YEAR["shop"]})
+                limits.publish({"other": TWO_A_YEAR["shop"]}, {})
                 changed.clear()
                 assert not limits.enforced()
                 with capture_logs() as log:
@@ -124,12 +154,56 @@ async def test_routes_wait_until_the_service_has_their_limits(
 async def test_routes_do_not_wait_for_what_the_service_has(tmp_path: Path) -> None:
     """A change that is taken back at once reaches no service, so that none answers."""
     async with limited(tmp_path) as (limits, _):
-        limits.publish({"other": TWO_A_YEAR["shop"]})
+        limits.publish({"other": TWO_A_YEAR["shop"]}, {})
         waiting = not limits.enforced()
-        limits.publish({"other": None})
+        limits.publish({"other": None}, {})
+        limits.review(NoRoutes())
 
         assert waiting
         assert limits.enforced()
+
+
+async def test_while_envoys_may_ask_by_former_routes_former_limits_count(tmp_path: Path) -> None:
+    """The service gets them, and then the newest alone; the report does not have what is gone."""
+    async with limited(tmp_path) as (limits, _):
+        before = [await over(limits) for _ in range(3)]
+        limits.publish({"shop": encode(config(level("user", limit=(9, "SECOND"))))}, {"one": 1})
+        limits.publish({"other": TWO_A_YEAR["shop"]}, {"one": 1})
+        limits.publish({"other": None}, {"one": 1})
+        limits.review(OldRoutes())
+        await limits.served()
+        during, report = await over(limits), await limits.report()
+        limits.review(NewRoutes())
+        waits = not limits.enforced()
+        await limits.served()
+
+        assert before == [False, False, True]
+        assert during
+        assert [limit["domain"] for limit in report["limits"]] == ["shop"]
+        assert not waits, "what Envoys have asks by no limit that the service has not"
+        assert not await over(limits)
+
+
+async def test_an_envoy_that_never_answers_does_not_keep_former_limits_in_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else may happen by which the end of a wait would be noticed."""
+    monkeypatch.setattr(transition, "FORMER_S", 0.3)
+    service = ExternalService(address="localhost:8081", configuration_port=free_port())
+    taken: asyncio.Queue[Limits] = asyncio.Queue()
+    with RunDirectory(tmp_path / "r") as run:
+        async with RateLimits(run, external=service) as limits, asyncio.TaskGroup() as tasks:
+            limits.publish(TWO_A_YEAR, {"one": 1})
+            limits.publish({"shop": encode(config(level("user", limit=(9, "SECOND"))))}, {"one": 1})
+            at = f"127.0.0.1:{service.configuration_port}"
+            following = tasks.create_task(follow(at, taken.put_nowait))
+            [during] = await taken.get()
+            limits.review(OldRoutes())
+            async with asyncio.timeout(DEADLINE_S):
+                [after] = await taken.get()
+            following.cancel()
+
+    assert (during.requests, after.requests) == (2, 9)
 
 
 async def test_routes_wait_for_an_answer_that_nobody_could_hear(
@@ -138,7 +212,7 @@ async def test_routes_wait_for_an_answer_that_nobody_could_hear(
     """While the process stands still, time passes, and the service may have answered."""
     async with limited(tmp_path) as (limits, _):
         monkeypatch.setattr(rate_limits, "ENFORCED_WITHIN_S", 2.0)
-        limits.publish({"other": TWO_A_YEAR["shop"]})
+        limits.publish({"other": TWO_A_YEAR["shop"]}, {})
         assert not limits.enforced()
         with capture_logs() as log:
             time.sleep(2.5)  # noqa: ASYNC251 - this is the standstill
@@ -160,7 +234,8 @@ async def test_routes_do_not_wait_longer_because_limits_go_on_to_change(
             monkeypatch.setattr(rate_limits, "ENFORCED_WITHIN_S", 0.5)
             async with asyncio.timeout(DEADLINE_S):
                 for n in count():
-                    limits.publish({"other": encode(config(level("user", limit=(n, "YEAR")), domain="o"))})
+                    other = encode(config(level("user", limit=(n, "YEAR")), domain="o"))
+                    limits.publish({"other": other}, {})
                     await asyncio.sleep(0.02)  # one change after another
                     if limits.enforced():
                         break
@@ -226,7 +301,7 @@ async def test_a_service_of_the_users_gets_its_configuration_at_a_port(tmp_path:
     service = ExternalService(address="localhost:8081", configuration_port=port)
     with RunDirectory(tmp_path / "r") as run:
         async with RateLimits(run, external=service) as limits, asyncio.TaskGroup() as tasks:
-            limits.publish(TWO_A_YEAR)
+            limits.publish(TWO_A_YEAR, {})
             assert limits.enforced(), "nobody asks for it, and it may be started later"
             following = tasks.create_task(follow(f"127.0.0.1:{port}", taken.put_nowait))
             [limit] = await taken.get()

@@ -224,6 +224,15 @@ class AdsServer:
         resource = self.resources(fleet, type_url).get(name)
         return resource.version if resource is not None else None
 
+    def edits(self, fleet: str) -> int:
+        """How many edits of its resources a fleet has had."""
+        of = self._fleets.get(fleet)
+        return of.snapshot.seq if of is not None else 0
+
+    def have_switched(self, fleet: str, edit: int) -> bool:
+        """Whether all connected Envoys have answered for their listeners and routes up to an edit."""
+        return all(stream.session.has_switched(edit) for stream in self._streams_of(fleet))
+
     def is_asked_for(self, fleet: str, type_url: str, name: str) -> bool:
         """Whether a connected Envoy subscribes to a resource, or has not sent its subscription yet.
 

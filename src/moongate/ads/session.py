@@ -297,6 +297,12 @@ class Session:
             return False
         return not any(self._awaits(type_url) for type_url in (*_MAKE, *_SWITCH))
 
+    def has_switched(self, seq: int) -> bool:
+        """Whether Envoy has answered for its listeners, and their routes, up to edit ``seq``."""
+        if not self._snapshot.seq or self._done(_SWITCH) < seq:
+            return False
+        return not any(map(self._awaits, _SWITCH))
+
     def cleared(self) -> float:
         """The last edit up to which Envoy has no departed scopes for certain; -inf if that is not known yet.
 

@@ -515,7 +515,8 @@ class Laptop:
         if changes.limits:
             # Before the routes that rely on them.
             limits = changes.limits.items()
-            self.rate_limits.publish({name: each.body if each is not None else None for name, each in limits})
+            bodies = {name: each.body if each is not None else None for name, each in limits}
+            self.rate_limits.publish(bodies, self.fleets.edits())
         yield from self.fleets.publish(changes)
         if changes.statuses:
             for ref, status in changes.statuses.items():
@@ -526,6 +527,8 @@ class Laptop:
 
     def _observe(self) -> Iterator[None]:
         yield from self.fleets.review()
+        if self.world.settled:
+            self.rate_limits.review(self.fleets)
         refusals = self.fleets.refusals()
         self.statuses.observe(self.fleets.envoy_states(), refusals)
         if self._accepted is not None:

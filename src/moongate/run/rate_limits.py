@@ -5,7 +5,8 @@ configured, or a service of the user's. Both get the limits over xDS: ours on a 
 of this machine.
 
 A route that is limited must not be there before its limit, or requests would pass uncounted. So routes wait
-until the service has taken what was published (``enforced``), but no longer than ``ENFORCED_WITHIN_S``.
+until the service has taken what was published (``enforced``), but no longer than ``ENFORCED_WITHIN_S``. And
+until Envoys have the routes, the limits of the former ones count as well (``rate_limits.transition``).
 
 Facts
 -----
@@ -21,6 +22,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import grpc.aio
@@ -37,6 +39,7 @@ from moongate.rate_limits.rls_conf_pb2 import RateLimitConfig
 from moongate.rate_limits.service import Report, is_same, reported, unused
 from moongate.rate_limits.settings import Redis, Settings, identity
 from moongate.rate_limits.subscription import NODE
+from moongate.rate_limits.transition import Transition
 from moongate.xds.wire import RATE_LIMIT_CONFIG
 
 if TYPE_CHECKING:
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from moongate.infra.rundir import RunDirectory
+    from moongate.rate_limits.transition import Routes
 
 _log = structlog.get_logger("moongate")
 
@@ -94,7 +98,9 @@ class RateLimits:
         self._redis = redis
         self._external = external
         self._on_change = on_change
-        self._configs: dict[str, bytes] = {}
+        self._transition = Transition(monotonic)
+        self._forgetting: asyncio.TimerHandle | None = None
+        """Ends the time in which former limits count."""
         self._server = SotwServer(RATE_LIMIT_CONFIG, NODE, self._on_answer)
         self._waiting: Patience | None = None
         """Ends the wait for the service to take what was published; None if nobody waits."""
@@ -137,25 +143,44 @@ class RateLimits:
         """End the process, if there is one."""
         if self._waiting is not None:
             self._waiting.cancel()
+        if self._forgetting is not None:
+            self._forgetting.cancel()
         await self._stack.__aexit__(None, None, None)
 
-    def publish(self, changes: Mapping[str, bytes | None]) -> None:
-        """Enforce other limits.
+    def publish(self, changes: Mapping[str, bytes | None], edits: Mapping[str, int]) -> None:
+        """Enforce other limits, and former ones until ``review`` finds that no Envoy asks by them.
 
         Args:
             changes: encoded ``RateLimitConfig`` messages by name; None for one that is gone.
+            edits: how many edits each fleet has had before the routes for these limits.
         """
-        for name, config in changes.items():
-            if config is not None:
-                self._configs[name] = config
-            else:
-                self._configs.pop(name, None)
-        if self._configs:
+        self._transition.take(changes, edits)
+        if self._transition.newest:
             self._wanted.set()
         # What comes during a wait does not begin it anew: under many changes it would have no end.
-        if self._server.publish(self._configs) and self._wanted.is_set() and self._waiting is None:
+        differs = self._server.publish(self._transition.published())
+        if differs and self._wanted.is_set() and self._waiting is None:
             self._waiting = Patience(ENFORCED_WITHIN_S, self._give_up)
         self._end_wait_if_taken()
+
+    def review(self, routes: Routes) -> None:
+        """Let the newest limits alone be in force once no Envoy asks by former routes. No route waits for it.
+
+        This is to be called after each answer of an Envoy.
+        """
+        self._transition.review(routes)
+        self._forget()
+
+    def _forget(self) -> None:
+        if self._transition.forget():
+            self._server.publish(self._transition.published())
+            self._end_wait_if_taken()
+            self._on_change()
+        if self._forgetting is not None:
+            self._forgetting.cancel()
+            self._forgetting = None
+        if (until := self._transition.until) is not None:
+            self._forgetting = asyncio.get_running_loop().call_later(until - monotonic(), self._forget)
 
     def enforced(self) -> bool:
         """Whether routes may rely on what was published: the service has it, or does not take it in time."""
@@ -186,8 +211,16 @@ class RateLimits:
                 self._process.take(self._settings())
 
     async def served(self) -> None:
-        """Return when our service enforces what was published; at once, if the service is another's."""
+        """Return when our service enforces what was published; at once, if the service is another's.
+
+        Limits that are raised are waited for, if Envoys have the routes for them.
+        """
         if self._wanted.is_set() and self._external is None:
+            if (at := self._transition.raised_at) is not None:
+                # A timer of the event loop may be a little early.
+                while (rest := at - monotonic()) > 0:  # noqa: ASYNC110
+                    await asyncio.sleep(rest)
+                self._forget()
             await self._server.settled()
 
     async def report(self) -> dict[str, Any]:
@@ -196,15 +229,19 @@ class RateLimits:
         ``used`` is the count of the fullest bucket; it is None where nobody tells it.
         """
         report, trouble = None, ""
-        if self._configs and self._external is None:
+        newest = self._transition.newest
+        if newest and self._external is None:
             try:
                 report = await reported(f"unix:{self.service}", _REPORT_WITHIN_S)
             except grpc.aio.AioRpcError:
                 trouble = "The rate limit service does not answer."
+        limits = Limits(RateLimitConfig.FromString(body) for _, body in sorted(newest.items()))
         if report is None:
-            limits = Limits(RateLimitConfig.FromString(body) for _, body in sorted(self._configs.items()))
             report = Report(limits=tuple(unused(limit) for limit in limits), trouble=trouble)
-        return {"service": self._description(report.trouble), "limits": msgspec.to_builtins(report.limits)}
+        # Former limits are nobody's wish any more.
+        wanted = {(limit.domain, limit.path) for limit in limits}
+        uses = tuple(use for use in report.limits if (use.domain, use.path) in wanted)
+        return {"service": self._description(report.trouble), "limits": msgspec.to_builtins(uses)}
 
     def _description(self, trouble: str) -> dict[str, Any]:
         if self._external is not None:
