@@ -33,7 +33,7 @@ from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import managed, managed_classes, proxy
 from moongate.attach.listener_certificates import listener_certificates
 from moongate.attach.listener_sets import gateway_of_set, listener_specs, owners, owners_of, set_refusal
-from moongate.attach.listeners import all_last_judged, fleet_owners, judged_alone, listeners
+from moongate.attach.listeners import all_last_judged, fleet_owners, judged_alone, listener_at, listeners
 from moongate.attach.listeners import places as places_of
 from moongate.attach.policies import selected, selected_shards
 from moongate.attach.routes import attachments_at, wider
@@ -280,6 +280,32 @@ def test_a_gateway_that_was_rejected_keeps_a_listener_that_fails_by_then() -> No
         play({mending.ref: mending}, warm)
 
         assert keys(warm) >= {key for key in before if key[1][0] == LISTENER}
+
+
+@pytest.mark.parametrize("port", [90, 8443])
+def test_a_listener_of_tcp_that_becomes_https_and_fails_by_then_is_kept_and_closed(port: int) -> None:
+    """It was plaintext, which nobody asks for any more; so it can neither stay as it was nor leave."""
+    before = BASE[EG]
+    assert isinstance(before, Gateway)
+    raw, secured = (next(each for each in before.spec.listeners if each.name == n) for n in ("raw", "tls"))
+    assert (raw.protocol, raw.port) == ("TCP", 90)
+    changed = structs.replace(secured, name="raw", port=port, hostname=None)
+    after = structs.replace(before, spec=structs.replace(before.spec, listeners=(secured, changed), tls=None))
+    with faulty():
+        warm, twin = world(None), world(None)
+        assert open_chains(flat(warm)["default/eg"], "default/eg/raw")
+        put_fault(warm, (listener_at, (ListenerId(EG, EG, "raw"),)), "after")
+        play({EG: after}, warm, twin)
+
+        served = flat(warm)["default/eg"]
+        message = Listener.FromString(served[LISTENER, "default/eg/raw"].body)
+        assert message.address.socket_address.port_value == port
+        assert [each.filters[0].name for each in message.filter_chains] == [DIRECT_RESPONSE]
+        assert served[LISTENER, "default/eg/tls"] == flat(twin)["default/eg"][LISTENER, "default/eg/tls"]
+        assert_contained(warm, twin)
+        put_fault(warm, (listener_at, (ListenerId(EG, EG, "raw"),)), None)
+        warm.pull()
+        assert_same(warm, twin)
 
 
 def test_a_gateway_whose_listeners_fail_keeps_its_clusters_beside_its_routes() -> None:
