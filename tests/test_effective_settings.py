@@ -287,6 +287,45 @@ def test_what_is_shown_is_what_envoy_gets(
     assert changed(flat(merged), flat(world_of(wide, shown))) == []
 
 
+def test_where_a_patch_names_the_cluster_of_a_rule_all_listeners_have_the_settings_of_the_first() -> None:
+    """What is about routes is their own. One field may have both."""
+    limit, patience = "circuitBreaker: {maxConnections: 22}", "timeout: {http: {requestTimeout: 9s}}"
+    patch = """
+        apiVersion: gateway.envoyproxy.io/v1alpha1
+        kind: EnvoyPatchPolicy
+        metadata: {name: patch, namespace: default}
+        spec:
+          targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: eg}
+          type: JSONPatch
+          jsonPatches:
+          - type: type.googleapis.com/envoy.config.cluster.v3.Cluster
+            name: httproute/default/shop/rule/0
+            operation: {op: add, path: /cleanup_interval, value: 7s}
+    """
+    core = Core(
+        *ON_TWO_LISTENERS,
+        policy(WIDE.kind, "circuitBreaker: {maxConnections: 11}", name="wide", target="Gateway/eg"),
+        policy(WIDE.kind, f"{{{limit}, {patience}, retry: {{}}}}", name="narrow", target="Gateway/eg/other"),
+        config=ON_HOST,
+    )
+
+    def shown() -> dict[str, tuple[Any, str, bool]]:
+        [scope] = [each for each in effective_settings(core.db, SHOP) or () if each.listener.name == "other"]
+        return {each.field: (each.value, each.owner.name, bool(each.fault)) for each in scope.settings}
+
+    before = shown()
+    assert before["circuitBreaker.maxConnections"] == (22, "narrow", False)
+    assert before["timeout.http.requestTimeout"] == ("9s", "narrow", False)
+
+    core.apply(patch)
+    [message] = clusters_on(core, "other")
+    assert message.circuit_breakers.thresholds[0].max_connections.value == 11
+    assert shown() == before | {
+        "circuitBreaker.maxConnections": (11, "wide", False),
+        "timeout.http.requestTimeout": ("9s", "narrow", True),
+    }
+
+
 @law
 @given(fields, fields, st.sampled_from([IN_CLUSTER, ON_HOST]))
 def test_what_is_shown_for_a_listener_is_what_its_clusters_have(

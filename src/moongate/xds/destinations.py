@@ -440,15 +440,27 @@ def by_listener(db: Db, listener: ListenerId, route: Route, index: int) -> Liste
     is on. A patch that names a cluster of the rule means those of all listeners, so they share it. A listener
     whose policies cannot be read, maybe of another Gateway, says what it last said.
     """
-    fleet = fleet_of(db, listener.gateway)
-    served = served_on(db, fleet, route.ref)
-    if listener not in served[1:] or index in named_rules(db, fleet, route.ref):
+    served = served_on(db, fleet_of(db, listener.gateway), route.ref)
+    if listener not in served[1:] or is_named(db, listener.gateway, route.ref, index):
         return None
     section = route.spec.rules[index].name or ""
     of_listener = cluster_terms(db, listener, route.ref, section)
     of_each = ((each, cluster_terms.last_good(db, each, route.ref, section)) for each in served)
     alike = next(each for each, of in of_each if isinstance(of, Failed) or of == of_listener)
     return alike if alike != served[0] else None
+
+
+def cluster_listener(db: Db, listener: ListenerId, route: Route, index: int) -> ListenerId:
+    """The listener whose policies the clusters of a rule have on a listener: itself, unless a patch names one
+    of them."""
+    if not is_named(db, listener.gateway, route.ref, index):
+        return listener
+    return next(iter(served_on(db, fleet_of(db, listener.gateway), route.ref)), listener)
+
+
+def is_named(db: Db, gateway: Ref, route: Ref, index: int) -> bool:
+    """Whether a patch for the Envoys of a Gateway names a cluster of a rule."""
+    return index in named_rules(db, fleet_of(db, gateway), route)
 
 
 @query
