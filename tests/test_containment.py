@@ -258,7 +258,7 @@ def test_a_gateway_whose_fleet_was_never_known_is_no_matter_of_its_namesake_else
     with faulty():
         twin = World.of([*routes_with_services(3), other, patch])
         cold = World()
-        cold.apply({ref: each for ref, each in twin.store.held().items()})
+        cold.apply(dict(twin.store.held()))
         put_fault(cold, (fleet_of, (other.ref,)), "before")
         cold.pull()
 
