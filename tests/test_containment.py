@@ -33,7 +33,7 @@ from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import managed, managed_classes, proxy
 from moongate.attach.listener_certificates import listener_certificates
 from moongate.attach.listener_sets import gateway_of_set, listener_specs, owners, owners_of, set_refusal
-from moongate.attach.listeners import all_last_judged, fleet_owners, judged_alone, listeners
+from moongate.attach.listeners import all_last_judged, fleet_owners, judged_alone, listener_at, listeners
 from moongate.attach.listeners import places as places_of
 from moongate.attach.policies import selected, selected_shards
 from moongate.attach.routes import attachments_at, wider
@@ -245,6 +245,27 @@ def test_a_gateway_whose_proxy_fails_keeps_all_and_the_other_goes_on() -> None:
         assert INTERNAL not in str(warm.statuses()[other])
 
 
+def test_a_gateway_whose_fleet_was_never_known_is_no_matter_of_its_namesake_elsewhere() -> None:
+    """It asks for the same port, and a patch is for it."""
+    other = structs.replace(
+        gateway(http_listener("http")), metadata=structs.replace(meta("eg"), namespace="other")
+    )
+    patch = resource("EnvoyPatchPolicy", "other", "p0", {"spec": {
+        "targetRef": {"group": GATEWAY_GROUP, "kind": "Gateway", "name": "eg"},
+        "type": "JSONPatch",
+        "jsonPatches": [],
+    }})  # fmt: skip
+    with faulty():
+        twin = World.of([*routes_with_services(3), other, patch])
+        cold = World()
+        cold.apply(dict(twin.store.held()))
+        put_fault(cold, (fleet_of, (other.ref,)), "before")
+        cold.pull()
+
+        assert flat(twin)["default/eg"]
+        assert flat(cold)["default/eg"] == flat(twin)["default/eg"]
+
+
 def test_a_listener_whose_certificates_cannot_be_judged_keeps_its_port_while_others_change() -> None:
     """Envoy keeps what it has of it, and its certificate. A listener of another port may even leave."""
     with faulty():
@@ -280,6 +301,32 @@ def test_a_gateway_that_was_rejected_keeps_a_listener_that_fails_by_then() -> No
         play({mending.ref: mending}, warm)
 
         assert keys(warm) >= {key for key in before if key[1][0] == LISTENER}
+
+
+@pytest.mark.parametrize("port", [90, 8443])
+def test_a_listener_of_tcp_that_becomes_https_and_fails_by_then_is_kept_and_closed(port: int) -> None:
+    """It was plaintext, which nobody asks for any more; so it can neither stay as it was nor leave."""
+    before = BASE[EG]
+    assert isinstance(before, Gateway)
+    raw, secured = (next(each for each in before.spec.listeners if each.name == n) for n in ("raw", "tls"))
+    assert (raw.protocol, raw.port) == ("TCP", 90)
+    changed = structs.replace(secured, name="raw", port=port, hostname=None)
+    after = structs.replace(before, spec=structs.replace(before.spec, listeners=(secured, changed), tls=None))
+    with faulty():
+        warm, twin = world(None), world(None)
+        assert open_chains(flat(warm)["default/eg"], "default/eg/raw")
+        put_fault(warm, (listener_at, (ListenerId(EG, EG, "raw"),)), "after")
+        play({EG: after}, warm, twin)
+
+        served = flat(warm)["default/eg"]
+        message = Listener.FromString(served[LISTENER, "default/eg/raw"].body)
+        assert message.address.socket_address.port_value == port
+        assert [each.filters[0].name for each in message.filter_chains] == [DIRECT_RESPONSE]
+        assert served[LISTENER, "default/eg/tls"] == flat(twin)["default/eg"][LISTENER, "default/eg/tls"]
+        assert_contained(warm, twin)
+        put_fault(warm, (listener_at, (ListenerId(EG, EG, "raw"),)), None)
+        warm.pull()
+        assert_same(warm, twin)
 
 
 def test_a_gateway_whose_listeners_fail_keeps_its_clusters_beside_its_routes() -> None:
@@ -800,8 +847,13 @@ def assert_as_closed(one: RouteConfiguration, other: RouteConfiguration, besides
         may_be = [meant[name], without_http3(meant[name])] if name in meant else []
         assert each in may_be or each.direct_response.status == 500, name
     for host in {name.partition(" ")[0] for name in meant} - closed:
-        of_host = [name for name in meant if name.startswith(f"{host} ") and "cors-preflight" not in name]
+        of_host = [name for name in meant if name.startswith(f"{host} ") and not is_beside_another(name)]
         assert of_host == [name for name in routes if name in of_host]
+
+
+def is_beside_another(name: str) -> bool:
+    """Whether a route answers where another one cannot, which a closed one does itself."""
+    return "cors-preflight" in name or name.endswith("/filter-missing")
 
 
 def without_http3(route: Route) -> Route:

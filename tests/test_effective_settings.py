@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
@@ -9,11 +10,12 @@ from typing import Any, cast
 
 import msgspec
 import pytest
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from moongate.api.admission import checked
-from moongate.api.base import GATEWAY_GROUP, Model, Ref, fields_of
+from moongate.api.base import GATEWAY_GROUP, ListenerId, Model, Ref, fields_of
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.gateway import Gateway
 from moongate.api.httproute import HTTPRoute
@@ -21,7 +23,10 @@ from moongate.api.policy import PolicyTargetReferences
 from moongate.effective_settings import effective_settings
 from moongate.policies.backend_traffic_policy import BackendTrafficPolicy, BackendTrafficPolicySpec
 from moongate.world import World
-from tests.core import Core, allowing, gateway, http, listener_set, policy
+from moongate.xds.clusters import cluster
+from moongate.xds.destinations import rule_destination
+from tests.core import EG, IN_CLUSTER, ON_HOST, Core, allowing, gateway, http, listener_set, policy
+from tests.routes import http_route, rule, service
 from tests.strategies import BASE, TRAFFIC, resource
 from tests.test_law import Xds, flat, law
 
@@ -40,6 +45,8 @@ ROUTING = """
       routingType: Service
 """
 CORE = Core(gateway(http("http")), NOWHERE, ROUTING)
+ON_TWO_LISTENERS = (gateway(http("http"), http("other", port=81)), service(), http_route(rule()))
+SHOP = Ref.of(HTTPRoute, "default", "shop")
 
 
 def test_a_route_that_no_listener_takes_has_no_settings() -> None:
@@ -278,6 +285,92 @@ def test_what_is_shown_is_what_envoy_gets(
     assume(not checked(BackendTrafficPolicySpec, msgspec.json.decode(spec))[1])
 
     assert changed(flat(merged), flat(world_of(wide, shown))) == []
+
+
+def test_where_a_patch_names_the_cluster_of_a_rule_all_listeners_have_the_settings_of_the_first() -> None:
+    """What is about routes is their own. One field may have both."""
+    limit, patience = "circuitBreaker: {maxConnections: 22}", "timeout: {http: {requestTimeout: 9s}}"
+    patch = """
+        apiVersion: gateway.envoyproxy.io/v1alpha1
+        kind: EnvoyPatchPolicy
+        metadata: {name: patch, namespace: default}
+        spec:
+          targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: eg}
+          type: JSONPatch
+          jsonPatches:
+          - type: type.googleapis.com/envoy.config.cluster.v3.Cluster
+            name: httproute/default/shop/rule/0
+            operation: {op: add, path: /cleanup_interval, value: 7s}
+    """
+    core = Core(
+        *ON_TWO_LISTENERS,
+        policy(WIDE.kind, "circuitBreaker: {maxConnections: 11}", name="wide", target="Gateway/eg"),
+        policy(WIDE.kind, f"{{{limit}, {patience}, retry: {{}}}}", name="narrow", target="Gateway/eg/other"),
+        config=ON_HOST,
+    )
+
+    def shown() -> dict[str, tuple[Any, str, bool]]:
+        [scope] = [each for each in effective_settings(core.db, SHOP) or () if each.listener.name == "other"]
+        return {each.field: (each.value, each.owner.name, bool(each.fault)) for each in scope.settings}
+
+    before = shown()
+    assert before["circuitBreaker.maxConnections"] == (22, "narrow", False)
+    assert before["timeout.http.requestTimeout"] == ("9s", "narrow", False)
+
+    core.apply(patch)
+    [message] = clusters_on(core, "other")
+    assert message.circuit_breakers.thresholds[0].max_connections.value == 11
+    assert shown() == before | {
+        "circuitBreaker.maxConnections": (11, "wide", False),
+        "timeout.http.requestTimeout": ("9s", "narrow", True),
+    }
+
+
+@law
+@given(fields, fields, st.sampled_from([IN_CLUSTER, ON_HOST]))
+def test_what_is_shown_for_a_listener_is_what_its_clusters_have(
+    wide: dict[str, Any], narrow: dict[str, Any], config: EnvoyGateway
+) -> None:
+    """A Gateway that says only that gives the rule the same clusters, by name and weight apart."""
+    assume(is_valid(wide) and is_valid(narrow))
+    of_gateway, of_listener = (json.dumps(each) for each in (wide, narrow))
+    core = Core(
+        *ON_TWO_LISTENERS,
+        policy(WIDE.kind, of_gateway, name="wide", target="Gateway/eg"),
+        policy(WIDE.kind, of_listener, name="narrow", target="Gateway/eg/other"),
+        config=config,
+    )
+    for name in ("http", "other"):
+        [scope] = [s for s in effective_settings(core.db, SHOP) or () if s.listener.name == name]
+        shown: dict[str, Any] = {}
+        for each in scope.settings:
+            put(shown, each.field, each.value)
+        alone = Core(
+            *ON_TWO_LISTENERS,
+            policy(WIDE.kind, json.dumps(shown), name="wide", target="Gateway/eg"),
+            config=config,
+        )
+
+        assert clusters_on(core, name) == clusters_on(alone, name)
+
+
+def is_valid(fields: Mapping[str, Any]) -> bool:
+    """Whether a policy may say all of this together."""
+    spec = msgspec.json.encode(document("one", "Gateway/eg", fields)["spec"])
+    return not checked(BackendTrafficPolicySpec, msgspec.json.decode(spec))[1]
+
+
+def clusters_on(core: Core, listener: str) -> list[Cluster]:
+    """The clusters of the rule of ``ON_TWO_LISTENERS`` on a listener, without what has their names."""
+    messages: list[Cluster] = []
+    for key in rule_destination(core.db, ListenerId(EG, EG, listener), SHOP, 0).clusters():
+        built = cluster(core.db, key)
+        assert built is not None
+        message = Cluster.FromString(built.body)
+        for field in ("name", "eds_cluster_config", "metadata"):
+            message.ClearField(field)
+        messages.append(message)
+    return messages
 
 
 def changed(one: Xds, other: Xds) -> list[str]:

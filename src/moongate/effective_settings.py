@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
 from msgspec import Struct
@@ -33,6 +33,7 @@ from moongate.policies.effective import (
     rule_settings,
 )
 from moongate.policies.http_listeners import CTP, listener_failed, port_conflict
+from moongate.xds.destinations import BTP, cluster_listener
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from moongate.api.base import ListenerId
     from moongate.api.route import RouteRule
+    from moongate.attach.policies import Applied
     from moongate.engine import Db
 
 
@@ -80,6 +82,40 @@ class Scope(Struct, frozen=True):
     refused: tuple[Ref, ...] = ()
 
 
+class _OfClusters(NamedTuple):
+    """The settings of the clusters of a rule, where they are those of another listener.
+
+    Args:
+        listener: whose they are.
+        policy: its policy about backends.
+    """
+
+    listener: ListenerId
+    policy: EffectivePolicy | None
+
+    def source(self, policy: EffectivePolicy | None, field: FieldInfo) -> tuple[EffectivePolicy | None, str]:
+        """Which policy decides about a field, and why that does not hold for all of it; "" if it does.
+
+        Args:
+            policy: what decides about all but clusters.
+            field: the field of the spec.
+        """
+        name, wire = field.name, field.encode_name
+        features = [f for f in FEATURES if (f.kind, f.field) == (BTP, name) and f.shapes_clusters]
+        if not features:
+            return policy, ""
+        if not any(each.shapes_rules for each in features):
+            return self.policy, ""
+        one, other = (
+            _of_policy(each, name, wire) if each is not None else None for each in (policy, self.policy)
+        )
+        if one == other:
+            return policy, ""
+        at = names.listener(self.listener)
+        shared = "A patch names the cluster of the rule, which all its listeners share"
+        return policy, f"{shared}. So what this says of clusters is as on listener {at}."
+
+
 def effective_settings(db: Db, ref: Ref, section: str = "") -> tuple[Scope, ...] | None:
     """The settings that apply to a route, a Gateway or a ListenerSet.
 
@@ -110,21 +146,29 @@ def _of_route(db: Db, route: Route, section: str) -> Iterator[Scope]:
     for listener in dict.fromkeys(listener for each in attached for listener, _ in each.hosts):
         for n, rule in enumerate(route.spec.rules):
             if section in ("", rule.name):
-                yield _of_rule(db, listener, route.ref, n, rule)
+                yield _of_rule(db, listener, route, n, rule)
 
 
-def _of_rule(db: Db, listener: ListenerId, route: Ref, n: int, rule: RouteRule) -> Scope:
-    applied = rule_policies(db, listener, route, rule.name or "")
-    policies = [policy for policy in (effective_policy(db, *each) for each in applied) if policy is not None]
+def _of_rule(db: Db, listener: ListenerId, route: Route, n: int, rule: RouteRule) -> Scope:
+    applied = rule_policies(db, listener, route.ref, rule.name or "")
+    policies = _by_kind(db, applied)
     own = {feature for feature, _ in natives(rule)}
-    of_rule = {f: each for f, each in laid_over(rule_settings(db, applied), route, rule).features if f in own}
+    of_rule = laid_over(rule_settings(db, applied), route.ref, rule).features
+    at = cluster_listener(db, listener, route, n)
+    of_clusters = _by_kind(db, rule_policies(db, at, route.ref, rule.name or "")) if at != listener else {}
     settings: list[Setting] = []
     for kind in RULE_POLICIES:
-        policy = next((each for each in policies if each.owner.kind == kind), None)
-        overrides = {f.field: each for f, each in of_rule.items() if f.kind == kind}
-        settings += _merged(kind, policy, overrides)
-    refused = tuple(policy.owner for policy in policies if policy.failed)
+        overrides = {f.field: each for f, each in of_rule if f in own and f.kind == kind}
+        is_of_another = at != listener and kind == BTP
+        clusters = _OfClusters(at, of_clusters.get(kind)) if is_of_another else None
+        settings += _merged(kind, policies.get(kind), overrides, clusters=clusters)
+    refused = tuple(policy.owner for policy in policies.values() if policy.failed)
     return Scope(listener, tuple(settings), n, rule.name or "", refused)
+
+
+def _by_kind(db: Db, applied: tuple[Applied, ...]) -> dict[str, EffectivePolicy]:
+    policies = (effective_policy(db, *each) for each in applied)
+    return {policy.owner.kind: policy for policy in policies if policy is not None}
 
 
 def _of_listener(db: Db, listener: ListenerId) -> Scope:
@@ -141,15 +185,28 @@ def _of_listener(db: Db, listener: ListenerId) -> Scope:
 
 
 def _merged(
-    kind: str, policy: EffectivePolicy | None, overrides: dict[str, Effective[Any]], fault: str = ""
+    kind: str,
+    policy: EffectivePolicy | None,
+    overrides: dict[str, Effective[Any]],
+    fault: str = "",
+    clusters: _OfClusters | None = None,
 ) -> Iterator[Setting]:
-    """The leaves of a policy's spec, with those that a rule sets in their place."""
+    """The leaves of a policy's spec, with those that a rule sets in their place.
+
+    Args:
+        kind: that of the policy.
+        policy: the effective one.
+        overrides: what a rule sets, by field.
+        fault: why nothing of the policy is in force; "" if it is.
+        clusters: whose settings the clusters have, if not those of the policy.
+    """
     for field in _fields(kind):
         effective = overrides.get(field.name)
         reason = ""
-        if effective is None and policy is not None:
-            effective = _of_policy(policy, field.name, field.encode_name)
-            reason = fault or _fault(policy, field.name, field.encode_name)
+        source, partly = (policy, "") if clusters is None else clusters.source(policy, field)
+        if effective is None and source is not None:
+            effective = _of_policy(source, field.name, field.encode_name)
+            reason = fault or _fault(source, field.name, field.encode_name) or partly
         if effective is not None:
             for path, value in _leaves(msgspec.to_builtins(effective.value), ""):
                 at = f"{field.encode_name}{path}"

@@ -125,6 +125,11 @@ def mirror(of_rule: str, filter_index: int) -> str:
     return f"{of_rule}-mirror-{filter_index}"
 
 
+def of_listener(cluster: str, listener_: ListenerId) -> str:
+    """A cluster of a rule for one of the listeners that the route is on, whose policies ask for another."""
+    return f"{cluster}/listener/{listener(listener_)}"
+
+
 def merged_backend(target: Ref, port: int, protocol: str) -> str:
     """A cluster that all rules with that backend share (``mergeBackends``)."""
     name = f"{target.kind.lower()}/{target.namespace}/{target.name}/{port}"

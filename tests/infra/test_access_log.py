@@ -89,7 +89,9 @@ def test_a_long_path_is_cut_so_that_the_line_fits() -> None:
         ("backend/other/cart/0/http", "other/cart"),
         ("httproute/shop/cart/rule/0", ""),
         ("httproute/shop/cart/rule/c77d2b16", ""),
+        ("httproute/shop/cart/rule/0/listener/shop/web/http", ""),
         ("httproute/shop/cart/rule/1c0f/backend/2", "backendRef 2"),
+        ("httproute/shop/cart/rule/1c0f/listener/shop/web/http/backend/2", "backendRef 2"),
         ("of-a-patch", "of-a-patch"),
     ],
 )

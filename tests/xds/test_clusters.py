@@ -18,7 +18,18 @@ from moongate.xds.cluster_keys import ClusterKey
 from moongate.xds.clusters import cluster, concern, load_assignment
 from moongate.xds.metadata import NAMESPACE
 from moongate.xds.needed_resources import route_resources
-from tests.core import EG_FLEET, IN_CLUSTER, ON_HOST, Core, allowing, gateway, http, listener_set, policy
+from tests.core import (
+    EG_FLEET,
+    IN_CLUSTER,
+    ON_HOST,
+    Core,
+    allowing,
+    extension,
+    gateway,
+    http,
+    listener_set,
+    policy,
+)
 from tests.features.trial import install
 from tests.routes import (
     SHOP,
@@ -440,14 +451,100 @@ def keeps_case(message: Cluster) -> bool:
     return options.explicit_http_config.http_protocol_options.HasField("header_key_format")
 
 
-@pytest.mark.parametrize("section", ["", "/web", "/other"])
-def test_what_a_listener_says_of_http1_holds_for_the_clusters_of_its_routes(section: str) -> None:
-    """Of the first listener that says anything, as all of them share the cluster."""
+OF_RULE = "httproute/default/shop/rule/0"
+OF_OTHER = f"{OF_RULE}/listener/default/eg/other"
+"""The cluster for the second listener that a route is on, where its policies say something else."""
+
+
+@pytest.mark.parametrize(
+    ("section", "kept"),
+    [
+        ("", {OF_RULE: True}),
+        ("/web", {OF_RULE: True, OF_OTHER: False}),
+        ("/other", {OF_RULE: False, OF_OTHER: True}),
+    ],
+)
+def test_what_a_listener_says_of_http1_holds_for_the_clusters_of_its_routes(
+    section: str, kept: dict[str, bool]
+) -> None:
     clients = policy("ClientTrafficPolicy", CASE, target=f"Gateway/eg{section}")
     listeners = gateway(http("web"), http("other", port=81))
+    core = Core(listeners, service(), http_route(rule()), clients)
 
-    assert keeps_case(sent(Core(listeners, service(), http_route(rule()), clients)))
+    assert {name: keeps_case(sent(core, name)) for name in keys(core)} == kept
     assert not keeps_case(sent(Core(listeners, service(), http_route(rule()))))
+
+
+@pytest.mark.parametrize(
+    ("target", "parent"),
+    [
+        ("Gateway/eg/other", "{name: eg, sectionName: other}"),
+        ("ListenerSet/more", "{kind: ListenerSet, name: more}"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("kind", "says", "silent"),
+    [
+        ("ClientTrafficPolicy", CASE, "path: {}"),
+        ("BackendTrafficPolicy", "circuitBreaker: {maxConnections: 11}", "retry: {}"),
+    ],
+)
+def test_a_listener_whose_policy_replaces_what_the_gateway_says_of_clusters_shares_none(
+    kind: str, says: str, silent: str, target: str, parent: str
+) -> None:
+    """The shared ones have the Gateway's settings, and for this listener nobody set them."""
+    core = Core(
+        gateway(http("web"), http("other", port=81), allowedListeners=allowing("Same")),
+        listener_set(http("in-set", port=82)),
+        service(),
+        http_route(rule(), parent=parent),
+        policy(kind, says, name="of-gateway", target="Gateway/eg"),
+        config=ON_HOST,
+    )
+    assert [each.name for each in sent_all(core) if has_settings(each)] == [SHARED]
+
+    core.apply(policy(kind, silent, target=target))
+    [own] = sent_all(core)
+    assert own.name != SHARED
+    assert not has_settings(own)
+
+    if kind == "ClientTrafficPolicy":
+        core.apply(policy(kind, f"{{mergeType: JSONMerge, {silent}}}", target=target))
+        assert list(keys(core)) == [SHARED]
+
+
+def sent_all(core: Core) -> list[Cluster]:
+    return [sent(core, name) for name in keys(core)]
+
+
+def has_settings(message: Cluster) -> bool:
+    """Whether a cluster has what the test above sets."""
+    limits = [each.max_connections.value for each in message.circuit_breakers.thresholds]
+    return keeps_case(message) or limits == [11]
+
+
+def test_listeners_whose_policies_agree_share_the_clusters_of_a_rule() -> None:
+    """And of a mirror; another listener has its own."""
+    btp = "BackendTrafficPolicy"
+    core = Core(
+        gateway(*(http(name, port=port) for name, port in [("a", 80), ("b", 81), ("c", 82), ("d", 83)])),
+        service(),
+        http_route(rule(MIRROR)),
+        policy(btp, "circuitBreaker: {maxConnections: 11}", name="of-gateway", target="Gateway/eg"),
+    )
+    assert list(keys(core)) == [OF_RULE, f"{OF_RULE}-mirror-0"]
+
+    at = "group: gateway.networking.k8s.io, kind: Gateway, name: eg, sectionName"
+    targets = f"targetRefs: [{{{at}: b}}, {{{at}: d}}]"
+    core.apply(extension(btp, "of-two", f"{{{targets}, circuitBreaker: {{maxConnections: 22}}}}"))
+
+    limits = {each.name: each.circuit_breakers.thresholds[0].max_connections.value for each in sent_all(core)}
+    assert limits == {
+        OF_RULE: 11,
+        f"{OF_RULE}-mirror-0": 11,
+        f"{OF_RULE}/listener/default/eg/b": 22,
+        f"{OF_RULE}-mirror-0/listener/default/eg/b": 22,
+    }
 
 
 def test_a_backend_of_http2_stays_one() -> None:

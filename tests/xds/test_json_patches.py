@@ -13,7 +13,7 @@ from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from msgspec import structs
 
-from moongate.api.base import Ref
+from moongate.api.base import GATEWAY_GROUP, Ref
 from moongate.api.envoygateway import RuntimeFlags
 from moongate.api.envoypatchpolicy import EnvoyPatchPolicy, JSONPatchOperation
 from moongate.world import World
@@ -461,6 +461,27 @@ def test_a_rule_whose_cluster_a_patch_names_has_that_cluster() -> None:
     made.pull()
     assert made.resource(EG_FLEET, CLUSTER, own) is None
     assert made.resource(EG_FLEET, CLUSTER, SHARED) is not None
+
+
+def test_the_cluster_of_a_rule_that_a_patch_names_is_that_of_all_listeners() -> None:
+    """It means all requests of the rule, also of listeners whose policies say something else."""
+    own = "httproute/default/r0/rule/0"
+    limits = resource("BackendTrafficPolicy", "default", "b", {"spec": {
+        "targetRefs": [{"group": GATEWAY_GROUP, "kind": "Gateway", "name": "eg", "sectionName": "more"}],
+        "circuitBreaker": {"maxConnections": 22},
+    }})  # fmt: skip
+    made = world()
+    two = worlds.gateway(worlds.http_listener("http"), worlds.http_listener("more", port=81))
+    made.apply({two.ref: two, limits.ref: limits})
+    made.pull()
+    assert "/listener/default/eg/more" in str(made.xds()["default/eg"][CLUSTER])
+
+    named = policy(("cluster", own, {"op": "add", "path": "/cleanup_interval", "value": "7s"}))
+    made.apply({named.ref: named})
+    made.pull()
+
+    assert cluster(made, own).cleanup_interval.seconds == 7
+    assert "/listener/default/eg/more" not in str(made.xds()["default/eg"][CLUSTER])
 
 
 def test_a_changed_route_does_not_apply_patches_of_other_resources_again() -> None:

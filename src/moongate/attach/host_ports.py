@@ -61,7 +61,11 @@ def listening(db: Db, port: int) -> tuple[Ref, ...]:
 
 @query
 def claims(db: Db, port: int) -> tuple[Claim, ...]:
-    """The Gateways that ask for a port of this machine, the oldest first; none in a cluster."""
+    """The Gateways that ask for a port of this machine, the oldest first; none in a cluster.
+
+    One whose fleet is not known, and never was, is taken to have Envoys of its own: others must not fail with
+    it.
+    """
     if not on_host(db):
         return ()
     candidates = {known_gateway_of(db, owner) for owner in listening(db, port)}
@@ -69,7 +73,10 @@ def claims(db: Db, port: int) -> tuple[Claim, ...]:
         (gateway for gateway in candidates if gateway is not None),
         key=lambda gateway: (seniority(db, gateway), gateway),
     )
-    return tuple(Claim(gateway, fleet_of(db, gateway)) for gateway in gateways)
+    known = ((gateway, fleet_of.last_good(db, gateway)) for gateway in gateways)
+    return tuple(
+        Claim(gateway, FleetId(gateway) if isinstance(fleet, Failed) else fleet) for gateway, fleet in known
+    )
 
 
 def rivals(db: Db, gateway: Ref, port: int) -> Iterator[Claim]:

@@ -132,6 +132,9 @@ def patch_policies(db: Db, fleet: FleetId) -> tuple[Ref, ...]:
     if not members(db, fleet):
         return ()
     naming = find(db, PATCH_POLICIES, fleet.owner.name)
+    if fleet.owner.is_a(Gateway):
+        # A policy means the Gateway of its namespace. What fails of a namesake is no matter of this one.
+        naming = [each for each in naming if each.namespace == fleet.owner.namespace]
     return tuple(
         sorted(
             (each for each in naming if (target := patch_target(db, each)) and target.fleet == fleet),

@@ -76,7 +76,7 @@ _COLOURS = {1: _CYAN, 2: _GREEN, 3: _CYAN, 4: _YELLOW, 5: _RED}
 
 _RULE = re.compile(r"^[a-z]+route/([^/]+)/([^/]+)/rule/(-?\d+)")
 _CHAIN = re.compile(r"^[a-z]+route/[^/]+/[^/]+$")
-_RULE_CLUSTER = re.compile(r"^[a-z]+route/[^/]+/[^/]+/rule/-?[0-9a-f]+$")
+_RULE_CLUSTER = re.compile(r"^[a-z]+route/[^/]+/[^/]+/rule/-?[0-9a-f]+(?:/listener/.+)?$")
 _RULE_BACKEND = re.compile(r"^[a-z]+route/.*/backend/(\d+)$")
 _SHARED = re.compile(r"^(?:backend|service|serviceimport)/([^/]+)/([^/]+)/(\d+)(?:/|$)")
 _SWITCHED = 101

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from moongate import names
 
 if TYPE_CHECKING:
-    from moongate.api.base import FleetId, Ref
+    from moongate.api.base import FleetId, ListenerId, Ref
     from moongate.api.shared import LocalObjectReference
     from moongate.attach.backends import Protocol, Target
     from moongate.attach.client_validation import Authorities
@@ -69,6 +69,7 @@ class RuleCluster(NamedTuple):
         rule: the rule, by its index or by what it is.
         backend: index of the backendRef that it serves alone, -1 for all of the rule.
         extensions: the HTTPRouteFilters of the rule or the backendRef that it has HTTP filters of.
+        listener: whose policies it has; ``None`` for those of the first listener that the route is on.
     """
 
     name: str
@@ -77,6 +78,7 @@ class RuleCluster(NamedTuple):
     rule: int | StableRule
     backend: int = -1
     extensions: tuple[LocalObjectReference, ...] = ()
+    listener: ListenerId | None = None
 
 
 class MirrorCluster(NamedTuple):
@@ -88,6 +90,7 @@ class MirrorCluster(NamedTuple):
         route: the route.
         rule: the rule, by its index or by what it is.
         target: where copies go.
+        listener: as in ``RuleCluster``.
     """
 
     name: str
@@ -95,6 +98,7 @@ class MirrorCluster(NamedTuple):
     route: Ref
     rule: int | StableRule
     target: Target
+    listener: ListenerId | None = None
 
 
 class PolicyCluster(NamedTuple):

@@ -199,7 +199,7 @@ def _gateway(db: Db, key: ClusterKey) -> Ref:
 
 
 def listener_of(db: Db, key: RuleCluster | MirrorCluster) -> ListenerId | None:
-    """The listener whose policies a route's clusters have, as all its listeners share them."""
+    """The listener whose policies a cluster of a route has."""
     listeners = served_on(db, key.fleet, key.route)
     if key.rule == names.OF_SERVER_NAMES:
         return next((at for at in listeners if goes_to_server_names(db, at, key.route)), None)
@@ -208,7 +208,7 @@ def listener_of(db: Db, key: RuleCluster | MirrorCluster) -> ListenerId | None:
         if source is None or goes_to_server_names(db, source.listener, key.route):
             return None
         return source.listener
-    return next(iter(listeners), None)
+    return key.listener if key.listener in listeners else next(iter(listeners), None)
 
 
 def _spoken_to(key: ClusterKey, of: Backend) -> Backend:

@@ -90,7 +90,6 @@ from moongate.xds.dynamic_resolvers import guarded, lookup_family, resolve_reque
 from moongate.xds.fallbacks import Concern
 from moongate.xds.filter_chains import TLS_SOCKET
 from moongate.xds.metadata import holders, metadata, shown
-from moongate.xds.served_listeners import served_on
 from moongate.xds.upstream_tls import form, mark, negotiates, secure, secure_requests
 from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource, encode, packed
 
@@ -357,15 +356,13 @@ def _policies(db: Db, key: RuleCluster | MirrorCluster | PolicyCluster | SinkClu
 
 
 def _settings_of_listeners(db: Db, key: ClusterKey) -> Settings:
-    """What the listeners of a cluster's requests say of it: the first of them that says anything."""
+    """What the policy about clients says of a cluster, of the listener whose policies it has."""
     if isinstance(key, BackendCluster):
         return gateway_cluster_settings(db, key.fleet.owner)
     if not isinstance(key, RuleCluster) or key.rule in OF_CONNECTIONS:
         return ()
-    for listener in served_on(db, key.fleet, key.route):
-        if settings := listener_cluster_settings(db, listener):
-            return settings
-    return ()
+    listener = listener_of(db, key)
+    return listener_cluster_settings(db, listener) if listener is not None else ()
 
 
 def _host(db: Db, key: ClusterKey, members: list[Member]) -> str:

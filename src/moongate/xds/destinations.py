@@ -15,6 +15,9 @@ Three kinds of cluster
 * one per backendRef of a rule: where backends of one rule cannot share a cluster, or some share one with
   other rules
 
+The last two have settings of policies that apply to the rule, and a route may be on several listeners. Those
+whose policies agree on clusters share them. Each other listener has clusters of its own, ``by_listener``.
+
 Source: the reference's rules for what a broken or empty backend answers (500 and 503).
 """
 
@@ -51,17 +54,20 @@ from moongate.attach.rule_filters import (
     extension_refs,
     rule_filters,
 )
-from moongate.engine import query
+from moongate.engine import Failed, query
 from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy
 from moongate.policies.effective import (
+    cluster_settings,
     extended,
     natives,
     routing_type,
+    rule_policies,
     shapes_clusters,
     wants_one_cluster,
     zones,
 )
+from moongate.policies.http_listeners import listener_cluster_settings
 from moongate.problem import Problem
 from moongate.store import get
 from moongate.xds.cluster_keys import (
@@ -76,6 +82,7 @@ from moongate.xds.cluster_keys import (
     StableRule,
 )
 from moongate.xds.filters import stable_chains
+from moongate.xds.served_listeners import served_on
 from moongate.xds.wire import version
 
 if TYPE_CHECKING:
@@ -172,9 +179,7 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
     policy = applied(db, BTP, listener, route, rule.name or "")
     to_service = _goes_to_service(db, listener, route, policy)
     filters = rule_filters(db, resource, index)
-    copied, faults, without_endpoints = _mirrors(
-        db, listener.gateway, resource, index, filters.mirrors, to_service
-    )
+    copied, faults, without_endpoints = _mirrors(db, listener, resource, index, filters.mirrors, to_service)
     backends: list[_RuleBackend] = []
     for n, ref in enumerate(rule.backend_refs):
         at = target(ref, route.namespace)
@@ -198,7 +203,7 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
         or (len(weighted) > 1 and any(each.backend.local is not None for each in weighted))
     )
     clusters, by_weight = _weighted_clusters(
-        db, fleet, resource, index, weighted, None if extensions else merging, extensions, zonal=zonal
+        db, listener, resource, index, weighted, None if extensions else merging, extensions, zonal=zonal
     )
     broken_status = route_kind(route.kind).broken_status
     if filters.failed:
@@ -326,7 +331,7 @@ def _effect(weight: int, weighted: list[_RuleBackend], status: int, share_status
 
 def _weighted_clusters(
     db: Db,
-    fleet: FleetId,
+    listener: ListenerId,
     route: Route,
     index: int,
     backends: list[_RuleBackend],
@@ -339,7 +344,7 @@ def _weighted_clusters(
 
     Args:
         db: where to read.
-        fleet: whose clusters they are.
+        listener: where the route is served.
         route: the route.
         index: which of its rules.
         backends: those that have a weight.
@@ -347,6 +352,7 @@ def _weighted_clusters(
         extensions: HTTPRouteFilters of the rule that all of its clusters have a part of.
         zonal: whether requests go by zones.
     """
+    fleet = fleet_of(db, listener.gateway)
     own: list[_RuleBackend] = []
     shared: list[WeightedCluster] = []
     for each in backends:
@@ -370,7 +376,7 @@ def _weighted_clusters(
     if one_by_one:
         clusters = [
             WeightedCluster(
-                _own(db, fleet, route, index, extensions, each.place),
+                _own(db, listener, route, index, extensions, each.place),
                 each.ref.weight,
                 each.place,
                 routable=each.usable,
@@ -379,7 +385,7 @@ def _weighted_clusters(
         ]
     elif own:
         clusters = [
-            WeightedCluster(_own(db, fleet, route, index, extensions), sum(b.ref.weight for b in own), -1)
+            WeightedCluster(_own(db, listener, route, index, extensions), sum(b.ref.weight for b in own), -1)
         ]
     else:
         clusters = []
@@ -399,7 +405,7 @@ def _extensions(db: Db, route: Route, index: int) -> tuple[LocalObjectReference,
 
 def _own(
     db: Db,
-    fleet: FleetId,
+    listener: ListenerId,
     route: Route,
     index: int,
     extensions: tuple[LocalObjectReference, ...],
@@ -413,14 +419,56 @@ def _own(
     """
     ref = route.spec.rules[index].backend_refs[n] if n >= 0 else None
     extensions += extension_refs(backend_filters(ref)) if ref is not None else ()
+    fleet, apart = fleet_of(db, listener.gateway), by_listener(db, listener, route, index)
     by_index = not (merges_backends(db, fleet) or extensions)
     if by_index or index in named_rules(db, fleet, route.ref):
-        return RuleCluster(_named(names.rule(route.ref, index), n), fleet, route.ref, index, n, extensions)
-    rule = stable_rule(route, index)
-    if n >= 0:
-        rule = StableRule(rule.name, tuple(member for member in rule.members if member[0] == n))
-    name = names.stable_rule(route.ref, _identity(*rule, *extensions))
-    return RuleCluster(_named(name, n), fleet, route.ref, rule, n, extensions)
+        name, rule = names.rule(route.ref, index), index
+    else:
+        rule = stable_rule(route, index)
+        if n >= 0:
+            rule = StableRule(rule.name, tuple(member for member in rule.members if member[0] == n))
+        name = names.stable_rule(route.ref, _identity(*rule, *extensions))
+    if apart is not None:
+        name = names.of_listener(name, apart)
+    return RuleCluster(_named(name, n), fleet, route.ref, rule, n, extensions, apart)
+
+
+def by_listener(db: Db, listener: ListenerId, route: Route, index: int) -> ListenerId | None:
+    """The listener by which the clusters of a rule are named on a listener.
+
+    It is the first of those whose policies say the same of them; ``None`` if that is the first that the route
+    is on. A patch that names a cluster of the rule means those of all listeners, so they share it. A listener
+    whose policies cannot be read, maybe of another Gateway, says what it last said.
+    """
+    served = served_on(db, fleet_of(db, listener.gateway), route.ref)
+    if listener not in served[1:] or is_named(db, listener.gateway, route.ref, index):
+        return None
+    section = route.spec.rules[index].name or ""
+    of_listener = cluster_terms(db, listener, route.ref, section)
+    of_each = ((each, cluster_terms.last_good(db, each, route.ref, section)) for each in served)
+    alike = next(each for each, of in of_each if isinstance(of, Failed) or of == of_listener)
+    return alike if alike != served[0] else None
+
+
+def cluster_listener(db: Db, listener: ListenerId, route: Route, index: int) -> ListenerId:
+    """The listener whose policies the clusters of a rule have on a listener: itself, unless a patch names one
+    of them."""
+    if not is_named(db, listener.gateway, route.ref, index):
+        return listener
+    return next(iter(served_on(db, fleet_of(db, listener.gateway), route.ref)), listener)
+
+
+def is_named(db: Db, gateway: Ref, route: Ref, index: int) -> bool:
+    """Whether a patch for the Envoys of a Gateway names a cluster of a rule."""
+    return index in named_rules(db, fleet_of(db, gateway), route)
+
+
+@query
+def cluster_terms(db: Db, listener: ListenerId, route: Ref, section: str) -> tuple[Any, ...]:
+    """All that the policies of a listener say of the clusters of a rule."""
+    settings = cluster_settings(db, rule_policies(db, listener, route, section))
+    routed_to_service = rule_to_service(db, listener, route, section)
+    return settings, listener_cluster_settings(db, listener), routed_to_service
 
 
 def stable_rule(route: Route, index: int) -> StableRule:
@@ -523,17 +571,21 @@ def _must_stay_apart(
 
 
 def _shapes_clusters(db: Db, policy: Applied, of_gateway: Applied | None) -> bool:
-    """Whether a policy, or one that it merges into, says anything of clusters.
+    """Whether a policy asks for other clusters than its Gateway's, whose settings those have that are shared.
 
-    That of its Gateway does not count, as the clusters that are shared have its settings.
+    So it does if it says anything of clusters, or one that it merges into; and if it replaces what the
+    Gateway's says of them.
     """
-    policies = (Applied(each, None) for each in policy if each is not None)
-    return any(shapes_clusters(db, each) for each in policies if each != of_gateway)
+    policies = [Applied(each, None) for each in policy if each is not None]
+    differing = [each for each in policies if each != of_gateway]
+    if of_gateway is not None and of_gateway not in policies:
+        differing.append(of_gateway)
+    return any(shapes_clusters(db, each) for each in differing)
 
 
 @query
 def _is_of_its_own(db: Db, listener: ListenerId) -> bool:
-    """Whether a listener's policy about clients says anything of clusters that is not its Gateway's."""
+    """Whether a listener's policy about clients asks for other clusters than its Gateway's."""
     policy = applied_to_listener(db, CTP, listener)
     return policy is not None and _shapes_clusters(db, policy, applied_to_gateway(db, CTP, listener.gateway))
 
@@ -556,9 +608,10 @@ def judged_backend(db: Db, gateway: Ref, route: Ref, at: Target, routed_to_servi
 
 
 def _mirrors(
-    db: Db, gateway: Ref, of: Route, index: int, mirrors: tuple[Mirror, ...], routed_to_service: bool
+    db: Db, listener: ListenerId, of: Route, index: int, mirrors: tuple[Mirror, ...], routed_to_service: bool
 ) -> tuple[tuple[tuple[int, MirrorCluster, Backend], ...], list[Problem], list[Problem]]:
-    route, section, fleet = of.ref, of.spec.rules[index].name or "", fleet_of(db, gateway)
+    route, section, gateway = of.ref, of.spec.rules[index].name or "", listener.gateway
+    fleet = fleet_of(db, gateway)
     keys: list[tuple[int, MirrorCluster, Backend]] = []
     faults: list[Problem] = []
     empty: list[Problem] = []
@@ -572,11 +625,14 @@ def _mirrors(
             empty.append(no_endpoints(db, path, at).saying(_NOT_COPIED))
         elif mirror.millionths != 0:
             if not merges_backends(db, fleet):
-                name = names.mirror(names.rule(route, index), mirror.index)
-                key = MirrorCluster(name, fleet, route, index, at)
+                name, rule = names.mirror(names.rule(route, index), mirror.index), index
             else:
                 name = names.mirror(names.stable_rule(route, _identity(section, at)), mirror.index)
-                key = MirrorCluster(name, fleet, route, StableRule(section), at)
+                rule = StableRule(section)
+            apart = by_listener(db, listener, of, index)
+            if apart is not None:
+                name = names.of_listener(name, apart)
+            key = MirrorCluster(name, fleet, route, rule, at, apart)
             keys.append((mirror.index, key, judged))
     return tuple(keys), faults, empty
 

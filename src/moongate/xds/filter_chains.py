@@ -117,6 +117,8 @@ class ChainPart(Encoded, frozen=True):
     body: bytes
     inspectors: frozenset[bytes]
     """What the TLS inspector must find out for any of them."""
+    failed: bool = False
+    """Whether they are closed because they could not be built."""
 
     @classmethod
     def of(cls, *entries: ChainEntry) -> ChainPart:

@@ -124,7 +124,7 @@ def listener(db: Db, fleet: FleetId, name: str) -> XdsResource | None:
     if _is_udp(db, fleet, name):
         return XdsResource.of(LISTENER, name, head)
     parts = listener_parts(db, fleet, name)
-    if all(entry.settings.closed for part in parts for entry in part.entries):
+    if all(entry.settings.closed and not part.failed for part in parts for entry in part.entries):
         return None  # nobody could do anything there
     inspectors = sorted({needed for part in parts for needed in part.inspectors})
     body = [head, _inspector(inspectors) if inspectors else b"", *(part.body for part in parts)]
@@ -192,7 +192,8 @@ def _part_in_force(db: Db, fleet: FleetId, name: str, group: ChainGroup, *, shar
 
     A chain that never was built is closed: its connections are not meant for another one. That cannot be said
     of plaintext, where all connections to the port have one chain; then the whole listener is not built.
-    A chain is closed, too, if its listener demands certificates of clients by now.
+    A chain is closed, too, if its listener demands certificates of clients by now. The listener stays even if
+    all of its chains are closed like this, as a failure withdraws nothing.
     """
     if group.has_table:
         now = chain_part.attempt(db, fleet, name, group)
@@ -207,8 +208,8 @@ def _part_in_force(db: Db, fleet: FleetId, name: str, group: ChainGroup, *, shar
         return former
     if group.kind in ("HTTP", "TCP") or first is None:
         raise Contained(now)
-    match = chain_match(group.name, first.hostname)
-    return ChainPart.of(joined(closed(structs.replace(match, is_http=group.has_table)), ()))
+    match = structs.replace(chain_match(group.name, first.hostname), is_http=group.has_table)
+    return structs.replace(ChainPart.of(joined(closed(match), ())), failed=True)
 
 
 def _is_too_open(db: Db, part: ChainPart, listener: JudgedListener | None) -> bool:
