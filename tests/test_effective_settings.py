@@ -287,7 +287,10 @@ def test_what_is_shown_is_what_envoy_gets(
     assert changed(flat(merged), flat(world_of(wide, shown))) == []
 
 
-def test_where_a_patch_names_the_cluster_of_a_rule_all_listeners_have_the_settings_of_the_first() -> None:
+@pytest.mark.parametrize("shared_by", ["a patch that names it", "Envoy Gateway's rules"])
+def test_where_all_listeners_share_the_cluster_of_a_rule_they_have_the_settings_of_the_first(
+    shared_by: str,
+) -> None:
     """What is about routes is their own. One field may have both."""
     limit, patience = "circuitBreaker: {maxConnections: 22}", "timeout: {http: {requestTimeout: 9s}}"
     patch = """
@@ -302,12 +305,12 @@ def test_where_a_patch_names_the_cluster_of_a_rule_all_listeners_have_the_settin
             name: httproute/default/shop/rule/0
             operation: {op: add, path: /cleanup_interval, value: 7s}
     """
-    core = Core(
+    manifests = (
         *ON_TWO_LISTENERS,
         policy(WIDE.kind, "circuitBreaker: {maxConnections: 11}", name="wide", target="Gateway/eg"),
         policy(WIDE.kind, f"{{{limit}, {patience}, retry: {{}}}}", name="narrow", target="Gateway/eg/other"),
-        config=ON_HOST,
     )
+    core = Core(*manifests, config=ON_HOST)
 
     def shown() -> dict[str, tuple[Any, str, bool]]:
         [scope] = [each for each in effective_settings(core.db, SHOP) or () if each.listener.name == "other"]
@@ -317,7 +320,10 @@ def test_where_a_patch_names_the_cluster_of_a_rule_all_listeners_have_the_settin
     assert before["circuitBreaker.maxConnections"] == (22, "narrow", False)
     assert before["timeout.http.requestTimeout"] == ("9s", "narrow", False)
 
-    core.apply(patch)
+    if shared_by == "a patch that names it":
+        core.apply(patch)
+    else:
+        core = Core(*manifests, config=IN_CLUSTER)
     [message] = clusters_on(core, "other")
     assert message.circuit_breakers.thresholds[0].max_connections.value == 11
     assert shown() == before | {
@@ -327,9 +333,9 @@ def test_where_a_patch_names_the_cluster_of_a_rule_all_listeners_have_the_settin
 
 
 @law
-@given(fields, fields, st.sampled_from([IN_CLUSTER, ON_HOST]))
+@given(fields, fields)
 def test_what_is_shown_for_a_listener_is_what_its_clusters_have(
-    wide: dict[str, Any], narrow: dict[str, Any], config: EnvoyGateway
+    wide: dict[str, Any], narrow: dict[str, Any]
 ) -> None:
     """A Gateway that says only that gives the rule the same clusters, by name and weight apart."""
     assume(is_valid(wide) and is_valid(narrow))
@@ -338,7 +344,7 @@ def test_what_is_shown_for_a_listener_is_what_its_clusters_have(
         *ON_TWO_LISTENERS,
         policy(WIDE.kind, of_gateway, name="wide", target="Gateway/eg"),
         policy(WIDE.kind, of_listener, name="narrow", target="Gateway/eg/other"),
-        config=config,
+        config=ON_HOST,
     )
     for name in ("http", "other"):
         [scope] = [s for s in effective_settings(core.db, SHOP) or () if s.listener.name == name]
@@ -348,7 +354,7 @@ def test_what_is_shown_for_a_listener_is_what_its_clusters_have(
         alone = Core(
             *ON_TWO_LISTENERS,
             policy(WIDE.kind, json.dumps(shown), name="wide", target="Gateway/eg"),
-            config=config,
+            config=ON_HOST,
         )
 
         assert clusters_on(core, name) == clusters_on(alone, name)

@@ -21,10 +21,12 @@ import pytest
 import structlog
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 
+from moongate import names
 from moongate.api.base import Ref
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway
+from moongate.attach.fleets import fleets as all_fleets
 from moongate.chain_transitions import ChainTransitions
 from moongate.infra.binary import envoy_binary
 from moongate.infra.ports import PortError
@@ -114,9 +116,9 @@ async def test_no_envoy_is_started_when_all_end(tmp_path: Path) -> None:
     async with Laptop(run_dir=tmp_path, envoy=Path("/bin/true")) as running:
         running.take_text("all", opened(free_port()))
 
-    changes = running.world.pull()
-    assert changes.fleets
-    assert list(running.fleets.publish(changes)) == []
+    running.world.pull()
+    (late,) = all_fleets(running.world.db)
+    assert list(running.fleets.publish(Changes({}, {}, {names.fleet(late): late}, {}))) == []
     assert running.fleets.counters == {}
 
 

@@ -112,8 +112,7 @@ class _OfClusters(NamedTuple):
         if one == other:
             return policy, ""
         at = names.listener(self.listener)
-        shared = "A patch names the cluster of the rule, which all its listeners share"
-        return policy, f"{shared}. So what this says of clusters is as on listener {at}."
+        return policy, f"All listeners share the cluster of this rule, which has the settings of {at}."
 
 
 def effective_settings(db: Db, ref: Ref, section: str = "") -> tuple[Scope, ...] | None:

@@ -11,14 +11,18 @@ from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 from msgspec import structs
 
+from moongate.api.base import ListenerId, Ref
 from moongate.api.cluster_settings import CircuitBreaker
 from moongate.api.envoygateway import EnvoyGateway
+from moongate.api.httproute import HTTPRoute
 from moongate.features.base import ClusterEdit, Effective, Feature
 from moongate.xds.cluster_keys import ClusterKey
 from moongate.xds.clusters import cluster, concern, load_assignment
+from moongate.xds.destinations import rule_destination
 from moongate.xds.metadata import NAMESPACE
 from moongate.xds.needed_resources import route_resources
 from tests.core import (
+    EG,
     EG_FLEET,
     IN_CLUSTER,
     ON_HOST,
@@ -451,28 +455,32 @@ def keeps_case(message: Cluster) -> bool:
     return options.explicit_http_config.http_protocol_options.HasField("header_key_format")
 
 
-OF_RULE = "httproute/default/shop/rule/0"
-OF_OTHER = f"{OF_RULE}/listener/default/eg/other"
-"""The cluster for the second listener that a route is on, where its policies say something else."""
-
-
 @pytest.mark.parametrize(
-    ("section", "kept"),
-    [
-        ("", {OF_RULE: True}),
-        ("/web", {OF_RULE: True, OF_OTHER: False}),
-        ("/other", {OF_RULE: False, OF_OTHER: True}),
-    ],
+    ("section", "first", "second"), [("", True, True), ("/web", True, False), ("/other", False, True)]
 )
 def test_what_a_listener_says_of_http1_holds_for_the_clusters_of_its_routes(
-    section: str, kept: dict[str, bool]
+    section: str, first: bool, second: bool
 ) -> None:
+    clients = policy("ClientTrafficPolicy", CASE, target=f"Gateway/eg{section}")
+    listeners = gateway(http("web"), http("other", port=81))
+    core = Core(listeners, service(), http_route(rule()), clients, config=ON_HOST)
+    route = Ref.of(HTTPRoute, "default", "shop")
+
+    kept = [
+        {keeps_case(sent(core, key.name)) for key in rule_destination(core.db, at, route, 0).clusters()}
+        for at in (ListenerId(EG, EG, name) for name in ("web", "other"))
+    ]
+    assert kept == [{first}, {second}]
+
+
+@pytest.mark.parametrize(("section", "kept"), [("", True), ("/web", True), ("/other", False)])
+def test_without_merge_backends_listeners_share_the_clusters_of_a_rule(section: str, kept: bool) -> None:
+    """With the settings of the first, as in the reference."""
     clients = policy("ClientTrafficPolicy", CASE, target=f"Gateway/eg{section}")
     listeners = gateway(http("web"), http("other", port=81))
     core = Core(listeners, service(), http_route(rule()), clients)
 
-    assert {name: keeps_case(sent(core, name)) for name in keys(core)} == kept
-    assert not keeps_case(sent(Core(listeners, service(), http_route(rule()))))
+    assert [keeps_case(each) for each in sent_all(core)] == [kept]
 
 
 @pytest.mark.parametrize(
@@ -531,20 +539,19 @@ def test_listeners_whose_policies_agree_share_the_clusters_of_a_rule() -> None:
         service(),
         http_route(rule(MIRROR)),
         policy(btp, "circuitBreaker: {maxConnections: 11}", name="of-gateway", target="Gateway/eg"),
+        config=ON_HOST,
     )
-    assert list(keys(core)) == [OF_RULE, f"{OF_RULE}-mirror-0"]
+    shared, mirror = keys(core)
+    assert shared == SHARED
 
     at = "group: gateway.networking.k8s.io, kind: Gateway, name: eg, sectionName"
     targets = f"targetRefs: [{{{at}: b}}, {{{at}: d}}]"
     core.apply(extension(btp, "of-two", f"{{{targets}, circuitBreaker: {{maxConnections: 22}}}}"))
 
     limits = {each.name: each.circuit_breakers.thresholds[0].max_connections.value for each in sent_all(core)}
-    assert limits == {
-        OF_RULE: 11,
-        f"{OF_RULE}-mirror-0": 11,
-        f"{OF_RULE}/listener/default/eg/b": 22,
-        f"{OF_RULE}-mirror-0/listener/default/eg/b": 22,
-    }
+    (own,) = limits.keys() - {SHARED, mirror, f"{mirror}/listener/default/eg/b"}
+    assert own.endswith("/listener/default/eg/b")
+    assert limits == {SHARED: 11, mirror: 11, own: 22, f"{mirror}/listener/default/eg/b": 22}
 
 
 def test_a_backend_of_http2_stays_one() -> None:

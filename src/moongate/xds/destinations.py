@@ -15,8 +15,9 @@ Three kinds of cluster
 * one per backendRef of a rule: where backends of one rule cannot share a cluster, or some share one with
   other rules
 
-The last two have settings of policies that apply to the rule, and a route may be on several listeners. Those
-whose policies agree on clusters share them. Each other listener has clusters of its own, ``by_listener``.
+The last two have settings of policies that apply to the rule, and a route may be on several listeners. With
+``mergeBackends``, those whose policies agree on clusters share them, and each other listener has clusters of
+its own, ``by_listener``. Without it all share those of the first listener, as in the reference.
 
 Source: the reference's rules for what a broken or empty backend answers (500 and 503).
 """
@@ -437,11 +438,13 @@ def by_listener(db: Db, listener: ListenerId, route: Route, index: int) -> Liste
     """The listener by which the clusters of a rule are named on a listener.
 
     It is the first of those whose policies say the same of them; ``None`` if that is the first that the route
-    is on. A patch that names a cluster of the rule means those of all listeners, so they share it. A listener
-    whose policies cannot be read, maybe of another Gateway, says what it last said.
+    is on, or all listeners share the clusters. A listener whose policies cannot be read, maybe of another
+    Gateway, says what it last said.
     """
+    if _is_shared(db, listener, route.ref, index):
+        return None
     served = served_on(db, fleet_of(db, listener.gateway), route.ref)
-    if listener not in served[1:] or is_named(db, listener.gateway, route.ref, index):
+    if listener not in served[1:]:
         return None
     section = route.spec.rules[index].name or ""
     of_listener = cluster_terms(db, listener, route.ref, section)
@@ -451,16 +454,22 @@ def by_listener(db: Db, listener: ListenerId, route: Route, index: int) -> Liste
 
 
 def cluster_listener(db: Db, listener: ListenerId, route: Route, index: int) -> ListenerId:
-    """The listener whose policies the clusters of a rule have on a listener: itself, unless a patch names one
-    of them."""
-    if not is_named(db, listener.gateway, route.ref, index):
+    """The listener whose policies the clusters of a rule have on a listener.
+
+    It is this one, unless all listeners share the clusters of the first.
+    """
+    if not _is_shared(db, listener, route.ref, index):
         return listener
     return next(iter(served_on(db, fleet_of(db, listener.gateway), route.ref)), listener)
 
 
-def is_named(db: Db, gateway: Ref, route: Ref, index: int) -> bool:
-    """Whether a patch for the Envoys of a Gateway names a cluster of a rule."""
-    return index in named_rules(db, fleet_of(db, gateway), route)
+def _is_shared(db: Db, listener: ListenerId, route: Ref, index: int) -> bool:
+    """Whether all listeners of a route have the same clusters for a rule.
+
+    A patch that names one of them means the requests of all listeners.
+    """
+    fleet = fleet_of(db, listener.gateway)
+    return not merges_backends(db, fleet) or index in named_rules(db, fleet, route)
 
 
 @query
