@@ -27,6 +27,7 @@ from msgspec import Struct, field
 from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.conftest import Site
+from tests.e2e.standstills import measures_time
 from tests.ports import free_port
 
 if TYPE_CHECKING:
@@ -487,6 +488,7 @@ async def test_each_page_has_each_row() -> None:
 
 @pytest.mark.usefixtures("addressed")
 @pytest.mark.parametrize(("balancer", "remedy", "fault", "cell"), [*cells()])
+@measures_time(fault=SLOW)
 async def test_clients_see_what_the_pages_say(
     site: Site, zonal: int, balancer: str, remedy: str, fault: str, cell: str
 ) -> None:
@@ -511,6 +513,7 @@ async def test_clients_see_what_the_pages_say(
 
 @pytest.mark.parametrize("remedy", ["`healthCheck.active`", "`healthCheck.passive`"])
 @pytest.mark.parametrize("fault", FAULTS)
+@measures_time(fault=SLOW)
 async def test_an_endpoint_comes_back_when_the_page_says_it(
     site: Site, zonal: int, fault: str, remedy: str
 ) -> None:
@@ -546,6 +549,7 @@ async def test_of_three_endpoints_the_default_ejects_none(site: Site, zonal: int
 
 
 @pytest.mark.parametrize("fault", FAULTS)
+@measures_time(fault=SLOW)
 async def test_a_circuit_breaker_fails_at_once_what_would_wait(site: Site, zonal: int, fault: str) -> None:
     """And nothing else: it does not look at answers."""
     said = table("circuit_breaker")[fault]["with `maxParallelRequests`"]
