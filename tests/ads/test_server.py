@@ -389,6 +389,23 @@ async def test_leaving_the_server_ends_its_streams(socket: Path) -> None:
         assert not [task for task in asyncio.all_tasks() if "AdsServer" in repr(task)]
 
 
+@pytest.mark.parametrize("read", [True, False])
+async def test_leaving_the_server_leaves_no_call_behind(socket: Path, *, read: bool) -> None:
+    """What gRPC has to say of it must not come when the event loop is closed."""
+    events = Events()
+    async with AsyncExitStack() as clients:
+        async with serving(socket, events.put) as ads:
+            ads.publish("eg", [endpoints("a", bytes(32 << 20))])
+            client = await clients.enter_async_context(Client(socket))
+            await client.ask(ENDPOINT, resource_names_subscribe=["a"])
+            await events.next()
+            if read:
+                await client.answer()
+
+        left = [repr(task) for task in asyncio.all_tasks()]
+        assert not [task for task in left if "AdsServer" in task or "_handle_exceptions" in task]
+
+
 async def test_a_socket_left_behind_by_a_crash_is_replaced(socket: Path) -> None:
     with unix_socket(AF_UNIX, SOCK_STREAM) as dead:
         dead.bind(str(socket))

@@ -263,8 +263,8 @@ class House:
 
     def raw(self, since: int) -> str:
         with self.log.open("rb") as log:
-            log.seek(since)
-            return log.read().decode()
+            log.seek(max(since, 0))
+            return log.read().decode(errors="replace")
 
     def events(self, since: int) -> Iterator[dict[str, Any]]:
         for line in self.raw(since).splitlines():
@@ -428,7 +428,11 @@ class House:
 
     def serves(self, turn: str) -> Claim:
         async def claim() -> str:
-            return "" if await self.turned() == turn else f"another edit is not in force: {turn}"
+            if (served := await self.turned()) == turn:
+                return ""
+            return (
+                f"not in force: edit {turn}; but: {served or 'none'}\nsaid:\n{self.raw(self.mark() - 4000)}"
+            )
 
         return claim
 

@@ -50,8 +50,6 @@ QUIC_KINDS = ("new3", "http3", "idle3")
 
 PATIENCE_S = 30.0
 """For an answer; whoever ends the callers waits longer."""
-QUIC_PATIENCE_S = 1.0
-"""Where nobody listens for QUIC, nobody says so."""
 
 IDLE_EVERY = 40
 """An idle connection asks so many times less often."""
@@ -76,6 +74,8 @@ class Plan(msgspec.Struct):
     result: str
     certificates: dict[str, str] = {}
     """Caller → a file with the certificate and the key that it shows."""
+    quic_patience_s: float = PATIENCE_S
+    """For an answer of HTTP/3, but the first: where nobody listens for QUIC, nobody says so."""
 
 
 class Place(NamedTuple):
@@ -373,7 +373,9 @@ class Callers:
             begun = sent = monotonic()
             status, error, stays = 0, "", False
             try:
-                async with asyncio.timeout(QUIC_PATIENCE_S if place.quic else PATIENCE_S):
+                async with asyncio.timeout(
+                    self._plan.quic_patience_s if place.quic and opened_once else PATIENCE_S
+                ):
                     if connection is None:
                         opened = begun
                         connection = await place.connect(http2=kind.endswith("2"))

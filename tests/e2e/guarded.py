@@ -18,7 +18,7 @@ import msgspec
 
 from tests.deadline import DEADLINE_S
 from tests.e2e import callers
-from tests.e2e.callers import QUIC_KINDS, Answer, Plan
+from tests.e2e.callers import PATIENCE_S, QUIC_KINDS, Answer, Plan
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -135,11 +135,12 @@ async def watching(
     *,
     pause_s: float = 0.004,
     certificates: Mapping[str, str] | None = None,
+    quic_patience_s: float = PATIENCE_S,
 ) -> AsyncGenerator[Watch]:
     """Callers in a process of their own, from ``begin`` to ``end``."""
     result = folder / "answers.json"
     headers = {caller: dict(own) for caller, own in credentials.items()}
-    plan = Plan(port, hosts, headers, pause_s, str(result), dict(certificates or {}))
+    plan = Plan(port, hosts, headers, pause_s, str(result), dict(certificates or {}), quic_patience_s)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, callers.__file__, msgspec.json.encode(plan).decode()),
         stdin=asyncio.subprocess.PIPE,

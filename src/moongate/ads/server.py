@@ -18,7 +18,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -31,7 +31,15 @@ from moongate.ads.snapshot import Snapshot
 from moongate.ads.transports import IdentityError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Callable,
+        Coroutine,
+        Iterable,
+        Mapping,
+        Sequence,
+    )
 
     from moongate.ads.snapshot import Key
     from moongate.ads.transports import Context, Transport
@@ -86,7 +94,13 @@ class AdsServer:
             OSError: the address cannot be listened on.
         """
 
+        calls: set[asyncio.Task[Any]] = set()
+
         async def stream(requests: AsyncIterator[DeltaDiscoveryRequest], context: Context) -> None:
+            call = asyncio.current_task()
+            assert call is not None, "grpcio runs each call in a task"
+            calls.add(call)
+            call.add_done_callback(calls.discard)
             await self._stream(transport, requests, context)
 
         server = grpc.aio.server(options=OPTIONS)
@@ -108,6 +122,9 @@ class AdsServer:
             yield
         finally:
             await server.stop(grace=None)
+            # It returns before its calls have ended, and what they still wait for comes to this event loop.
+            while calls:
+                await asyncio.wait(calls)
 
     def publish(self, fleet: str, put: Iterable[XdsResource] = (), gone: Iterable[Key] = ()) -> None:
         """Change the resources of a fleet.
@@ -363,7 +380,7 @@ class AdsServer:
             stream.wake.clear()
             while stream.open and (response := session.next(_now())) is not None:
                 try:
-                    await context.write(response)
+                    await _finished(context.write(response))
                 except grpc.aio.InternalError:
                     stream.lost = True
                     return
@@ -428,6 +445,21 @@ class _Fleet:
         self.snapshot.departures.forget(_now())
         if self.published:
             self.lateness.look(self.snapshot.seq, self.settled)
+
+
+async def _finished(write: Coroutine[Any, Any, None]) -> None:
+    """Write. Who is cancelled meanwhile waits all the same: what grpcio still does comes to this event loop.
+
+    grpcio cancels a call that has ended, and a pending write of such a call fails soon.
+    """
+    pending = asyncio.ensure_future(write)  # noqa: TID251 - it is waited for below in any case
+    try:
+        await asyncio.shield(pending)
+    except asyncio.CancelledError:
+        await asyncio.wait([pending])
+        if not pending.cancelled():
+            pending.exception()  # nobody else looks at it
+        raise
 
 
 def _protect(address: str) -> None:
