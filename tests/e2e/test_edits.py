@@ -20,7 +20,7 @@ from tests.e2e import manifests as m
 from tests.e2e.certificates import Authority, Certificate
 from tests.e2e.conftest import started
 from tests.e2e.edits import EDITS
-from tests.e2e.test_no_request_fails import constant_load
+from tests.e2e.test_no_request_fails import AT_LEAST, constant_load
 from tests.e2e.test_security import htpasswd
 from tests.ports import free_port
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.envoy, pytest.mark.slow]
 
 TURNS = 2
-AT_LEAST = 100
-"""So many requests come for each edit, on average; a machine that is slow makes edits slow, too."""
 MEMBER = htpasswd(member="open sesame")
 
 
