@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,6 +41,19 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
     gc.set_threshold(50_000, 50, 100)
+
+
+@pytest.fixture
+def only_own_garbage() -> None:
+    """For tests that look for garbage, or unfreeze objects: what earlier tests left of connections is gone.
+
+    A gateway within a test may have frozen it. Who finds it later would fail by its warnings.
+    """
+    gc.unfreeze()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish() -> None:

@@ -328,6 +328,7 @@ def test_it_is_known_by_which_patches_a_resource_was_changed() -> None:
     assert (world.patched(*at), world.patches(*at)) == (None, ())
 
 
+@pytest.mark.usefixtures("only_own_garbage")
 def test_a_fleet_that_ends_leaves_no_circle_of_garbage() -> None:
     """While it lives it may be excluded from garbage collection, and then no circle of it is ever freed."""
     world = World.of(routes_with_services(2))

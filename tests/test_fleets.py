@@ -651,6 +651,7 @@ async def test_what_an_envoy_had_before_does_not_end_a_refusal(
 
 
 @pytest.mark.envoy
+@pytest.mark.usefixtures("only_own_garbage")
 async def test_listeners_that_come_and_go_leave_nothing_behind() -> None:
     """A fleet may live for months."""
 

@@ -402,7 +402,9 @@ async def after_proxy_header(port: int, headers: list[bytes]) -> AsyncGenerator[
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(ConnectionError):
-        while chunk := await reader.read(65536):
-            writer.write(chunk)
-    writer.close()
+    try:
+        with suppress(ConnectionError):
+            while chunk := await reader.read(65536):
+                writer.write(chunk)
+    finally:
+        writer.close()

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from moongate.api.base import Resource
 
+pytestmark = pytest.mark.usefixtures("only_own_garbage")
+
 
 class Running:
     """A world with a pump, and what was handed out, in order; no Envoy."""

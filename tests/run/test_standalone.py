@@ -90,6 +90,7 @@ async def test_a_run_does_not_end_because_of_the_envoy_of_one_gateway(folder: Pa
     assert [each["envoy"]["state"] for each in reports[0]["gateways"]] == ["failed"]
 
 
+@pytest.mark.usefixtures("only_own_garbage")
 def test_the_first_load_is_not_searched_for_garbage() -> None:
     """Neither while it is built nor later: what it has made lives as long as the process."""
     collections = [generation["collections"] for generation in gc.get_stats()]
