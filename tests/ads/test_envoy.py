@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import httpx
@@ -34,6 +34,7 @@ from tests.ads.laptop import (
 from tests.ads.serving import at, serving
 from tests.deadline import DEADLINE_S
 from tests.ports import free_port
+from tests.tcp_servers import tcp_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -52,21 +53,16 @@ async def backend(body: str, gate: asyncio.Barrier | None = None) -> AsyncGenera
     answer = f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
             while await reader.readuntil(b"\r\n\r\n"):
                 if gate is not None:
                     await gate.wait()
                     await gate.wait()
                 writer.write(answer)
                 await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
+    async with tcp_server(serve) as port:
+        yield port
 
 
 class Web:

@@ -18,6 +18,7 @@ from msgspec import Struct
 from websockets.asyncio.server import ServerConnection, serve
 
 from tests.deadline import DEADLINE_S
+from tests.tcp_servers import tcp_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -368,13 +369,9 @@ async def either(plain: int, other: int, begin: bytes = HANDSHAKE) -> AsyncGener
                 there, back = await asyncio.open_connection("127.0.0.1", port)
                 back.write(first)
                 await asyncio.gather(_copy(reader, back), _copy(there, writer))
-        writer.close()
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0, backlog=1024)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
+    async with tcp_server(connected) as through:
+        yield through
 
 
 @asynccontextmanager
@@ -392,13 +389,9 @@ async def after_proxy_header(port: int, headers: list[bytes]) -> AsyncGenerator[
             headers.append(header)
             there, back = await asyncio.open_connection("127.0.0.1", port)
             await asyncio.gather(_copy(reader, back), _copy(there, writer))
-        writer.close()
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0, backlog=1024)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
+    async with tcp_server(connected) as through:
+        yield through
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

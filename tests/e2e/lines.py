@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import ssl
 import tempfile
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.deadline import DEADLINE_S
+from tests.tcp_servers import tcp_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -33,21 +34,14 @@ async def serving_lines(name: str, certificate: Certificate | None = None) -> As
     """A server that answers each line with ``name:line``, with TLS if it has a certificate; its port."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
+        with suppress(ConnectionError):
             while line := await reader.readline():
                 writer.write(f"{name}:".encode() + line)
                 await writer.drain()
-        except ConnectionError:
-            pass
-        finally:
-            writer.close()
 
     context = server_context(certificate) if certificate is not None else None
-    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
+    async with tcp_server(answer, context=context) as port:
+        yield port
 
 
 class _Datagrams(asyncio.DatagramProtocol):

@@ -18,6 +18,7 @@ from tests.e2e.backends import PRIOR_KNOWLEDGE, Echo, EchoOverHttp2, EchoOverTls
 from tests.e2e.certificates import Authority
 from tests.e2e.conftest import Site, until
 from tests.ports import free_port
+from tests.tcp_servers import tcp_server
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
@@ -183,13 +184,11 @@ async def test_a_gateway_buffers_as_much_for_a_slow_backend_as_a_policy_says(sit
     async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         await stuck.wait()
-        writer.close()
 
     size = 64 * 1024 * 1024
-    server = await asyncio.start_server(hold, "127.0.0.1", 0)
-    async with server, asyncio.timeout(DEADLINE_S):
+    async with tcp_server(hold) as port, asyncio.timeout(DEADLINE_S):
         await site.apply(
-            m.local("stuck", server.sockets[0].getsockname()[1]),
+            m.local("stuck", port),
             m.route("stuck", f"[{{{m.to('stuck')}}}]"),
             policy("stuck", "connection: {bufferLimit: 128Mi}"),
         )

@@ -13,6 +13,7 @@ from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.conftest import Site
 from tests.ports import free_port
+from tests.tcp_servers import tcp_server
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
@@ -192,10 +193,9 @@ async def test_a_request_may_not_go_on_for_longer_than_a_policy_says(site: Site)
                 await writer.drain()
                 await asyncio.sleep(0.02)
 
-    server = await asyncio.start_server(trickle, "127.0.0.1", 0)
-    async with server:
+    async with tcp_server(trickle) as port:
         await site.apply(
-            m.local("endless", server.sockets[0].getsockname()[1]),
+            m.local("endless", port),
             m.route("endless", f"[{{{m.to('endless')}}}]"),
             on_route("endless", "timeout: {http: {requestTimeout: 0s, maxStreamDuration: 300ms}}"),
         )

@@ -19,6 +19,7 @@ from tests.e2e.calls import CallServer
 from tests.e2e.conftest import Site, open_site
 from tests.e2e.differing import OTHER_FORMS
 from tests.ports import free_port
+from tests.tcp_servers import tcp_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -63,9 +64,7 @@ class Raw:
 
     @asynccontextmanager
     async def serving(self) -> AsyncGenerator[Raw]:
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        async with server:
+        async with tcp_server(self._connected) as self.port:
             yield self
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -80,7 +79,6 @@ class Raw:
                         rest += line
                     self.rests.append(rest)
                 writer.write(self.answer)
-        writer.close()
 
 
 async def said(port: int, sent: bytes, *, until: bytes = b"") -> bytes:

@@ -20,6 +20,7 @@ from tests.e2e.backends import Echo, EchoOverHttp2
 from tests.e2e.calls import CallServer, calling, one_each
 from tests.e2e.conftest import Site, until
 from tests.ports import free_port
+from tests.tcp_servers import tcp_server
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
@@ -50,11 +51,9 @@ async def answering_bytes(answer: Callable[[bytes], bytes]) -> AsyncGenerator[in
         # Envoy keeps the connection for the next check.
         while sent := await reader.read(4):
             writer.write(answer(sent))
-        writer.close()
 
-    server = await asyncio.start_server(talk, "127.0.0.1", 0)
-    async with server:
-        yield server.sockets[0].getsockname()[1]
+    async with tcp_server(talk) as port:
+        yield port
 
 
 @asynccontextmanager
@@ -65,11 +64,9 @@ async def answering_status(status: int) -> AsyncGenerator[int]:
         with suppress(EOFError, ConnectionError):
             while await reader.readuntil(b"\r\n\r\n"):
                 writer.write(f"HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n".encode())
-        writer.close()
 
-    server = await asyncio.start_server(talk, "127.0.0.1", 0)
-    async with server:
-        yield server.sockets[0].getsockname()[1]
+    async with tcp_server(talk) as port:
+        yield port
 
 
 async def pipelined(site: Site, host: str, times: int) -> Counter[int]:
@@ -124,11 +121,8 @@ async def test_an_endpoint_that_hangs_holds_a_change_no_longer_than_its_check_ta
 
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
-        writer.close()
 
-    server = await asyncio.start_server(hang, "127.0.0.1", 0)
-    async with server, asyncio.timeout(20):
-        port = server.sockets[0].getsockname()[1]
+    async with tcp_server(hang) as port, asyncio.timeout(20):
         await site.apply(
             m.local("hanging", port, site.one.port),
             m.route("hanging", f"[{{{m.to('hanging')}}}]"),
@@ -147,11 +141,8 @@ async def test_a_check_may_take_as_long_as_a_policy_says(site: Site) -> None:
         while await reader.read(4096):
             await asyncio.sleep(1.5)
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
-        writer.close()
 
-    server = await asyncio.start_server(think, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
+    async with tcp_server(think) as port:
         active = f"{{type: HTTP, timeout: 10s, http: {{path: /}}, overrides: {{port: {port}}}}}"
         await site.apply(m.route("slowly", f"[{{{m.to('one')}}}]"), checked("slowly", f"active: {active}"))
 

@@ -17,6 +17,7 @@ from moongate.infra.binary import envoy_binary
 from moongate.infra.bootstrap import EnvoyOptions, bootstrap
 from moongate.infra.process import Backoff, EnvoyProcess
 from moongate.infra.rundir import RunDirectory
+from tests.tcp_servers import tcp_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator
@@ -139,8 +140,7 @@ class HeldBackend:
 
     @asynccontextmanager
     async def serving(self) -> AsyncGenerator[HeldBackend]:
-        async with await asyncio.start_server(self._answer, "127.0.0.1", 0) as server:
-            self.port = server.sockets[0].getsockname()[1]
+        async with tcp_server(self._answer) as self.port:
             yield self
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
