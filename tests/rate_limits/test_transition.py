@@ -9,7 +9,7 @@ import pytest
 from moongate.rate_limits.config import Limits
 from moongate.rate_limits.rls_conf_pb2 import RateLimitConfig, RateLimitDescriptor
 from moongate.rate_limits.service import FORMER_S
-from moongate.rate_limits.transition import UNDER_WAY_S, Transition, stricter
+from moongate.rate_limits.transition import UNDER_WAY_S, Transition, at_once, stricter
 from moongate.xds.wire import encode
 from tests.rate_limits.configs import config, descriptor, level
 
@@ -61,7 +61,7 @@ class Fleets:
 
     def counted(self, domain: str = "shop") -> list[Rule]:
         """The limit of each rule as published."""
-        body = self.transition.published().get(domain)
+        body = at_once(self.transition.published()).get(domain)
         limits = Limits([RateLimitConfig.FromString(body)]) if body is not None else ()
         units = RateLimitConfig.DESCRIPTOR.file.enum_types_by_name["RateLimitUnit"].values_by_number
         return [(limit.requests, units[limit.unit].name) for limit in sorted(limits, key=lambda x: x.path)]

@@ -21,6 +21,7 @@ from moongate.rate_limits import transition
 from moongate.rate_limits.redis_address import redis_address
 from moongate.rate_limits.settings import Redis
 from moongate.rate_limits.subscription import follow
+from moongate.rate_limits.transition import at_once
 from moongate.run import rate_limits
 from moongate.run.rate_limits import ExternalService, RateLimits
 from moongate.xds.wire import encode
@@ -75,7 +76,7 @@ async def limited(
     """Rate limits of a run, where two requests a year are allowed."""
     with RunDirectory(tmp_path / "r") as run:
         async with RateLimits(run, redis=redis) as limits:
-            limits.publish(TWO_A_YEAR, {})
+            at_once(limits.publish(TWO_A_YEAR, {}))
             await limits.served()
             yield limits, run
 
@@ -92,7 +93,7 @@ async def test_without_limits_no_process_runs(tmp_path: Path) -> None:
     """Nobody pays for what is not used."""
     with RunDirectory(tmp_path / "r") as run:
         async with RateLimits(run) as limits:
-            limits.publish({}, {})
+            at_once(limits.publish({}, {}))
             await limits.served()
 
             assert list(run.path.iterdir()) == []
@@ -103,7 +104,7 @@ async def test_limits_are_enforced_and_reported(tmp_path: Path) -> None:
     async with limited(tmp_path) as (limits, _):
         answers = [await over(limits) for _ in range(3)]
         report = await limits.report()
-        limits.publish({"shop": None}, {})
+        at_once(limits.publish({"shop": None}, {}))
         await limits.served()
         after = await limits.report()
 
@@ -128,9 +129,9 @@ async def test_routes_wait_until_the_service_has_their_limits(
     changed = asyncio.Event()
     with RunDirectory(tmp_path / "r") as run:
         async with RateLimits(run, on_change=changed.set) as limits:
-            limits.publish({}, {})
+            at_once(limits.publish({}, {}))
             assert limits.enforced()
-            limits.publish(TWO_A_YEAR, {})
+            at_once(limits.publish(TWO_A_YEAR, {}))
             assert not limits.enforced()
             await limits.served()
             assert limits.enforced()
@@ -139,7 +140,7 @@ async def test_routes_wait_until_the_service_has_their_limits(
             service.suspend()
             try:
                 monkeypatch.setattr(rate_limits, "ENFORCED_WITHIN_S", 0.2)
-                limits.publish({"other": TWO_A_YEAR["shop"]}, {})
+                at_once(limits.publish({"other": TWO_A_YEAR["shop"]}, {}))
                 changed.clear()
                 assert not limits.enforced()
                 with capture_logs() as log:
@@ -154,9 +155,9 @@ async def test_routes_wait_until_the_service_has_their_limits(
 async def test_routes_do_not_wait_for_what_the_service_has(tmp_path: Path) -> None:
     """A change that is taken back at once reaches no service, so that none answers."""
     async with limited(tmp_path) as (limits, _):
-        limits.publish({"other": TWO_A_YEAR["shop"]}, {})
+        at_once(limits.publish({"other": TWO_A_YEAR["shop"]}, {}))
         waiting = not limits.enforced()
-        limits.publish({"other": None}, {})
+        at_once(limits.publish({"other": None}, {}))
         limits.review(NoRoutes())
 
         assert waiting
@@ -167,9 +168,9 @@ async def test_while_envoys_may_ask_by_former_routes_former_limits_count(tmp_pat
     """The service gets them, and then the newest alone; the report does not have what is gone."""
     async with limited(tmp_path) as (limits, _):
         before = [await over(limits) for _ in range(3)]
-        limits.publish({"shop": encode(config(level("user", limit=(9, "SECOND"))))}, {"one": 1})
-        limits.publish({"other": TWO_A_YEAR["shop"]}, {"one": 1})
-        limits.publish({"other": None}, {"one": 1})
+        at_once(limits.publish({"shop": encode(config(level("user", limit=(9, "SECOND"))))}, {"one": 1}))
+        at_once(limits.publish({"other": TWO_A_YEAR["shop"]}, {"one": 1}))
+        at_once(limits.publish({"other": None}, {"one": 1}))
         limits.review(OldRoutes())
         await limits.served()
         during, report = await over(limits), await limits.report()
@@ -193,8 +194,8 @@ async def test_an_envoy_that_never_answers_does_not_keep_former_limits_in_force(
     taken: asyncio.Queue[Limits] = asyncio.Queue()
     with RunDirectory(tmp_path / "r") as run:
         async with RateLimits(run, external=service) as limits, asyncio.TaskGroup() as tasks:
-            limits.publish(TWO_A_YEAR, {"one": 1})
-            limits.publish({"shop": encode(config(level("user", limit=(9, "SECOND"))))}, {"one": 1})
+            at_once(limits.publish(TWO_A_YEAR, {"one": 1}))
+            at_once(limits.publish({"shop": encode(config(level("user", limit=(9, "SECOND"))))}, {"one": 1}))
             at = f"127.0.0.1:{service.configuration_port}"
             following = tasks.create_task(follow(at, taken.put_nowait))
             [during] = await taken.get()
@@ -212,7 +213,7 @@ async def test_routes_wait_for_an_answer_that_nobody_could_hear(
     """While the process stands still, time passes, and the service may have answered."""
     async with limited(tmp_path) as (limits, _):
         monkeypatch.setattr(rate_limits, "ENFORCED_WITHIN_S", 2.0)
-        limits.publish({"other": TWO_A_YEAR["shop"]}, {})
+        at_once(limits.publish({"other": TWO_A_YEAR["shop"]}, {}))
         assert not limits.enforced()
         with capture_logs() as log:
             time.sleep(2.5)  # noqa: ASYNC251 - this is the standstill
@@ -235,7 +236,7 @@ async def test_routes_do_not_wait_longer_because_limits_go_on_to_change(
             async with asyncio.timeout(DEADLINE_S):
                 for n in count():
                     other = encode(config(level("user", limit=(n, "YEAR")), domain="o"))
-                    limits.publish({"other": other}, {})
+                    at_once(limits.publish({"other": other}, {}))
                     await asyncio.sleep(0.02)  # one change after another
                     if limits.enforced():
                         break
@@ -301,7 +302,7 @@ async def test_a_service_of_the_users_gets_its_configuration_at_a_port(tmp_path:
     service = ExternalService(address="localhost:8081", configuration_port=port)
     with RunDirectory(tmp_path / "r") as run:
         async with RateLimits(run, external=service) as limits, asyncio.TaskGroup() as tasks:
-            limits.publish(TWO_A_YEAR, {})
+            at_once(limits.publish(TWO_A_YEAR, {}))
             assert limits.enforced(), "nobody asks for it, and it may be started later"
             following = tasks.create_task(follow(f"127.0.0.1:{port}", taken.put_nowait))
             [limit] = await taken.get()
@@ -319,3 +320,23 @@ async def test_a_port_for_the_configuration_that_is_taken_is_an_error(tmp_path: 
         with pytest.raises(PortError, match="--rate-limit-xds-port"):
             async with RateLimits(run, external=service):
                 pass
+
+
+async def test_many_limits_are_published_in_steps(tmp_path: Path) -> None:
+    """Ten thousand may change at once, and must not hold up endpoints. A review amid them spoils nothing."""
+
+    def many(requests: int) -> dict[str, bytes]:
+        levels = (level("user", f"u{n}", limit=(requests, "YEAR")) for n in range(50))
+        return {"shop": encode(config(*levels))}
+
+    async with limited(tmp_path) as (limits, _):
+        at_once(limits.publish(many(5), {"one": 1}))
+        steps = 0
+        for _ in limits.publish(many(9), {"one": 1}):
+            steps += 1
+            limits.review(NoRoutes())
+        await limits.served()
+        report = await limits.report()
+
+    assert steps >= 50
+    assert {each["requests"] for each in report["limits"]} == {9}

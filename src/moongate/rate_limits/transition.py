@@ -26,7 +26,7 @@ Facts
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -36,11 +36,12 @@ from moongate.rate_limits.service import FORMER_S
 from moongate.xds.wire import encode, sized
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 
 UNDER_WAY_S: Final = 0.2
 """Seconds in which requests by former routes may be under way when Envoys have acknowledged others."""
 
+_T = TypeVar("_T")
 _MOST: Final = 2
 _LAST: Final = 0x7F
 """The last byte of an encoded number is at most this."""
@@ -124,11 +125,12 @@ class Transition:
         youngest.configs |= {n: stricter(each, youngest.configs.get(n)) for n, each in former.items()}
         youngest.until, youngest.awaited, youngest.replaced = until, None, False
 
-    def published(self) -> dict[str, bytes]:
-        """What the service is to have: the newest configuration over the former ones."""
+    def published(self) -> Generator[None, None, dict[str, bytes]]:
+        """What the service is to have: the newest configuration over the former ones; in steps."""
         configs = dict(self.newest)
-        for former in reversed(self._former):
-            configs |= {name: stricter(configs.get(name), each) for name, each in former.configs.items()}
+        for former in self._former[::-1]:
+            for name, each in list(former.configs.items()):
+                configs[name] = yield from _merged(configs.get(name), each)
         return configs
 
     def review(self, routes: Routes) -> None:
@@ -178,10 +180,26 @@ def stricter(newer: bytes | None, former: bytes | None) -> bytes:
         newer: an encoded ``RateLimitConfig``; of equal limits, its own count. None has no limits.
         former: another one; None has no limits.
     """
+    return at_once(_merged(newer, former))
+
+
+def at_once(steps: Generator[None, None, _T]) -> _T:
+    """What comes of some steps."""
+    try:
+        while True:
+            next(steps)
+    except StopIteration as end:
+        return end.value
+
+
+def _merged(newer: bytes | None, former: bytes | None) -> Generator[None, None, bytes]:
     if newer is None or former is None or newer == former:
         return newer or former or b""
     equal, ours, theirs = _compared(newer, former)
-    both = _stricter(ours.descriptors, theirs.descriptors)
+    both: list[RateLimitDescriptor] = []
+    for each in _stricter(ours.descriptors, theirs.descriptors):
+        both.append(each)
+        yield
     return equal + encode(RateLimitConfig(descriptors=both))
 
 
@@ -236,28 +254,26 @@ def _fields(message: bytes) -> Iterator[bytes]:
 
 def _stricter(
     ours: Iterable[RateLimitDescriptor], theirs: Iterable[RateLimitDescriptor]
-) -> list[RateLimitDescriptor]:
+) -> Iterator[RateLimitDescriptor]:
     own, others = _by_place(ours), _by_place(theirs)
-    both: list[RateLimitDescriptor] = []
     for key, value in own | others:
         # A value without an entry of its own is counted by that of its key.
         mine = own.get((key, value)) or own.get((key, ""))
         their = others.get((key, value)) or others.get((key, ""))
         if mine is None or their is None or mine == their:
-            both += [each for each in (mine or their,) if each is not None]
+            yield from (each for each in (mine or their,) if each is not None)
             continue
         counts = min(mine, their, key=_laxity)
         joined = RateLimitDescriptor(
             key=key,
             value=value,
-            descriptors=_stricter(mine.descriptors, their.descriptors),
+            descriptors=list(_stricter(mine.descriptors, their.descriptors)),
             shadow_mode=counts.shadow_mode,
             detailed_metric=counts.detailed_metric,
         )
         if counts.HasField("rate_limit"):
             joined.rate_limit.CopyFrom(counts.rate_limit)
-        both.append(joined)
-    return both
+        yield joined
 
 
 def _by_place(

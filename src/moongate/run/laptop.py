@@ -516,7 +516,7 @@ class Laptop:
             # Before the routes that rely on them.
             limits = changes.limits.items()
             bodies = {name: each.body if each is not None else None for name, each in limits}
-            self.rate_limits.publish(bodies, self.fleets.edits())
+            yield from self.rate_limits.publish(bodies, self.fleets.edits())
         yield from self.fleets.publish(changes)
         if changes.statuses:
             for ref, status in changes.statuses.items():

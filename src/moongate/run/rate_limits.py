@@ -39,11 +39,11 @@ from moongate.rate_limits.rls_conf_pb2 import RateLimitConfig
 from moongate.rate_limits.service import Report, is_same, reported, unused
 from moongate.rate_limits.settings import Redis, Settings, identity
 from moongate.rate_limits.subscription import NODE
-from moongate.rate_limits.transition import Transition
+from moongate.rate_limits.transition import Transition, at_once
 from moongate.xds.wire import RATE_LIMIT_CONFIG
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Generator, Mapping
     from types import TracebackType
 
     from moongate.infra.rundir import RunDirectory
@@ -100,6 +100,8 @@ class RateLimits:
         self._on_change = on_change
         self._transition = Transition(monotonic)
         self._forgetting: asyncio.TimerHandle | None = None
+        self._merging = False
+        """Whether ``publish`` is in the middle of its steps."""
         """Ends the time in which former limits count."""
         self._server = SotwServer(RATE_LIMIT_CONFIG, NODE, self._on_answer)
         self._waiting: Patience | None = None
@@ -147,8 +149,10 @@ class RateLimits:
             self._forgetting.cancel()
         await self._stack.__aexit__(None, None, None)
 
-    def publish(self, changes: Mapping[str, bytes | None], edits: Mapping[str, int]) -> None:
-        """Enforce other limits, and former ones until ``review`` finds that no Envoy asks by them.
+    def publish(
+        self, changes: Mapping[str, bytes | None], edits: Mapping[str, int]
+    ) -> Generator[None, None, None]:
+        """Enforce other limits, and former ones until ``review`` finds that no Envoy asks by them; in steps.
 
         Args:
             changes: encoded ``RateLimitConfig`` messages by name; None for one that is gone.
@@ -158,10 +162,14 @@ class RateLimits:
         if self._transition.newest:
             self._wanted.set()
         # What comes during a wait does not begin it anew: under many changes it would have no end.
-        differs = self._server.publish(self._transition.published())
+        self._merging = True
+        configs = yield from self._transition.published()
+        self._merging = False
+        differs = self._server.publish(configs)
         if differs and self._wanted.is_set() and self._waiting is None:
             self._waiting = Patience(ENFORCED_WITHIN_S, self._give_up)
         self._end_wait_if_taken()
+        self._forget()
 
     def review(self, routes: Routes) -> None:
         """Let the newest limits alone be in force once no Envoy asks by former routes. No route waits for it.
@@ -172,8 +180,10 @@ class RateLimits:
         self._forget()
 
     def _forget(self) -> None:
+        if self._merging:
+            return  # It is called again when that is done.
         if self._transition.forget():
-            self._server.publish(self._transition.published())
+            self._server.publish(at_once(self._transition.published()))
             self._end_wait_if_taken()
             self._on_change()
         if self._forgetting is not None:
