@@ -85,6 +85,28 @@ async def watching(*paths: Path | Files) -> AsyncGenerator[Watching]:
         await news.aclose()
 
 
+async def moved_over_a_standstill(folder: Path, standstill_s: float, pause_s: float) -> dict[str, int | None]:
+    """The first other ports, where a Backend goes to another file while the process stands still.
+
+    Args:
+        folder: an empty one.
+        standstill_s: how long the process stands still after the Backend is gone.
+        pause_s: how long it is awake before the Backend is there again, with another port.
+    """
+    for name in ("a", "c"):
+        (folder / f"{name}.yaml").write_text(backend(name, 1))
+
+    async with watching(folder) as watched, asyncio.TaskGroup() as tasks:
+        tasks.create_task(watched.until(lambda: watched.ports != {"a": 1, "c": 1}))
+        (folder / "a.yaml").unlink()
+        await asyncio.sleep(2 * files.TICK)  # no event tells that the removal waits
+        time.sleep(standstill_s)  # noqa: ASYNC251 - the process is to stand still
+        if pause_s:
+            await asyncio.sleep(pause_s)
+        (folder / "b.yaml").write_text(backend("a", 2))
+    return watched.ports
+
+
 class TestLoad:
     def test_folders_are_read_through(self, tmp_path: Path) -> None:
         (tmp_path / "sub" / "deeper").mkdir(parents=True)
@@ -246,19 +268,9 @@ class TestWatch:
         self, tmp_path: Path, writes: str
     ) -> None:
         """The whole machine may stand still, and the program that edits with it."""
-        for name in ("a", "c"):
-            (tmp_path / f"{name}.yaml").write_text(backend(name, 1))
+        pause_s = files.TICK if writes == "a moment after" else 0.0
 
-        async with watching(tmp_path) as watched, asyncio.TaskGroup() as tasks:
-            tasks.create_task(watched.until(lambda: watched.ports != {"a": 1, "c": 1}))
-            (tmp_path / "a.yaml").unlink()
-            await asyncio.sleep(2 * files.TICK)  # no event tells that the removal waits
-            time.sleep(1.5 * files.SETTLE_USED)  # noqa: ASYNC251 - the process is to stand still
-            if writes == "a moment after":
-                await asyncio.sleep(files.TICK)
-            (tmp_path / "b.yaml").write_text(backend("a", 2))
-
-        assert watched.ports == {"a": 2, "c": 1}
+        assert await moved_over_a_standstill(tmp_path, 1.5 * files.SETTLE_USED, pause_s) == {"a": 2, "c": 1}
 
     async def test_an_edit_does_not_get_old_while_the_process_stands_still(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -267,18 +279,8 @@ class TestWatch:
         monkeypatch.setattr(files, "SETTLE_USED", inf)
         monkeypatch.setattr(files, "LONG_EDIT", inf)
         monkeypatch.setattr(files, "PATIENCE", 1.0)
-        for name in ("a", "c"):
-            (tmp_path / f"{name}.yaml").write_text(backend(name, 1))
 
-        async with watching(tmp_path) as watched, asyncio.TaskGroup() as tasks:
-            tasks.create_task(watched.until(lambda: watched.ports != {"a": 1, "c": 1}))
-            (tmp_path / "a.yaml").unlink()
-            await asyncio.sleep(2 * files.TICK)  # no event tells that the removal waits
-            time.sleep(1.2 * files.PATIENCE)  # noqa: ASYNC251 - the process is to stand still
-            await asyncio.sleep(files.TICK)
-            (tmp_path / "b.yaml").write_text(backend("a", 2))
-
-        assert watched.ports == {"a": 2, "c": 1}
+        assert await moved_over_a_standstill(tmp_path, 1.2 * files.PATIENCE, files.TICK) == {"a": 2, "c": 1}
 
     async def test_a_file_that_is_emptied_before_it_is_filled_leaves_no_gap(self, tmp_path: Path) -> None:
         (tmp_path / "a.yaml").write_text(backend("a", 1))

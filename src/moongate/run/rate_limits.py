@@ -161,11 +161,13 @@ class RateLimits:
         self._transition.take(changes, edits)
         if self._transition.newest:
             self._wanted.set()
-        # What comes during a wait does not begin it anew: under many changes it would have no end.
         self._merging = True
-        configs = yield from self._transition.published()
-        self._merging = False
+        try:
+            configs = yield from self._transition.published()
+        finally:
+            self._merging = False
         differs = self._server.publish(configs)
+        # What comes during a wait does not begin it anew: under many changes it would have no end.
         if differs and self._wanted.is_set() and self._waiting is None:
             self._waiting = Patience(ENFORCED_WITHIN_S, self._give_up)
         self._end_wait_if_taken()

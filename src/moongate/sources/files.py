@@ -220,12 +220,14 @@ class Files:
                     began = time.monotonic()
                     changed = await events.burst(patience_s)
                     took_s = time.monotonic() - began
-                    if patience_s is not None:
-                        # With this process the whole machine may have stood still, and whoever writes.
-                        self._stood_still_s += max(0.0, took_s - patience_s - LONGEST_BURST_S - TICK)
+                    if patience_s is None:
+                        looked = self._now()
+                        continue
+                    # With this process the whole machine may have stood still, and whoever writes.
+                    self._stood_still_s += max(0.0, took_s - patience_s - LONGEST_BURST_S - TICK)
                     before, looked = looked, self._now()
-                    if patience_s is not None:
-                        self._quiet_since += max(0.0, looked - before - patience_s - TICK)
+                    # Nor was it quiet in the rest of a long turn: nobody listened.
+                    self._quiet_since += max(0.0, looked - before - patience_s - TICK)
                 # Who replaces a folder again and again does not make this turn fast.
                 pause = min(2 * pause, RETRY_S) if changed is None else FIRST_PAUSE_S
                 if changed is None and events.stale:
