@@ -253,6 +253,13 @@ def test_no_tracked_file_names_a_machine() -> None:
     assert lines == []
 
 
+def test_a_tracked_file_has_a_plain_name() -> None:
+    """What a run has left behind by mistake seldom has one."""
+    strange = [str(path) for path in tracked() if not re.fullmatch(r"[\w./-]+", str(path.relative_to(ROOT)))]
+
+    assert strange == []
+
+
 def test_a_changelog_fragment_has_a_kind() -> None:
     """towncrier leaves out silently what it cannot place."""
     kinds = {entry["directory"] for entry in pyproject()["tool"]["towncrier"]["type"]}
