@@ -14,7 +14,7 @@ from tests.e2e.conftest import Site
 
 pytestmark = [pytest.mark.envoy, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
-USERS = 150
+USERS = 240
 BY_HEADER = "consistentHash: {type: Header, header: {name: x-user}}"
 
 
@@ -40,15 +40,16 @@ async def with_cookies(site: Site, name: str, cookies: list[str]) -> tuple[list[
     return by, kept
 
 
-async def by_user(site: Site, name: str, path: str = "/") -> list[str]:
+async def by_user(site: Site, name: str, path: str = "/", *, users: int = USERS) -> list[str]:
     """Who answers each user; they say who they are."""
     return [
-        (await site.reached(f"{name}.test", path, headers={"x-user": f"user-{n}"})).by for n in range(USERS)
+        (await site.reached(f"{name}.test", path, headers={"x-user": f"user-{n}"})).by for n in range(users)
     ]
 
 
 def is_a_tenth(answers: list[str]) -> bool:
-    return 4 <= Counter(answers)["two"] <= 30
+    """As far as chance goes: it is not in one run of 3 * 10^9."""
+    return 2 <= Counter(answers)["two"] <= 60
 
 
 async def test_a_session_stays_with_its_version_whatever_the_weights_are(site: Site) -> None:
@@ -75,7 +76,7 @@ async def test_a_session_does_not_outlive_the_draw_of_weights_between_clusters(s
     """Where the canary has a filter, weights are drawn for each request, before Envoy looks at the cookie."""
     await site.apply(canary("drawn", (1, 1), "{sessionName: shop}", filtered=True))
 
-    first, cookies = await with_cookies(site, "drawn", [""] * USERS)
+    first, cookies = await with_cookies(site, "drawn", [""] * 50)
     again, _ = await with_cookies(site, "drawn", cookies)
 
     assert again != first
@@ -98,7 +99,7 @@ async def test_a_hash_keeps_the_weights_and_the_user(site: Site, *, filtered: bo
 
     assert is_a_tenth(first)
     assert again == first
-    assert USERS * 0.3 < Counter(after_more)["two"] < USERS * 0.7
+    assert USERS * 0.25 < Counter(after_more)["two"] < USERS * 0.75
     left = sum(before == "two" != after for before, after in zip(first, after_more, strict=True))
     assert left <= Counter(first)["two"] / 4
     assert set(after_none) == {"one"}
@@ -114,7 +115,7 @@ async def test_a_hash_leads_to_the_same_version_in_all_rules(site: Site) -> None
         m.policy("BackendTrafficPolicy", "rules", spec, "HTTPRoute/rules"),
     )
 
-    pages, scripts = [await by_user(site, "rules", path) for path in ("/page", "/script")]
+    pages, scripts = [await by_user(site, "rules", path, users=50) for path in ("/page", "/script")]
 
     assert pages == scripts
     assert set(pages) == {"one", "two"}
