@@ -34,7 +34,7 @@ FIELDS = (
     "http1: {preserveHeaderCase: true}",
     "http1: {http10: {}}",
     "http2: {maxConcurrentStreams: 3, initialStreamWindowSize: 128Ki}",
-    "http2: {onInvalidMessage: TerminateStream, connectionKeepalive: {interval: 1s, timeout: 500ms}}",
+    "http2: {onInvalidMessage: TerminateStream, connectionKeepalive: {interval: 30s, timeout: 20s}}",
     "timeout: {http: {requestReceivedTimeout: 9s, streamIdleTimeout: 8s}}",
     "timeout: {http: {idleTimeout: 9s}}",
     "timeout: {tcp: {tlsHandshakeTimeout: 9s, connectionInspectionTimeout: 9s}}",
