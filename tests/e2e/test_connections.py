@@ -106,7 +106,7 @@ async def test_weights_divide_connections_and_a_broken_backend_gets_none(site: S
     async with lines(site, "many", "few", "none"):
         await site.apply(m.gateway("share", f"[{tcp('tcp', port)}]"), route)
 
-        counts = Counter([await asked(port) for _ in range(60)])
+        counts = Counter([await asked(port) for _ in range(160)])
 
     assert counts.keys() == {"many", "few"}
     assert counts["many"] > counts["few"]

@@ -140,7 +140,7 @@ async def test_a_backend_ref_changes_headers_of_requests_and_answers_and_the_hos
     ref = m.backend_ref("one").removesuffix("}") + f", filters: [{filters}]}}"
     await site.apply(m.route("changing", f"[{{backendRefs: [{ref}, {m.backend_ref('two')}]}}]"))
 
-    for _ in range(20):
+    for _ in range(40):
         answer = await site.ask("changing.test", headers={"x-gone": "1"})
         by_one = answer.headers.get("x-told") == "t"
         assert (answer.headers.get("x-more"), "x-backend" in answer.headers) == (
@@ -161,6 +161,6 @@ async def test_what_a_backend_ref_has_no_place_for_costs_its_share(site: Site) -
     route = m.route("no-place", f"[{{backendRefs: [{ref}, {m.backend_ref('two')}]}}]")
     await site.apply(route)
 
-    assert {await site.status("no-place.test") for _ in range(30)} == {200, 500}
+    assert {await site.status("no-place.test") for _ in range(40)} == {200, 500}
     assert site.conditions(route)["ResolvedRefs"]["reason"] == "UnsupportedRefValue"
     assert site.one.requests == []
