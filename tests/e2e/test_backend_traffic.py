@@ -12,6 +12,7 @@ import pytest
 from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.conftest import Site
+from tests.e2e.standstills import measures_time
 from tests.ports import free_port
 from tests.tcp_servers import tcp_server
 
@@ -126,8 +127,10 @@ async def test_a_rules_own_retries_cover_connections_that_break(site: Site, faul
     assert len(site.one.requests) == 4
 
 
+@measures_time()
 async def test_a_rules_own_retries_cover_tries_that_take_too_long(site: Site) -> None:
-    await site.apply(retrying("stalled", "timeouts: {request: 10s, backendRequest: 50ms}, "))
+    await site.apply(retrying("stalled", "timeouts: {request: 10s, backendRequest: 150ms}, "))
+    site.one.forget()
     site.one.faults.extend(["stall", "reset", "stall"])
 
     assert await site.status("stalled.test") == 200
@@ -140,8 +143,10 @@ async def test_a_rules_own_retries_cover_tries_that_take_too_long(site: Site) ->
     assert len(site.one.requests) == 4
 
 
+@measures_time()
 async def test_all_tries_together_take_no_longer_than_the_request_may(site: Site) -> None:
-    await site.apply(retrying("hurried", "timeouts: {request: 80ms, backendRequest: 50ms}, "))
+    await site.apply(retrying("hurried", "timeouts: {request: 300ms, backendRequest: 150ms}, "))
+    site.one.forget()
     site.one.faults.extend(["stall"] * 9)
 
     assert await site.status("hurried.test") == 504
@@ -216,11 +221,13 @@ async def test_a_request_where_nothing_happens_ends_after_its_time(site: Site) -
 
 
 @pytest.mark.proves("BackendTrafficPolicy", "retry.retryOn.triggers", "retry.perRetry.timeout")
+@measures_time()
 async def test_a_try_that_takes_too_long_is_followed_by_another(site: Site) -> None:
     await site.apply(
         m.route("each-try", f"[{{{m.to('one')}}}]"),
-        on_route("each-try", "retry: {retryOn: {triggers: [reset]}, perRetry: {timeout: 100ms}}"),
+        on_route("each-try", "retry: {retryOn: {triggers: [reset]}, perRetry: {timeout: 150ms}}"),
     )
+    site.one.forget()
     site.one.faults.append("stall")
 
     assert await site.status("each-try.test") == 200
@@ -252,8 +259,9 @@ async def test_a_retry_may_go_to_a_fallback(site: Site, attempts: str, by: str |
 async def test_pauses_between_tries_are_as_long_as_a_policy_says(site: Site) -> None:
     """Each is random: up to the base at first, and then up to the maximum.
 
-    By default they would be shorter than 25 ms, and up to ten times the base. The fastest of several requests
-    shows an upper bound, because the machine may stand still during one.
+    By default they would be shorter than 25 ms, and up to ten times the base. All are shorter than a third of
+    the base by a chance of 1 in 10^11. The fastest of several requests shows an upper bound, because the
+    machine may stand still during one.
     """
     site.one.by_path["/"] = 500
 
@@ -267,9 +275,9 @@ async def test_pauses_between_tries_are_as_long_as_a_policy_says(site: Site) -> 
         site.one.requests.clear()
         return [answer.elapsed.total_seconds() for answer in answers]
 
-    assert max(await times("long-base", 1, "{baseInterval: 3s, maxInterval: 3s}", requests=12)) > 1
-    short = "{baseInterval: 200ms, maxInterval: 200ms}"
-    assert min([max(await times("short-max", 8, short, requests=1)) for _ in range(3)]) < 2.5
+    assert max(await times("long-base", 1, "{baseInterval: 900ms, maxInterval: 900ms}", requests=24)) > 0.3
+    short = "{baseInterval: 100ms, maxInterval: 100ms}"
+    assert min([max(await times("short-max", 8, short, requests=1)) for _ in range(3)]) < 1.25
 
 
 @pytest.mark.proves("BackendTrafficPolicy", "circuitBreaker.maxParallelRequests")
@@ -314,7 +322,8 @@ async def test_a_consistent_hash_sends_the_same_header_to_the_same_endpoint(site
         on_route("sticky", hashed),
     )
 
-    users = [f"user-{n}" for n in range(20)]
+    # Where an endpoint stands depends on its port, so one that nobody meets is a chance of 3 * (2/3)^60.
+    users = [f"user-{n}" for n in range(60)]
     first = [(await site.reached("sticky.test", headers={"x-user": user})).by for user in users]
     second = [(await site.reached("sticky.test", headers={"x-user": user})).by for user in users]
 
@@ -378,7 +387,7 @@ async def test_a_share_of_the_requests_has_a_fault(site: Site) -> None:
     statuses = Counter([await site.status("half.test") for _ in range(100)])
 
     assert set(statuses) == {200, 418}
-    assert 20 < statuses[418] < 80
+    assert 15 < statuses[418] < 85
 
 
 def teapot(name: str, targets: str) -> m.Document:
