@@ -161,6 +161,7 @@ class Trial:
         self.faulty = endpoints[0]
         self.endpoints = endpoints
         self.asks = asks
+        self._first_user = 0
 
     async def ask(self, *, times: int = REQUESTS, at_once: int = 6) -> Seen:
         """Requests, some at a time."""
@@ -168,7 +169,7 @@ class Trial:
 
         async def some(start: int) -> None:
             for n in range(start, times, at_once):
-                user = n % USERS
+                user = self._first_user + n % USERS
                 began = monotonic()
                 answer = await self.site.ask(self.host, port=self.port, **self.asks(user, self.endpoints))
                 by = answer.headers.get("x-backend", "")
@@ -184,11 +185,14 @@ class Trial:
         await self._until(lambda seen: seen.statuses == {200} and not seen.share("faulty"))
 
     async def returned(self) -> None:
-        """Return when the endpoint gets requests again, and none fails."""
-        await self._until(lambda seen: seen.statuses == {200} and seen.share("faulty") > 0)
+        """Return when the endpoint gets requests again, and none fails.
 
-    async def _until(self, claim: Callable[[Seen], bool]) -> None:
-        """Return when a claim holds of a series.
+        Ports and users say whom a hash leads there. In one trial of 190,000 it is none, so others are tried.
+        """
+        await self._until(lambda seen: seen.statuses == {200} and seen.share("faulty") > 0, by_others=True)
+
+    async def _until(self, claim: Callable[[Seen], bool], *, by_others: bool = False) -> None:
+        """Return when a claim holds of a series; with ``by_others``, the next one is of other users.
 
         Raises:
             AssertionError: it soon did not. Where a request may take 300 ms, a machine that stands still may
@@ -199,6 +203,7 @@ class Trial:
             if claim(seen := await self.ask()):
                 return
             assert n < SOON or monotonic() < end, seen.statuses
+            self._first_user += USERS * by_others
 
 
 def alike(_user: int, _endpoints: tuple[Faulty, ...]) -> dict[str, Any]:
@@ -206,7 +211,7 @@ def alike(_user: int, _endpoints: tuple[Faulty, ...]) -> dict[str, Any]:
 
 
 def from_an_address(user: int, _endpoints: tuple[Faulty, ...]) -> dict[str, Any]:
-    return {"client": ADDRESSED[user]}
+    return {"client": ADDRESSED[user % USERS]}
 
 
 def with_a_header(user: int, _endpoints: tuple[Faulty, ...]) -> dict[str, Any]:
