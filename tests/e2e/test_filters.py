@@ -349,10 +349,11 @@ async def test_a_mirror_of_a_share_gets_that_share(site: Site) -> None:
 async def test_a_mirror_of_nothing_gets_nothing(site: Site) -> None:
     await site.apply(filtering("none", mirror("two", ", percent: 0"), mirror("three")))
 
-    await site.ask("none.test")
+    await site.ask("none.test", "/none")
     await site.three.arrived(1)
 
-    assert site.two.requests == []
+    # Copies of an earlier test may come late.
+    assert [request for request in site.two.requests if request.path == "/none"] == []
 
 
 async def test_a_filter_that_is_not_known_answers_500_and_says_so(site: Site) -> None:
