@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 from base64 import b64encode
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from hashlib import sha256
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -201,48 +201,55 @@ async def test_without_its_authorities_a_port_is_closed_and_the_others_serve(
     await site.delete(gateway)
 
 
-async def test_connections_that_were_checked_less_strictly_drain(site: Site, clients: Clients) -> None:
+@pytest.mark.parametrize("drain_time", ["1h", "1s"])
+async def test_connections_that_were_checked_less_strictly_drain(
+    site: Site, clients: Clients, drain_time: str
+) -> None:
     """Each ends with its next answer, or is closed after the drain time: none stays by former authorities."""
     first, second = Authority("first"), Authority("second")
     old, new = first.sign("old"), second.sign("new")
-    port = free_port()
-    proxy = m.policy("EnvoyProxy", "drained", "{shutdown: {drainTimeout: 1s}}")
+    name, port = f"strict-{drain_time}", free_port()
+    proxy = m.policy("EnvoyProxy", name, f"{{shutdown: {{drainTimeout: {drain_time}}}}}")
     del proxy["spec"]["targetRefs"]
-    ref = {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "drained"}
+    ref = {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": name}
     more = {"infrastructure": {"parametersRef": ref}}
-    await serve(site, "strict")
-    await site.apply(proxy, guarded("strict", [port], None, **more))
-    async with AsyncExitStack() as stack:
-        anybody = [await stack.enter_async_context(clients.connected(port)) for _ in range(2)]
-        assert [await each.ask() for each in anybody] == [Answer(200, stays=True)] * 2
 
-        await site.apply(m.authorities("ours", first.pem), guarded("strict", [port], asking("ours"), **more))
+    async def ends(client: Client) -> None:
+        if drain_time == "1h":
+            assert await client.ask() == Answer(200, stays=False)
+        else:
+            await client.closed()
+
+    await serve(site, name)
+    await site.apply(proxy, guarded(name, [port], None, **more))
+    async with clients.connected(port) as anybody:
+        assert await anybody.ask() == Answer(200, stays=True)
+
+        await site.apply(m.authorities("ours", first.pem), guarded(name, [port], asking("ours"), **more))
         assert await clients.ask(port) == 0
         assert await clients.ask(port, old) == 200
-        assert await anybody[0].ask() == Answer(200, stays=False)
-        await anybody[1].closed()
+        await ends(anybody)
 
-        known = [await stack.enter_async_context(clients.connected(port, old)) for _ in range(2)]
-        assert [await each.ask() for each in known] == [Answer(200, stays=True)] * 2
-        before = site.laptop.world.xds()["default/strict"]
+    async with clients.connected(port, old) as known:
+        assert await known.ask() == Answer(200, stays=True)
+        before = site.laptop.world.xds()[f"default/{name}"]
         await site.apply(m.authorities("ours", second.pem))
-        after = site.laptop.world.xds()["default/strict"]
+        after = site.laptop.world.xds()[f"default/{name}"]
         assert await clients.ask(port, old) == 0
         assert await clients.ask(port, new) == 200
-        assert await known[0].ask() == Answer(200, stays=False)
-        await known[1].closed()
+        await ends(known)
 
     differing = {
-        (type_url, name)
+        (type_url, resource)
         for type_url in before
-        for name in before[type_url]
-        if before[type_url][name] != after[type_url][name]
+        for resource in before[type_url]
+        if before[type_url][resource] != after[type_url][resource]
     }
     assert differing == {
-        (SECRET, "gateway/default/strict/default/ca.crt"),
-        (LISTENER, f"default/strict/at-{port}"),
+        (SECRET, f"gateway/default/{name}/default/ca.crt"),
+        (LISTENER, f"default/{name}/at-{port}"),
     }
-    await site.delete(guarded("strict", [port], None))
+    await site.delete(guarded(name, [port], None))
 
 
 async def test_nobody_passes_unchecked_where_envoy_refuses_the_chain_that_checks(
