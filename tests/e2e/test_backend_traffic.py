@@ -370,7 +370,7 @@ async def test_requests_are_delayed_on_purpose(site: Site) -> None:
     answer = await site.ask("delay.test")
 
     assert answer.status_code == 200
-    assert answer.elapsed.total_seconds() >= 0.19
+    assert answer.elapsed.total_seconds() >= 0.15
 
 
 @pytest.mark.proves(
