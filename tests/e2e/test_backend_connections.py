@@ -205,7 +205,7 @@ async def test_a_gateway_buffers_as_much_for_a_slow_backend_as_a_policy_says(sit
 
 @pytest.mark.proves("BackendTrafficPolicy", "timeout.tcp.connectTimeout")
 async def test_a_backend_that_takes_no_connections_is_given_up(site: Site) -> None:
-    """Without the policy that would take ten seconds. Envoy's clock for timers is some milliseconds coarse."""
+    """Without the policy that would take ten seconds. Envoy's timers are some milliseconds coarse."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         address = full.getsockname()
         # One connection is in the queue, and the kernel lets no more be opened.

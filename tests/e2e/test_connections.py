@@ -15,6 +15,7 @@ from moongate.infra.ports import PortError
 from tests.e2e import manifests as m
 from tests.e2e.conftest import Site, until
 from tests.e2e.lines import asked, datagram, line_to, serving_datagrams, serving_lines
+from tests.e2e.standstills import measures_time
 from tests.ports import free_port
 
 if TYPE_CHECKING:
@@ -251,8 +252,12 @@ async def test_datagrams_and_connections_share_the_number_of_a_port(site: Site) 
         assert await datagram(port, "ping", wait_s=0.3) is None
 
 
+@measures_time()
 async def test_while_another_envoy_drains_a_port_of_udp_the_status_says_so(site: Site) -> None:
-    """Packets go to either of them until then, and nothing else would say why some are lost."""
+    """Packets go to either of them until then, and nothing else would say why some are lost.
+
+    The drain time must not be over before that is seen.
+    """
     port, more, other = free_port(), free_port(), free_port()
     proxy = m.policy("EnvoyProxy", "hasty", "{shutdown: {drainTimeout: 2s}}")
     del proxy["spec"]["targetRefs"]
