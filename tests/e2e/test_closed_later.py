@@ -13,6 +13,7 @@ import pytest
 from moongate.api.backend import Backend
 from moongate.api.base import GATEWAY_GROUP, Ref
 from moongate.run import Laptop
+from moongate.sources import files as files_source
 from moongate.sources.files import Files, load
 from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
@@ -147,9 +148,13 @@ CASES = {
 }
 
 
-async def test_nothing_that_is_new_is_served_without_its_policy(tmp_path: Path) -> None:
+async def test_nothing_that_is_new_is_served_without_its_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever opens it: a route, what a route lacks, or what other routes leave. If moongate starts again
     in between, what is new stays closed, until the policy is mended."""
+    # Files that are written at once are one edit, however short the pause after it is.
+    monkeypatch.setattr(files_source, "SETTLE_USED", 0.1)
     port, second, root = free_port(), free_port(), tmp_path / "m"
     root.mkdir()
     async with (
