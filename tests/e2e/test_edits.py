@@ -244,7 +244,7 @@ async def test_a_guarded_route_that_is_renamed_file_by_file_lets_nobody_in(tmp_p
             guard(n)
             await knock(0.2)
             (root / f"r{10 - n}.yaml").unlink()
-            await knock(1.0)
+            await knock(1.5 * SETTLE_USED)
 
     assert set(statuses) == {401}
 
@@ -371,12 +371,14 @@ async def test_no_request_passes_between_two_files_of_an_edit(tmp_path: Path) ->
 
         for edit, (before, (first, second), url) in halves(other).items():
             put(before)
+            written = monotonic()
             async with asyncio.timeout(DEADLINE_S):
                 while await asked(url) != {401, 404}:  # noqa: ASYNC110 - no event tells of workers of Envoy
                     await asyncio.sleep(0.01)
-            await asyncio.sleep(2 * SETTLE_USED)  # no event tells that an edit is over
+            # No event tells that an edit is over.
+            await asyncio.sleep(max(0, written + 1.5 * SETTLE_USED - monotonic()))
             seen = statuses[edit] = set[int]()
-            for document, seconds in ((first, 0.1), (second, 1.0)):
+            for document, seconds in ((first, 0.1), (second, 1.5 * SETTLE_USED)):
                 put([document])
                 until = monotonic() + seconds
                 while monotonic() < until:
