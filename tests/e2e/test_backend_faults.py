@@ -41,7 +41,7 @@ USERS = 30
 TIMEOUT_S = 0.3
 TRY_S = 0.15
 SLOW_S = 0.6
-EJECTED_S = 2.0
+EJECTED_S = 1.0
 SOON, SOON_S = 20, 10.0
 """After so many series of requests and so many seconds it is not soon any more."""
 
