@@ -22,6 +22,7 @@ from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo
 from tests.e2e.load import Load
+from tests.e2e.test_recovery import ended
 from tests.ports import free_port
 from tests.run.conftest import app, is_, text, until, who
 
@@ -132,7 +133,7 @@ async def test_no_request_fails_while_moongate_is_killed_ended_and_started_again
     assert report["gateways"][0]["envoy"]["adopted"] is True
     assert report["gateways"][0]["envoy"]["pid"] == envoy["pid"] == pid
     assert report["figures"]["sent"] == {}
-    assert not runs(pid)
+    assert ended(pid)
     assert left_in(home.runs) == []
 
 
@@ -182,7 +183,7 @@ async def test_a_hostname_whose_route_was_removed_while_no_moongate_ran_is_not_a
             assert {(answer.status, answer.error) for answer in answers} == {(200, "")}
         expected = {"here": "one", "left": "404", "left.wild": "two", "any.wild": "two"}
         await until(lambda: are(home.port, expected))
-        assert runs(pid) == (difference == "none")
+        assert ended(pid) == (difference != "none")
 
         home.serve_parts("here", "left")
         await until(lambda: are(home.port, expected | {"left": "one"}))
@@ -258,7 +259,7 @@ async def test_an_envoy_that_differs_is_replaced(home: Home, difference: str) ->
         await second.says("envoy.replaced")
         await second.says("gateway.serving")
 
-        assert not runs(pid)
+        assert ended(pid)
         assert await who(home.port) == "one"
         assert (await home.envoy())["adopted"] is False
 
@@ -276,7 +277,7 @@ async def test_an_envoy_stays_where_the_binary_is_none(home: Home) -> None:
         home.serve(home.two)
         await until(lambda: is_(home.port, "two"))
 
-        assert runs(pid)
+        assert not ended(pid)
     assert {answer.status for answer in answers} == {200}
 
 
@@ -298,7 +299,7 @@ async def test_the_envoy_of_a_gateway_that_is_gone_is_ended_once_manifests_have_
         await second.says("envoy.left_over")
         await until(lambda: is_(home.port, "two"))
 
-        assert not runs(pid)
+        assert ended(pid)
 
 
 async def test_one_folder_belongs_to_one_moongate(home: Home) -> None:
@@ -327,11 +328,6 @@ async def test_stop_ends_envoys_that_no_moongate_runs(home: Home) -> None:
     assert await home.stopped() == "1 Envoy that it left running has ended.\n"
     assert await who(home.port) == ""
     assert left_in(home.runs) == []
-
-
-def runs(pid: int) -> bool:
-    """Whether a process runs; its parent is not ours to hurry, so that it may still be in the table."""
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 async def parts(port: int, hosts: Iterable[str]) -> dict[str, str]:

@@ -18,6 +18,8 @@ from tests.cli.process import Moongate, left_in
 from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo
+from tests.e2e.rate_limiters import patient
+from tests.e2e.test_recovery import ended
 from tests.ports import free_port
 from tests.redis_servers import redis_server
 from tests.run.conftest import app, text, until
@@ -37,6 +39,7 @@ class Home:
         self.shop.mkdir()
         self.port = free_port()
         (self.shop / "app.yaml").write_text(app(self.port, backend.port))
+        (self.shop / "config.yaml").write_bytes(msgspec.yaml.encode(patient()))
         self.limit(2)
 
     def limit(self, requests: int) -> None:
@@ -138,14 +141,9 @@ async def test_one_that_is_not_as_it_would_be_started_now_is_replaced(home: Home
         async with home.moongate(*options) as second:
             await second.says("rate_limits.replaced")
             await second.says("rate_limits.serving")
-            await until(lambda: not psutil.pid_exists(pid) or is_gone(pid))
+            await until(lambda: ended(pid))
             service = await home.service()
             assert await home.statuses(3) == [200, 200, 429]
 
     assert service["pid"] != pid
     assert (service["counts_in"] == "memory") == (difference == "stopped")
-
-
-def is_gone(pid: int) -> bool:
-    """Its parent is not ours to hurry, so that it may still be in the table."""
-    return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
