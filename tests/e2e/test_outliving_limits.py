@@ -19,6 +19,7 @@ from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo
 from tests.e2e.rate_limiters import patient
+from tests.e2e.test_outliving import reported
 from tests.e2e.test_recovery import ended
 from tests.ports import free_port
 from tests.redis_servers import redis_server
@@ -51,12 +52,9 @@ class Home:
     def moongate(self, *options: str) -> Moongate:
         return Moongate("run", self.shop, "--run-dir", self.runs, "--keep-envoys", *options)
 
-    async def service(self) -> dict[str, Any]:
+    def service(self) -> dict[str, Any]:
         """What moongate knows of the service."""
-        asked = Moongate("status", "--of", "rate-limits", "--run-dir", self.runs, "-o", "json", stderr=False)
-        async with asked:
-            printed, _ = await asked.process.communicate()
-        return msgspec.json.decode(printed)["rateLimits"]["service"]
+        return reported(self.runs, "--of", "rate-limits")["rateLimits"]["service"]
 
     async def statuses(self, count: int) -> list[int]:
         async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client:
@@ -90,7 +88,7 @@ async def test_limits_hold_while_no_moongate_runs_and_the_next_one_goes_on_with_
 ) -> None:
     async with home.moongate() as first:
         await first.says("gateway.serving")
-        pid = (await home.service())["pid"]
+        pid = home.service()["pid"]
         assert await home.statuses(1) == [200]
         await first.killed()
         assert await home.statuses(3) == [200, 429, 429]
@@ -98,7 +96,7 @@ async def test_limits_hold_while_no_moongate_runs_and_the_next_one_goes_on_with_
     async with home.moongate() as second:
         await second.says("rate_limits.adopted")
         await second.says("gateway.serving")
-        assert (await home.service())["pid"] == pid
+        assert home.service()["pid"] == pid
         assert await home.statuses(1) == [429]
         home.limit(6)
         await until(lambda: answers(home, 200))
@@ -132,7 +130,7 @@ async def test_one_that_is_not_as_it_would_be_started_now_is_replaced(home: Home
     async with redis_server(home.runs.parent / "redis") as redis:
         async with home.moongate() as first:
             await first.says("gateway.serving")
-            pid = (await home.service())["pid"]
+            pid = home.service()["pid"]
             await first.killed()
         options = ["--redis", redis.url] if difference == "redis" else []
         if difference == "stopped":
@@ -142,7 +140,7 @@ async def test_one_that_is_not_as_it_would_be_started_now_is_replaced(home: Home
             await second.says("rate_limits.replaced")
             await second.says("rate_limits.serving")
             await until(lambda: ended(pid))
-            service = await home.service()
+            service = home.service()
             assert await home.statuses(3) == [200, 200, 429]
 
     assert service["pid"] != pid
