@@ -26,9 +26,9 @@ HEADING = "An outage, tried"
 CLIENTS = 20
 REQUESTS = 200
 
-TIMEOUT = "timeout: {http: {requestTimeout: 500ms}}"
+TIMEOUT = "timeout: {http: {requestTimeout: 300ms}}"
 RETRY = (
-    f"{TIMEOUT}, retry: {{numRetries: 3, retryOn: {{triggers: [5xx, reset]}}, perRetry: {{timeout: 125ms}}}}"
+    f"{TIMEOUT}, retry: {{numRetries: 3, retryOn: {{triggers: [5xx, reset]}}, perRetry: {{timeout: 75ms}}}}"
 )
 POLICIES = {
     "no `retry`": TIMEOUT,
@@ -47,7 +47,7 @@ FAULTS = {"both answer 500": "answers 500", "both are too slow": "is slow"}
 
 def in_time(policy: str, fault: str) -> str:
     """A policy, with more time for a fault that takes none: the machine may stand still during a request."""
-    return policy if fault == "is slow" else policy.replace("500ms", "60s").replace("125ms", "15s")
+    return policy if fault == "is slow" else policy.replace("300ms", "60s").replace("75ms", "15s")
 
 
 def cells() -> Iterator[tuple[str, str, str, str]]:
