@@ -180,7 +180,7 @@ class House:
     async def running(
         self, *, options: Sequence[str] = (), before: Sequence[str] = (), **more: Any
     ) -> AsyncGenerator[None]:
-        """Run until the block is left.
+        """Run as a daemon does, without a terminal, until the block is left.
 
         Args:
             options: of the command, besides those that all runs have.
@@ -195,7 +195,8 @@ class House:
             self.process = await asyncio.create_subprocess_exec(
                 *(*start, "run", str(self.folder), "--run-dir", str(self.home / "r")),
                 *("--log-format", "json", *options),
-                preexec_fn=humbled if os.geteuid() == 0 else None,
+                preexec_fn=_begin_as_daemon,
+                start_new_session=True,
                 pass_fds=(counting, shift.fileno()),
                 env={
                     **os.environ,
@@ -520,6 +521,16 @@ def ran(*arguments: str | Path, humble: bool = False) -> tuple[int, str]:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         code = main(words)
     return code, out.getvalue()
+
+
+def _begin_as_daemon() -> None:
+    """Have no right of root, and do not ignore the signal that reads files again.
+
+    Whoever runs the tests may ignore it (``nohup``), and a process that is started inherits that.
+    """
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if os.geteuid() == 0:
+        humbled()
 
 
 def humbled() -> None:

@@ -22,6 +22,7 @@ import pytest
 
 import moongate
 from tests.campaign.house import until
+from tests.deadline import DEADLINE_S
 from tests.e2e.backends import Echo
 from tests.ports import free_port
 from tests.signals import while_importing
@@ -96,7 +97,10 @@ async def test_process_1_of_a_container_serves_drains_and_leaves_no_zombies(tmp_
     again, and what others leave behind is collected too."""
     needs_namespaces()
     port = free_port()
-    async with Echo("one").serving() as backend, httpx.AsyncClient(trust_env=False, timeout=10) as client:
+    async with (
+        Echo("one").serving() as backend,
+        httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client,
+    ):
         (tmp_path / "gw").mkdir()
         (tmp_path / "gw" / "a.yaml").write_text(MANIFESTS.format(port=port, upstream=backend.port))
 

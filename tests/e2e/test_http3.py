@@ -112,7 +112,7 @@ async def test_http3_comes_and_goes_beside_open_connections(site: Site) -> None:
     await site.delete(policy)
     assert "alt-svc" not in await head()
     with pytest.raises((ConnectionError, TimeoutError)):
-        await http3_get(site.authority, port, ONE, patience_s=1)
+        await http3_get(site.authority, port, ONE, patience_s=0.4)
     writer.close()
     await site.delete(gateway)
 
@@ -164,7 +164,7 @@ async def test_a_listener_that_checks_its_clients_is_not_reached_over_http3(site
     assert (await http3_get(site.authority, port, TWO)).status == 200
     assert (await http3_get(site.authority, port, ONE, asking_for=TWO)).status in (404, 421)
     with pytest.raises((ConnectionError, TimeoutError)):
-        await http3_get(site.authority, port, ONE, patience_s=1)
+        await http3_get(site.authority, port, ONE, patience_s=0.4)
 
     conditions = site.conditions(guarded)
     assert conditions["Accepted"]["status"] == "True"
@@ -204,7 +204,7 @@ async def test_connections_are_limited_over_quic_by_themselves(site: Site) -> No
     first = await Http3.to(port, ONE, authorities=site.authority.pem)
     assert (await first.ask(ONE, {}))[0] == 200
     with pytest.raises((ConnectionError, TimeoutError)):
-        await http3_get(site.authority, port, ONE, patience_s=1)
+        await http3_get(site.authority, port, ONE, patience_s=0.4)
     assert await site.status(ONE, port=port, tls=True) == 200
 
     first.close()

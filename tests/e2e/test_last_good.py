@@ -19,6 +19,7 @@ from tests.e2e import manifests as m
 from tests.e2e.backends import Echo
 from tests.e2e.broken_policies import A_TAB, FAULTS, POLICY, SHA_OF_TEST
 from tests.e2e.conftest import started
+from tests.e2e.test_outliving import reported
 from tests.ports import free_port
 from tests.run.conftest import text
 
@@ -100,9 +101,7 @@ async def test_broken_files_are_served_as_they_were(home: Home) -> None:
     async with home.serving() as said:
         assert (await home.answer(), await home.answer(user=True)) == (401, 200)
         assert said.count("in force, as it was at 20") == 3
-        async with Moongate("status", "--run-dir", home.runs, "-o", "json", stderr=False) as asked:
-            printed, _ = await asked.process.communicate()
-        shown = msgspec.json.decode(printed)["diagnostics"]
+        shown = reported(home.runs)["diagnostics"]
         assert sum("in force, as it was at 20" in each for each in shown) == 3
 
     (home.root / "policy.yaml").unlink()

@@ -45,18 +45,23 @@ def limited(*rules: str) -> Document:
     return m.policy("BackendTrafficPolicy", "limits", body, "HTTPRoute/app")
 
 
+def client_of(port: int, **headers: str) -> httpx.AsyncClient:
+    """A client of a port. Headers have ``_`` for ``-``."""
+    return httpx.AsyncClient(
+        trust_env=False,
+        base_url=f"http://127.0.0.1:{port}",
+        headers={name.replace("_", "-"): value for name, value in headers.items()},
+        timeout=DEADLINE_S,
+    )
+
+
 @asynccontextmanager
 async def asking(port: int, **headers: str) -> AsyncGenerator[set[int]]:
     """Requests while the block runs, and the statuses that they got. Headers have ``_`` for ``-``."""
     statuses, done = set[int](), asyncio.Event()
 
     async def ask() -> None:
-        async with httpx.AsyncClient(
-            trust_env=False,
-            base_url=f"http://127.0.0.1:{port}",
-            headers={name.replace("_", "-"): value for name, value in headers.items()},
-            timeout=DEADLINE_S,
-        ) as client:
+        async with client_of(port, **headers) as client:
             while not done.is_set():
                 statuses.add((await client.get("/")).status_code)
 
@@ -75,7 +80,7 @@ async def serving(**options: Any) -> AsyncGenerator[tuple[Laptop, Echo, int]]:
     port = free_port()
     async with Echo("one").serving() as one, Laptop(config=patient(), **options) as laptop:
         http = f"[{{name: http, port: {port}, protocol: HTTP}}]"
-        await laptop.apply([m.gateway("gateway", http), m.local("one", one.port)])
+        await laptop.apply([m.gateway("gateway", http), m.local("one", one.port)], timeout_s=DEADLINE_S)
         yield laptop, one, port
 
 
@@ -88,9 +93,9 @@ def app() -> Document:
 async def test_no_request_passes_that_both_configurations_refuse() -> None:
     """Neither while the service is started for the first limit, nor when rules change under load."""
     async with serving() as (laptop, one, port), asking(port) as statuses:
-        await laptop.apply([app(), limited(ALL)], timeout_s=60)
+        await laptop.apply([app(), limited(ALL)], timeout_s=DEADLINE_S)
         for n in range(30):
-            await laptop.apply([limited((BY_PATH, BY_METHOD, ALL)[n % 3])])
+            await laptop.apply([limited((BY_PATH, BY_METHOD, ALL)[n % 3])], timeout_s=DEADLINE_S)
 
     assert statuses == {404, 429}
     assert one.requests == []
@@ -116,15 +121,17 @@ async def test_a_rule_that_moves_lets_nothing_pass_that_both_configurations_refu
 ) -> None:
     """Rules are known by their place; a generous one comes before a strict one, and leaves."""
     async with counted_by(who, tmp_path) as options, serving(**options) as (laptop, one, port):
-        await laptop.apply([app(), limited(STRICT)], timeout_s=60)
-        async with httpx.AsyncClient(trust_env=False, base_url=f"http://127.0.0.1:{port}") as client:
+        await laptop.apply([app(), limited(STRICT)], timeout_s=DEADLINE_S)
+        async with client_of(port) as client:
             await until_status(client, 429, {"x-one": "y"})
             one.requests.clear()
             async with asking(port, x_one="y") as statuses:
                 for n in range(20):
-                    await laptop.apply([limited(*((GENEROUS, STRICT), (STRICT,))[n % 2])], timeout_s=60)
+                    await laptop.apply(
+                        [limited(*((GENEROUS, STRICT), (STRICT,))[n % 2])], timeout_s=DEADLINE_S
+                    )
             passed = list(one.requests)
-            await laptop.apply([limited(GENEROUS)], timeout_s=60)
+            await laptop.apply([limited(GENEROUS)], timeout_s=DEADLINE_S)
             await until_status(client, 200, {"x-other": "y"})
 
     assert statuses == {429}
@@ -141,12 +148,12 @@ async def until_status(client: httpx.AsyncClient, status: int, headers: dict[str
 async def test_a_raised_limit_is_in_force_when_it_is_applied() -> None:
     """It waits for the routes of Envoys, and ``apply`` for it."""
     async with serving() as (laptop, _one, port):
-        await laptop.apply([app(), limited(STRICT)], timeout_s=60)
-        async with httpx.AsyncClient(trust_env=False, base_url=f"http://127.0.0.1:{port}") as client:
+        await laptop.apply([app(), limited(STRICT)], timeout_s=DEADLINE_S)
+        async with client_of(port) as client:
             statuses: list[int] = []
             for _ in range(5):
                 for rule, header in ((GENEROUS, "x-other"), (STRICT, "x-one")):
-                    await laptop.apply([limited(rule)], timeout_s=60)
+                    await laptop.apply([limited(rule)], timeout_s=DEADLINE_S)
                     statuses.append((await client.get("/", headers={header: "y"})).status_code)
 
     assert statuses == [200, 429] * 5
@@ -155,11 +162,13 @@ async def test_a_raised_limit_is_in_force_when_it_is_applied() -> None:
 async def test_another_redis_lets_no_request_pass_uncounted(tmp_path: Path) -> None:
     """The former process answers until the next one does."""
     async with redis_server(tmp_path) as redis, serving() as (laptop, one, port):
-        await laptop.apply([app(), limited(ALL)], timeout_s=60)
+        await laptop.apply([app(), limited(ALL)], timeout_s=DEADLINE_S)
         before = (await laptop.limits())["service"]["pid"]
         async with asking(port) as statuses:
             laptop.rate_limits.count_in(Redis(address=redis_address(redis.url)))
             await until(lambda: not psutil.pid_exists(before))
+        async with client_of(port) as client:
+            assert (await client.get("/")).status_code == 429
         after = await laptop.limits()
 
     assert after["service"]["counts_in"] != "memory"
@@ -173,11 +182,9 @@ async def test_a_client_with_an_odd_value_is_counted(value: bytes) -> None:
     """Or every limit for each value of a header could be passed by sending one that is no text."""
     each = "clientSelectors: [{headers: [{name: x-user, type: Distinct}]}], limit: {requests: 1, unit: Year}"
     async with serving() as (laptop, one, port):
-        await laptop.apply([app(), limited(f"{{{each}}}")], timeout_s=60)
-        async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client:
-            asked = [
-                await client.get(f"http://127.0.0.1:{port}/", headers=[(b"x-user", value)]) for _ in range(3)
-            ]
+        await laptop.apply([app(), limited(f"{{{each}}}")], timeout_s=DEADLINE_S)
+        async with client_of(port) as client:
+            asked = [await client.get("/", headers=[(b"x-user", value)]) for _ in range(3)]
 
     assert [answer.status_code for answer in asked] == [200, 429, 429]
     assert len(one.requests) == 1

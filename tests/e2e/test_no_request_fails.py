@@ -357,11 +357,11 @@ async def test_a_websocket_outlives_a_change_of_its_listener(site: Site) -> None
             assert listener_changes(site) > before
 
             # Longer than Envoy waits for requests when it is to end.
-            for n in range(EnvoyOptions().drain_s + 2):
+            for n in range(EnvoyOptions().drain_s + 1):
+                await asyncio.sleep(1)
                 await socket.send(str(n))
                 async with asyncio.timeout(DEADLINE_S):
                     assert await socket.recv() == str(n)
-                await asyncio.sleep(1)
         await site.delete(policy)
 
 

@@ -13,6 +13,7 @@ import pytest
 from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.conftest import Site
+from tests.e2e.standstills import measures_time
 from tests.e2e.test_backend_faults import Faulty, rows
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ HEADING = "An outage, tried"
 CLIENTS = 20
 REQUESTS = 200
 
-TIMEOUT = "timeout: {http: {requestTimeout: 500ms}}"
+TIMEOUT = "timeout: {http: {requestTimeout: 300ms}}"
 RETRY = (
-    f"{TIMEOUT}, retry: {{numRetries: 3, retryOn: {{triggers: [5xx, reset]}}, perRetry: {{timeout: 125ms}}}}"
+    f"{TIMEOUT}, retry: {{numRetries: 3, retryOn: {{triggers: [5xx, reset]}}, perRetry: {{timeout: 75ms}}}}"
 )
 POLICIES = {
     "no `retry`": TIMEOUT,
@@ -46,7 +47,7 @@ FAULTS = {"both answer 500": "answers 500", "both are too slow": "is slow"}
 
 def in_time(policy: str, fault: str) -> str:
     """A policy, with more time for a fault that takes none: the machine may stand still during a request."""
-    return policy if fault == "is slow" else policy.replace("500ms", "60s").replace("125ms", "15s")
+    return policy if fault == "is slow" else policy.replace("300ms", "60s").replace("75ms", "15s")
 
 
 def cells() -> Iterator[tuple[str, str, str, str]]:
@@ -56,7 +57,15 @@ def cells() -> Iterator[tuple[str, str, str, str]]:
             yield f"outage-{row}-{FAULTS[fault].split()[0]}", policy, fault, cell
 
 
+async def until_answered(site: Site, host: str, status: int) -> None:
+    """Return when a request gets this status: who stands still for a moment is too slow, or not healthy."""
+    async with asyncio.timeout(DEADLINE_S):
+        while await site.status(host) != status:
+            pass
+
+
 @pytest.mark.parametrize(("name", "policy", "fault", "cell"), [*cells()])
+@measures_time(fault={"both are too slow"})
 async def test_as_many_tries_reach_the_backend_as_the_page_says(
     site: Site, name: str, policy: str, fault: str, cell: str
 ) -> None:
@@ -70,13 +79,12 @@ async def test_as_many_tries_reach_the_backend_as_the_page_says(
             m.policy("BackendTrafficPolicy", name, f"{{{spec}}}", f"HTTPRoute/{name}"),
         ]
         await site.apply(*documents)
-        assert await site.status(f"{name}.test") == 200
+        await until_answered(site, f"{name}.test", 200)
         for endpoint in endpoints:
             endpoint.begin(FAULTS[fault])
 
-        async with asyncio.timeout(DEADLINE_S):
-            while "once" in cell and await site.status(f"{name}.test") != 503:
-                pass
+        if "once" in cell:
+            await until_answered(site, f"{name}.test", 503)
         for endpoint in endpoints:
             endpoint.taken = 0
 
@@ -108,7 +116,7 @@ async def test_an_order_reaches_a_backend_once_whatever_becomes_of_it(site: Site
             m.policy("BackendTrafficPolicy", name, f"{{{in_time(RETRY, fault)}}}", f"HTTPRoute/{name}"),
             m.policy("BackendTrafficPolicy", f"{name}-orders", f"{{{orders}}}", f"HTTPRoute/{name}/orders"),
         )
-        assert await site.status(f"{name}.test") == 200
+        await until_answered(site, f"{name}.test", 200)
         endpoint.begin(fault)
 
         tries: dict[str, int] = {}

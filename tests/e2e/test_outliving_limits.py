@@ -18,6 +18,9 @@ from tests.cli.process import Moongate, left_in
 from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo
+from tests.e2e.rate_limiters import patient
+from tests.e2e.test_outliving import reported
+from tests.e2e.test_recovery import ended
 from tests.ports import free_port
 from tests.redis_servers import redis_server
 from tests.run.conftest import app, text, until
@@ -37,6 +40,7 @@ class Home:
         self.shop.mkdir()
         self.port = free_port()
         (self.shop / "app.yaml").write_text(app(self.port, backend.port))
+        (self.shop / "config.yaml").write_bytes(msgspec.yaml.encode(patient()))
         self.limit(2)
 
     def limit(self, requests: int) -> None:
@@ -48,12 +52,9 @@ class Home:
     def moongate(self, *options: str) -> Moongate:
         return Moongate("run", self.shop, "--run-dir", self.runs, "--keep-envoys", *options)
 
-    async def service(self) -> dict[str, Any]:
+    def service(self) -> dict[str, Any]:
         """What moongate knows of the service."""
-        asked = Moongate("status", "--of", "rate-limits", "--run-dir", self.runs, "-o", "json", stderr=False)
-        async with asked:
-            printed, _ = await asked.process.communicate()
-        return msgspec.json.decode(printed)["rateLimits"]["service"]
+        return reported(self.runs, "--of", "rate-limits")["rateLimits"]["service"]
 
     async def statuses(self, count: int) -> list[int]:
         async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client:
@@ -87,7 +88,7 @@ async def test_limits_hold_while_no_moongate_runs_and_the_next_one_goes_on_with_
 ) -> None:
     async with home.moongate() as first:
         await first.says("gateway.serving")
-        pid = (await home.service())["pid"]
+        pid = home.service()["pid"]
         assert await home.statuses(1) == [200]
         await first.killed()
         assert await home.statuses(3) == [200, 429, 429]
@@ -95,7 +96,7 @@ async def test_limits_hold_while_no_moongate_runs_and_the_next_one_goes_on_with_
     async with home.moongate() as second:
         await second.says("rate_limits.adopted")
         await second.says("gateway.serving")
-        assert (await home.service())["pid"] == pid
+        assert home.service()["pid"] == pid
         assert await home.statuses(1) == [429]
         home.limit(6)
         await until(lambda: answers(home, 200))
@@ -129,7 +130,7 @@ async def test_one_that_is_not_as_it_would_be_started_now_is_replaced(home: Home
     async with redis_server(home.runs.parent / "redis") as redis:
         async with home.moongate() as first:
             await first.says("gateway.serving")
-            pid = (await home.service())["pid"]
+            pid = home.service()["pid"]
             await first.killed()
         options = ["--redis", redis.url] if difference == "redis" else []
         if difference == "stopped":
@@ -138,14 +139,9 @@ async def test_one_that_is_not_as_it_would_be_started_now_is_replaced(home: Home
         async with home.moongate(*options) as second:
             await second.says("rate_limits.replaced")
             await second.says("rate_limits.serving")
-            await until(lambda: not psutil.pid_exists(pid) or is_gone(pid))
-            service = await home.service()
+            await until(lambda: ended(pid))
+            service = home.service()
             assert await home.statuses(3) == [200, 200, 429]
 
     assert service["pid"] != pid
     assert (service["counts_in"] == "memory") == (difference == "stopped")
-
-
-def is_gone(pid: int) -> bool:
-    """Its parent is not ours to hurry, so that it may still be in the table."""
-    return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
