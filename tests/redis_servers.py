@@ -50,10 +50,10 @@ class RedisServer:
         ]
 
     def use_sentinel(self, name: str, port: int) -> None:
-        """Be a Sentinel for a Redis, which alone decides that it is gone."""
+        """Be a Sentinel for a Redis, which takes no standstill for its end: it is told to replace it."""
         self.options += [
             f"sentinel monitor {name} 127.0.0.1 {port} 1",
-            f"sentinel down-after-milliseconds {name} 500",
+            f"sentinel down-after-milliseconds {name} {1000 * DEADLINE_S:.0f}",
             f"sentinel failover-timeout {name} 3000",
         ]
 
@@ -63,7 +63,8 @@ class RedisServer:
         is_sentinel = any(option.startswith("sentinel ") for option in self.options)
         if not file.exists():
             usual = ["bind 127.0.0.1", f"port {self.port}", f"dir {self.folder}"]
-            usual += [] if is_sentinel else ["appendonly yes"]
+            # It would wait for more replicas before it sends its data to one.
+            usual += [] if is_sentinel else ["appendonly yes", "repl-diskless-sync-delay 0"]
             file.write_text("\n".join((*usual, *self.options, "")))
         self._process = await asyncio.create_subprocess_exec(
             self._program,

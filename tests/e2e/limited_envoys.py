@@ -89,7 +89,7 @@ async def limited(
         domains: dict[str, RateLimitConfig] = {}
         for n in range(envoys):
             made = [
-                _listener(f"default/gw-{m}/http", routes, rules, filters, fail_closed=fail_closed)
+                _listener(limiter.namespace, f"gw-{m}", routes, rules, filters, fail_closed=fail_closed)
                 for m in range(listeners)
             ]
             gateway.ports += [port for port, _, _ in made]
@@ -202,14 +202,15 @@ def _address(source: Json) -> list[_Step]:
 
 
 def _listener(
-    domain: str,
+    namespace: str,
+    gateway: str,
     routes: tuple[str, ...],
     rules: tuple[Json, ...],
     filters: tuple[Json, ...],
     *,
     fail_closed: bool,
 ) -> tuple[int, Json, list[RateLimitConfig]]:
-    port, shared_domain = free_port(), "default/policy"
+    port, domain, shared_domain = free_port(), f"{namespace}/{gateway}/http", f"{namespace}/policy"
     configs = {each: RateLimitConfig(name=each, domain=each) for each in (domain, shared_domain)}
     entries: list[Json] = []
     for r, prefix in enumerate(routes):
@@ -219,7 +220,7 @@ def _listener(
             shared = rule.get("shared", False)
             n = counts[shared]
             counts[shared] += 1
-            top = f"{shared_domain}/rule/{n}" if shared else f"httproute/default/shop/rule/{r}/match/0/*"
+            top = f"{shared_domain}/rule/{n}" if shared else f"httproute/{namespace}/shop/rule/{r}/match/0/*"
             at = shared_domain if shared else domain
             for steps in _steps(n, rule):
                 whole = [_generic(top), *steps]

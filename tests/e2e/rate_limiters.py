@@ -57,10 +57,12 @@ class RateLimiter:
     Attributes:
         socket: where Envoys ask.
         redis: where it counts.
+        namespace: of the Gateways whose requests are counted; those of another one begin at zero.
     """
 
     def __init__(self, folder: Path, kind: Kind) -> None:
         self.kind: Kind = kind
+        self.namespace = "default"
         self.socket = folder / "limits.sock"
         self.redis = RedisServer(folder / "redis") if kind != "memory" else None
         self._folder = folder

@@ -16,8 +16,9 @@ from moongate.xds.wire import LISTENER
 from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.auth_servers import AuthServer
-from tests.e2e.conftest import Site, until
+from tests.e2e.conftest import Site, open_site, until
 from tests.e2e.limit_service import LimitService
+from tests.e2e.rate_limiters import patient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
 TWICE = "limit: {requests: 2, unit: Hour}"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def site() -> AsyncGenerator[Site]:
+    """One for all tests. A request does not pass because this process, which judges it, stood still."""
+    async with open_site(config=patient()) as at:
+        yield at
 
 
 def limited(name: str, body: str) -> tuple[m.Document, m.Document]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from moongate.infra.ports import explain_bind_failure, port_holder
+from tests.ports import free_port
 
 
 def test_a_privileged_port_comes_with_two_ways_out() -> None:
@@ -34,9 +35,9 @@ def test_a_taken_port_names_who_has_it() -> None:
 
 def test_a_taken_port_of_udp_names_who_has_it() -> None:
     """The same number may be free for TCP."""
+    port = free_port()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
-        server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
+        server.bind(("127.0.0.1", port))
         message = f"cannot bind '0.0.0.0:{port}': Address already in use"
 
         explanation = explain_bind_failure(message, is_udp=True)
