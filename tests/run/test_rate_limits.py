@@ -207,6 +207,36 @@ async def test_an_envoy_that_never_answers_does_not_keep_former_limits_in_force(
     assert (during.requests, after.requests) == (2, 9)
 
 
+async def test_former_limits_count_until_envoys_have_their_routes_though_the_process_stands_still(
+    tmp_path: Path,
+) -> None:
+    """It does not hand out routes meanwhile, so Envoys ask by the former ones."""
+    service = ExternalService(address="localhost:8081", configuration_port=free_port())
+    with RunDirectory(tmp_path / "r") as run, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transition, "FORMER_S", 1.5)
+        patch.setattr(rate_limits, "FORMER_S", 1.5)
+        async with RateLimits(run, external=service) as limits:
+            at_once(limits.publish(TWO_A_YEAR, {"one": 1}))
+            at_once(limits.publish({"shop": encode(config(level("user", limit=(9, "SECOND"))))}, {"one": 1}))
+            limits.review(OldRoutes())
+            time.sleep(2)  # noqa: ASYNC251 - this is the standstill
+            limits.review(OldRoutes())
+            [[during]] = await _taken(service)
+            [*_, [after]] = await _taken(service, 2)
+
+    assert (during.requests, after.requests) == (2, 9)
+
+
+async def _taken(service: ExternalService, count: int = 1) -> list[Limits]:
+    """The first configurations that a service of the user's gets."""
+    taken: asyncio.Queue[Limits] = asyncio.Queue()
+    async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as tasks:
+        following = tasks.create_task(follow(f"127.0.0.1:{service.configuration_port}", taken.put_nowait))
+        configurations = [await taken.get() for _ in range(count)]
+        following.cancel()
+    return configurations
+
+
 async def test_routes_wait_for_an_answer_that_nobody_could_hear(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

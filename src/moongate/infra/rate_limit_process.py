@@ -42,6 +42,7 @@ from moongate.infra.ending import TERM_WAIT_S
 from moongate.infra.envoy_run import ProcessRun
 from moongate.infra.process import Backoff, State
 from moongate.infra.rundir import open_fifo
+from moongate.patience import within
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -306,7 +307,7 @@ class RateLimitProcess:
 async def _end(process: ProcessRun) -> None:
     process.send(signal.SIGTERM)
     try:
-        async with asyncio.timeout(TERM_WAIT_S):
+        async with within(TERM_WAIT_S):
             await process.ended.wait()
     except TimeoutError:
         process.send(signal.SIGKILL)

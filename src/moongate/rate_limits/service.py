@@ -30,6 +30,7 @@ import msgspec
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitResponse
 from msgspec import Struct, structs
 
+from moongate.patience import within
 from moongate.rate_limits.config import Limit, Limits
 from moongate.rate_limits.counters import CountersError, Hit
 from moongate.rate_limits.requests import request_of
@@ -263,11 +264,11 @@ async def reported(address: str, timeout_s: float) -> Report:
     """The report of a service at a gRPC address.
 
     Raises:
-        grpc.aio.AioRpcError: it does not answer in time.
+        grpc.aio.AioRpcError: it is not there.
+        TimeoutError: it does not answer in time.
     """
-    async with grpc.aio.insecure_channel(address) as channel:
-        ask = channel.unary_unary(f"/{REPORT}/Report")
-        return msgspec.json.decode(await ask(b"", timeout=timeout_s), type=Report)
+    async with within(timeout_s), grpc.aio.insecure_channel(address) as channel:
+        return msgspec.json.decode(await channel.unary_unary(f"/{REPORT}/Report")(b""), type=Report)
 
 
 def unused(limit: Limit) -> Use:

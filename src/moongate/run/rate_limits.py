@@ -22,7 +22,6 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import grpc.aio
@@ -33,10 +32,10 @@ from msgspec import Struct
 from moongate.ads.sotw import SotwServer
 from moongate.infra.ports import PortError
 from moongate.infra.rate_limit_process import RateLimitProcess
-from moongate.patience import Patience
+from moongate.patience import STEPS, Clock, Patience, within
 from moongate.rate_limits.config import Limits
 from moongate.rate_limits.rls_conf_pb2 import RateLimitConfig
-from moongate.rate_limits.service import Report, is_same, reported, unused
+from moongate.rate_limits.service import FORMER_S, Report, is_same, reported, unused
 from moongate.rate_limits.settings import Redis, Settings, identity
 from moongate.rate_limits.subscription import NODE
 from moongate.rate_limits.transition import Transition, at_once
@@ -98,11 +97,13 @@ class RateLimits:
         self._redis = redis
         self._external = external
         self._on_change = on_change
-        self._transition = Transition(monotonic)
+        self._clock = Clock(FORMER_S / STEPS)
+        """While we stand still, Envoys do not get their routes."""
+        self._transition = Transition(self._clock)
         self._forgetting: asyncio.TimerHandle | None = None
+        """Looks again whether former limits are to count."""
         self._merging = False
         """Whether ``publish`` is in the middle of its steps."""
-        """Ends the time in which former limits count."""
         self._server = SotwServer(RATE_LIMIT_CONFIG, NODE, self._on_answer)
         self._waiting: Patience | None = None
         """Ends the wait for the service to take what was published; None if nobody waits."""
@@ -192,7 +193,9 @@ class RateLimits:
             self._forgetting.cancel()
             self._forgetting = None
         if (until := self._transition.until) is not None:
-            self._forgetting = asyncio.get_running_loop().call_later(until - monotonic(), self._forget)
+            self._forgetting = asyncio.get_running_loop().call_later(
+                min(until - self._clock(), self._clock.step_s), self._forget
+            )
 
     def enforced(self) -> bool:
         """Whether routes may rely on what was published: the service has it, or does not take it in time."""
@@ -230,8 +233,8 @@ class RateLimits:
         if self._wanted.is_set() and self._external is None:
             if (at := self._transition.raised_at) is not None:
                 # A timer of the event loop may be a little early.
-                while (rest := at - monotonic()) > 0:  # noqa: ASYNC110
-                    await asyncio.sleep(rest)
+                while (rest := at - self._clock()) > 0:  # noqa: ASYNC110
+                    await asyncio.sleep(min(rest, self._clock.step_s))
                 self._forget()
             await self._server.settled()
 
@@ -245,7 +248,7 @@ class RateLimits:
         if newest and self._external is None:
             try:
                 report = await reported(f"unix:{self.service}", _REPORT_WITHIN_S)
-            except grpc.aio.AioRpcError:
+            except (grpc.aio.AioRpcError, TimeoutError):
                 trouble = "The rate limit service does not answer."
         limits = Limits(RateLimitConfig.FromString(body) for _, body in sorted(newest.items()))
         if report is None:
@@ -295,7 +298,7 @@ class RateLimits:
             try:
                 # One that does not start is started again and again; meanwhile its socket is not missed.
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_READY_WITHIN_S):
+                    async with within(_READY_WITHIN_S):
                         await process.ready()
                 yield
             finally:
