@@ -316,6 +316,25 @@ async def test_what_cannot_be_counted_is_in_the_report(tmp_path: Path) -> None:
     assert "secret" not in str(report)
 
 
+async def test_a_service_that_is_stopped_is_started_again_and_the_report_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each request would wait for it."""
+    monkeypatch.setattr("moongate.infra.rate_limit_process.ASKED_EVERY_S", 0.05)
+    async with limited(tmp_path) as (limits, _), asyncio.timeout(DEADLINE_S):
+        before = (await limits.report())["service"]
+        monkeypatch.setattr("moongate.infra.rate_limit_process.SILENT_S", 1.0)
+        psutil.Process(before["pid"]).suspend()
+        while not (after := (await limits.report())["service"])["restarts"]:  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0.05)
+        monkeypatch.undo()
+        while not await _answers(limits):  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0.05)
+
+    assert before["last_end"] == ""
+    assert after["last_end"] == "It is stopped, has not answered for 1 s, and was killed."
+
+
 async def test_a_folder_that_is_removed_is_no_end_of_limits(tmp_path: Path) -> None:
     async with limited(tmp_path) as (limits, run):
         shutil.rmtree(run.path)

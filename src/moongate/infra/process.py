@@ -691,7 +691,7 @@ def lateness(since: str, *, pid: int | None, connected: bool) -> str:
         connected: whether it has connected to moongate.
     """
     envoy = "Envoy" if pid is None else f"Envoy (process {pid})"
-    if pid is not None and _is_stopped(pid):
+    if pid is not None and is_stopped(pid):
         return (
             f"{envoy} is stopped and has not acknowledged its configuration since {since}. Requests wait, "
             f"and what changed is not in force. `kill -CONT {pid}` lets it go on."
@@ -707,7 +707,7 @@ def lateness(since: str, *, pid: int | None, connected: bool) -> str:
     )
 
 
-def _is_stopped(pid: int) -> bool:
+def is_stopped(pid: int) -> bool:
     """Whether a signal or a debugger has stopped a process. Source: proc_pid_stat(5), state T or t."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in {"T", "t"}

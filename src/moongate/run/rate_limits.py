@@ -35,7 +35,7 @@ from moongate.infra.rate_limit_process import RateLimitProcess
 from moongate.patience import STEPS, Clock, Patience, within
 from moongate.rate_limits.config import Limits
 from moongate.rate_limits.rls_conf_pb2 import RateLimitConfig
-from moongate.rate_limits.service import FORMER_S, Report, is_same, reported, unused
+from moongate.rate_limits.service import FORMER_S, Report, answered, is_same, reported, unused
 from moongate.rate_limits.settings import Redis, Settings, identity
 from moongate.rate_limits.subscription import NODE
 from moongate.rate_limits.transition import Transition, at_once
@@ -266,6 +266,7 @@ class RateLimits:
             "address": self.service,
             "pid": process.pid if process is not None else None,
             "restarts": process.restarts if process is not None else 0,
+            "last_end": process.last_end if process is not None else "",
             "counts_in": str(self._redis.address) if self._redis is not None else "memory",
             "trouble": trouble,
         }
@@ -291,6 +292,7 @@ class RateLimits:
             self._run.service,
             lifeline=self._run.lifeline,
             is_same=partial(is_same, f"unix:{self.service}", identity(settings), _REPORT_WITHIN_S),
+            answered=partial(answered, f"unix:{self.service}"),
             on_change=self._on_change,
         )
         async with process:
