@@ -69,6 +69,16 @@ class NewRoutes(OldRoutes):
         return True
 
 
+class LastRoutes(OldRoutes):
+    """The same fleet, of which Envoys have all routes but the newest."""
+
+    def edits(self) -> dict[str, int]:
+        return {"one": 3}
+
+    def in_force(self, name: str, edit: int) -> bool:
+        return edit < 3
+
+
 @asynccontextmanager
 async def limited(
     tmp_path: Path, redis: Redis | None = None
@@ -369,6 +379,37 @@ async def test_a_port_for_the_configuration_that_is_taken_is_an_error(tmp_path: 
         with pytest.raises(PortError, match="--rate-limit-xds-port"):
             async with RateLimits(run, external=service):
                 pass
+
+
+async def test_what_is_left_of_many_former_limits_is_published_in_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When one of two former configurations is forgotten, and nothing else happens."""
+    monkeypatch.setattr("moongate.run.pump.SLICE_S", -1.0)  # each step is a slice
+    changed = asyncio.Event()
+
+    def many(requests: int) -> dict[str, bytes]:
+        levels = (level("user", f"u{n}", limit=(requests, "YEAR")) for n in range(50))
+        return {"shop": encode(config(*levels))}
+
+    service = ExternalService(address="localhost:8081", configuration_port=free_port())
+    with RunDirectory(tmp_path / "r") as run:
+        async with RateLimits(run, external=service, on_change=changed.set) as limits:
+            at_once(limits.publish(many(5), {"one": 1}))
+            at_once(limits.publish(many(9), {"one": 1}))
+            limits.review(OldRoutes())
+            at_once(limits.publish(many(7), {"one": 2}))
+            monkeypatch.setattr(transition, "UNDER_WAY_S", 0.0)
+            changed.clear()
+            limits.review(LastRoutes())
+            turns = 0
+            while not changed.is_set():
+                turns += 1
+                await asyncio.sleep(0)
+            [taken] = await _taken(service)
+
+    assert turns >= 50
+    assert {limit.requests for limit in taken} == {7}
 
 
 async def test_many_limits_are_published_in_steps(tmp_path: Path) -> None:

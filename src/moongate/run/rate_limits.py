@@ -38,11 +38,12 @@ from moongate.rate_limits.rls_conf_pb2 import RateLimitConfig
 from moongate.rate_limits.service import FORMER_S, Report, answered, is_same, reported, unused
 from moongate.rate_limits.settings import Redis, Settings, identity
 from moongate.rate_limits.subscription import NODE
-from moongate.rate_limits.transition import Transition, at_once
+from moongate.rate_limits.transition import Transition
+from moongate.run.pump import run_others, run_slice
 from moongate.xds.wire import RATE_LIMIT_CONFIG
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
     from types import TracebackType
 
     from moongate.infra.rundir import RunDirectory
@@ -104,6 +105,9 @@ class RateLimits:
         """Looks again whether former limits are to count."""
         self._merging = False
         """Whether ``publish`` is in the middle of its steps."""
+        self._renewal: asyncio.Task[None] | None = None
+        """Publishes what is left after some limits are forgotten, if that takes long."""
+        self._tasks = asyncio.TaskGroup()
         self._server = SotwServer(RATE_LIMIT_CONFIG, NODE, self._on_answer)
         self._waiting: Patience | None = None
         """Ends the wait for the service to take what was published; None if nobody waits."""
@@ -131,11 +135,12 @@ class RateLimits:
                         f"{address}, where the rate limit service is to get its configuration, cannot be "
                         "opened: another program has the port. Name another one with --rate-limit-xds-port."
                     ) from None
-            else:
+            await stack.enter_async_context(self._tasks)
+            stack.callback(self._cancel_renewal)
+            if self._external is None:
                 if self._run.service.running() is not None:
                     self._wanted.set()
-                tasks = await stack.enter_async_context(asyncio.TaskGroup())
-                serving = tasks.create_task(self._serve(), name="rate limits")
+                serving = self._tasks.create_task(self._serve(), name="rate limits")
                 stack.callback(serving.cancel)
             self._stack = stack.pop_all()
         return self
@@ -159,11 +164,12 @@ class RateLimits:
             changes: encoded ``RateLimitConfig`` messages by name; None for one that is gone.
             edits: how many edits each fleet has had before the routes for these limits.
         """
-        self._transition.take(changes, edits)
-        if self._transition.newest:
-            self._wanted.set()
+        self._cancel_renewal()
         self._merging = True
         try:
+            yield from self._transition.take(changes, edits)
+            if self._transition.newest:
+                self._wanted.set()
             configs = yield from self._transition.published()
         finally:
             self._merging = False
@@ -186,9 +192,10 @@ class RateLimits:
         if self._merging:
             return  # It is called again when that is done.
         if self._transition.forget():
-            self._server.publish(at_once(self._transition.published()))
-            self._end_wait_if_taken()
-            self._on_change()
+            self._cancel_renewal()
+            steps = self._renew()
+            if not run_slice(steps):
+                self._renewal = self._tasks.create_task(_run(steps), name="former rate limits")
         if self._forgetting is not None:
             self._forgetting.cancel()
             self._forgetting = None
@@ -196,6 +203,17 @@ class RateLimits:
             self._forgetting = asyncio.get_running_loop().call_later(
                 min(until - self._clock(), self._clock.step_s), self._forget
             )
+
+    def _renew(self) -> Generator[None, None, None]:
+        configs = yield from self._transition.published()
+        self._server.publish(configs)
+        self._end_wait_if_taken()
+        self._on_change()
+
+    def _cancel_renewal(self) -> None:
+        if self._renewal is not None:
+            self._renewal.cancel()
+            self._renewal = None
 
     def enforced(self) -> bool:
         """Whether routes may rely on what was published: the service has it, or does not take it in time."""
@@ -236,6 +254,8 @@ class RateLimits:
                 while (rest := at - self._clock()) > 0:  # noqa: ASYNC110
                     await asyncio.sleep(min(rest, self._clock.step_s))
                 self._forget()
+            while self._renewal is not None and not self._renewal.done():
+                await asyncio.wait({self._renewal})
             await self._server.settled()
 
     async def report(self) -> dict[str, Any]:
@@ -307,3 +327,9 @@ class RateLimits:
                 self._process = None
                 if self._run.outlived:
                     process.leave()
+
+
+async def _run(steps: Iterator[None]) -> None:
+    """Run steps in slices, between which the event loop runs."""
+    while not run_slice(steps):
+        await run_others()
