@@ -157,6 +157,37 @@ rule.timeout
     assert lines == [2, 3, 4, 6, 7, 8]
 
 
+LIMITS_OF_TIME = {
+    "ads/server.py": "what is due comes at its time, and `settled` has a user's deadline",
+    "infra/port_handover.py": "the pause before it asks again",
+    "infra/process.py": "the pause before the next start",
+    "infra/rate_limit_process.py": "the pause before the next start, and time in which Envoys move",
+    "patience.py": "it is what others use",
+    "run/laptop.py": "a user's deadline",
+    "sources/folder_events.py": "a pause of who writes; `files` leaves out standstills",
+}
+"""Where a limit of time counts standstills, and why it may."""
+
+
+def test_nobody_judges_the_silence_of_others_by_a_time_in_which_this_process_stood_still() -> None:
+    """Answers may have come that nobody has read."""
+    counting = {
+        path.relative_to(SRC).as_posix()
+        for path in MODULES
+        for node in nodes(path)
+        if isinstance(node, ast.Call)
+        and (
+            ast.unparse(node.func) in {"asyncio.timeout", "asyncio.timeout_at", "asyncio.wait_for"}
+            or (
+                ast.unparse(node.func) in {"subprocess.run", "subprocess.check_output"}
+                and "timeout" in {each.arg for each in node.keywords}
+            )
+        )
+    }
+
+    assert counting == set(LIMITS_OF_TIME), "use moongate.patience, or say here why it is right"
+
+
 def test_every_page_belongs_to_a_feature() -> None:
     """A page without its module documents what is not there."""
     pages = {page.stem for page in (SRC / "features").glob("*.md")}

@@ -49,6 +49,7 @@ from moongate.infra.ports import explain_bind_failure
 from moongate.infra.process import EnvoyFailedError, EnvoyProcess, State, lateness
 from moongate.json_patch import PatchError
 from moongate.large_tables import LargeTables
+from moongate.patience import within
 from moongate.quarantine import Quarantine, Refusal
 from moongate.refused_certificates import RefusedCertificates
 from moongate.report.statuses import time_before
@@ -462,7 +463,7 @@ class Fleets:
         An Envoy that itself waits for the end of the former Envoy of its Gateway is left out.
         """
         with suppress(TimeoutError):
-            async with asyncio.timeout(SUCCESSOR_S):
+            async with within(SUCCESSOR_S):
                 for name, fleet in list(self._fleets.items()):
                     if name not in self._ending and not fleet.stop.is_set():
                         await fleet.started()
@@ -491,7 +492,7 @@ class Fleets:
     async def _release_listeners(self, name: str, starting: list[RunningFleet]) -> None:
         fleet = self._fleets[name]
         with suppress(TimeoutError):
-            async with asyncio.timeout(SUCCESSOR_S):
+            async with within(SUCCESSOR_S):
                 for successor in starting:
                     await successor.started()
         fleet.awaiting -= 1

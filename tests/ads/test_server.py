@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from contextlib import AsyncExitStack, suppress
 from socket import AF_UNIX, SOCK_STREAM
 from socket import socket as unix_socket
@@ -18,7 +19,7 @@ from moongate.ads.snapshot import Snapshot
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, XdsResource
 from tests.ads.client import Client
 from tests.ads.conversation import SCOPES, full_name, resource
-from tests.ads.laptop import until
+from tests.ads.laptop import cluster, until
 from tests.ads.serving import serving
 from tests.deadline import DEADLINE_S
 
@@ -357,6 +358,31 @@ async def test_routes_are_held_for_an_envoy_that_connects_meanwhile(socket: Path
 
         ads.release("eg", ROUTE)
         assert (await client.answer()).type_url == ROUTE
+
+
+@pytest.mark.parametrize("standstill_s", [0.0, 1.5])
+async def test_an_answer_is_waited_for_that_nobody_could_hear(socket: Path, standstill_s: float) -> None:
+    """A cluster that does not become warm is given up, but not while the process stands still."""
+    async with serving(socket, patience_seconds=1.0) as ads, Client(socket) as client:
+        ads.publish("eg", [cluster("a"), endpoints("a")])
+        await client.ask(CLUSTER)
+        unanswered = await client.answer()
+        await client.ask(ENDPOINT, resource_names_subscribe=["a"])
+        await client.acknowledge(await client.answer())
+        ads.publish("eg", [cluster("b")])
+        if not standstill_s:
+            assert names(await client.answer()) == ["b"]
+            return
+        async with asyncio.TaskGroup() as tasks:
+            answer = tasks.create_task(client.answer())
+            await asyncio.sleep(0.1)  # its request has come
+            time.sleep(standstill_s)  # noqa: ASYNC251 - this is the standstill
+            await asyncio.sleep(0.1)
+            early = answer.done()
+            await client.acknowledge(unanswered)
+            assert names(await answer) == ["b"]
+
+    assert not early
 
 
 async def test_settled_waits_for_an_envoy(socket: Path) -> None:

@@ -306,6 +306,21 @@ async def test_limits_that_are_not_counted_are_not_in_force(command: Command, tm
     assert ended.code == 1
 
 
+@pytest.mark.parametrize(("restarts", "times"), [(1, "once"), (3, "3 times")])
+async def test_a_service_that_was_started_again_counts_all_the_same(
+    command: Command, tmp_path: Path, restarts: int, times: str
+) -> None:
+    """What was counted in its memory is lost, which a user may wonder about."""
+    service = {"restarts": restarts, "last_end": "It is stopped."}
+    async with running(tmp_path, [GATEWAY], limits=[rate_limit(("b", "b"))], service=service):
+        ended = await asyncio.to_thread(command, "status", "--run-dir", tmp_path)
+
+    assert ended.out.endswith(
+        f"\nThe service that counts was started again {times}. The last time: It is stopped.\n"
+    )
+    assert ended.code == 0
+
+
 def test_an_address_of_redis_is_not_shown_with_a_command_line() -> None:
     """It may have a password, and the list of runs is for everybody to see."""
     program = "import sys; print('started', flush=True); sys.stdin.read()"
@@ -428,6 +443,7 @@ async def running(
     fleets: list[dict[str, Any]] | None = None,
     limits: list[dict[str, Any]] | None = None,
     trouble: str = "",
+    service: dict[str, Any] | None = None,
 ) -> AsyncGenerator[Path]:
     """A run that reports these resources on its socket; with ``None`` it closes the connection at once."""
     report: dict[str, Any] = {
@@ -441,7 +457,7 @@ async def running(
         "failures": failures or [],
         "unserved": unserved or [],
         "figures": {},
-        "rateLimits": {"service": {"trouble": trouble}, "limits": limits or []},
+        "rateLimits": {"service": {"trouble": trouble, **(service or {})}, "limits": limits or []},
     }
     body = json.dumps(report).encode() if resources is not None else b""
 

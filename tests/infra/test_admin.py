@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 import httpx
@@ -51,6 +52,31 @@ async def test_an_envoy_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     async with Admin(tmp_path / "none.sock") as admin:
         with pytest.raises(httpx.TransportError):
             await admin.live()
+
+
+@pytest.mark.parametrize("standstill_s", [0.0, 0.8])
+async def test_who_stood_still_does_not_take_envoy_for_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, standstill_s: float
+) -> None:
+    """With the whole machine Envoy did. One that does not answer is given up all the same."""
+    monkeypatch.setattr("moongate.infra.admin._TIMEOUT_S", 0.4)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        if standstill_s:
+            time.sleep(standstill_s)  # noqa: ASYNC251 - this is the standstill
+            await asyncio.sleep(0.05)
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        await reader.read()
+        writer.close()
+
+    socket = tmp_path / "admin.sock"
+    async with await asyncio.start_unix_server(answer, socket), Admin(socket) as admin:
+        if standstill_s:
+            assert await admin.live()
+        else:
+            with pytest.raises(httpx.ReadTimeout, match=r"0\.4 s"):
+                await admin.live()
 
 
 @pytest.mark.envoy

@@ -22,21 +22,29 @@ from moongate.infra.process import State
 from moongate.infra.rate_limit_process import RateLimitProcess
 from moongate.infra.rundir import ServiceFiles
 from moongate.rate_limits.redis_address import redis_address
+from moongate.rate_limits.service import answered
 from moongate.rate_limits.settings import Redis, Settings
 from moongate.rate_limits.subscription import NODE
 from moongate.xds.wire import RATE_LIMIT_CONFIG, encode
+from tests.deadline import DEADLINE_S
 from tests.rate_limits.configs import ASK, config, descriptor, level, request
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
 pytestmark = pytest.mark.slow
 
 ANNE = request(descriptor(("user", "anne")))
 
 
+async def _at_once() -> None:
+    pass
+
+
 @asynccontextmanager
-async def serving(folder: Path, redis: str = "") -> AsyncGenerator[RateLimitProcess]:
+async def serving(
+    folder: Path, redis: str = "", answered: Callable[[], Awaitable[None]] = _at_once
+) -> AsyncGenerator[RateLimitProcess]:
     """A process with one limit, whose socket is ``folder/limits.sock``; it has the configuration."""
     server, address = SotwServer(RATE_LIMIT_CONFIG, NODE), f"unix:{folder}/xds.sock"
     server.publish({"shop": encode(config(level("user", limit=(2, "YEAR"))))})
@@ -44,7 +52,7 @@ async def serving(folder: Path, redis: str = "") -> AsyncGenerator[RateLimitProc
         configuration=address,
         redis=Redis(address=redis_address(redis)) if redis else None,
     )
-    process = RateLimitProcess(msgspec.json.encode(settings), ServiceFiles.of(folder))
+    process = RateLimitProcess(msgspec.json.encode(settings), ServiceFiles.of(folder), answered=answered)
     async with server.listen(address), process:
         await process.ready()
         await server.settled()
@@ -87,6 +95,41 @@ async def test_it_is_started_again_when_it_dies(tmp_path: Path) -> None:
 
         assert process.pid != before
         assert (await codes(tmp_path))[0] == RateLimitResponse.OK
+
+
+async def test_one_that_does_not_answer_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each request would wait for it. One that answers goes on."""
+    monkeypatch.setattr("moongate.infra.rate_limit_process.ASKED_EVERY_S", 0.05)
+    asked = asyncio.Event()
+
+    async def answers() -> None:
+        await answered(f"unix:{tmp_path}/limits.sock")
+        asked.set()
+
+    with capture_logs() as log:
+        async with serving(tmp_path, answered=answers) as process, asyncio.timeout(DEADLINE_S):
+            before = process.pid
+            assert before is not None
+            for _ in range(3):
+                asked.clear()
+                await asked.wait()
+            assert (process.restarts, process.pid, process.last_end) == (0, before, "")
+
+            monkeypatch.setattr("moongate.infra.rate_limit_process.SILENT_S", 1.0)
+            os.kill(before, signal.SIGSTOP)
+            while process.restarts == 0:  # noqa: ASYNC110 - the process has no event for a test
+                await asyncio.sleep(0.01)
+            monkeypatch.undo()
+            await process.ready()
+
+            assert (await codes(tmp_path))[0] == RateLimitResponse.OK
+            assert not psutil.pid_exists(before)
+            why = process.last_end
+
+    assert why == "It is stopped, has not answered for 1 s, and was killed."
+    assert [each["message"] for each in log if each["event"] == "rate_limits.ended"] == [why]
 
 
 async def test_a_password_is_neither_in_its_arguments_nor_in_the_log(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ class Fleets:
         """Change the limits of a domain, and hand out routes to a fleet; "" to none. No rules: it is gone."""
         levels = (level(f"rule-{n}", limit=rule) for n, rule in enumerate(rules))
         body = encode(config(*levels, domain=domain)) if rules else None
-        self.transition.take({domain: body}, self.edits())
+        at_once(self.transition.take({domain: body}, self.edits()))
         if of:
             self.newest[of] += 1
         self.review()
@@ -157,7 +157,7 @@ def test_all_fleets_with_new_routes_are_waited_for(fleets: Fleets) -> None:
     """A limit may be shared by several Gateways."""
     fleets.take(NOTHING)
     fleets.acknowledge()
-    fleets.transition.take({"shop": encode(config(level("rule-0", limit=MUCH)))}, fleets.edits())
+    at_once(fleets.transition.take({"shop": encode(config(level("rule-0", limit=MUCH)))}, fleets.edits()))
     fleets.newest = {"one": 3, "two": 2}
     fleets.review()
 
@@ -327,3 +327,21 @@ def test_limits_on_different_levels_both_count() -> None:
 
     assert limit_of(("k", "a"), newer=high, former=low) == (1, HOUR, False)
     assert limit_of(("k", "a"), ("m", "b"), newer=high, former=low) == (2, HOUR, False)
+
+
+def test_former_limits_are_joined_in_steps() -> None:
+    """Thousands may change again and again while Envoys have not answered, and endpoints are not to wait."""
+    transition = Transition(lambda: 0.0)
+    steps = list[int]()
+    for requests in (5, 9, 7, 3):
+        levels = (level("user", f"u{n}", limit=(requests, "YEAR")) for n in range(50))
+        take = transition.take({"shop": encode(config(*levels))}, {"one": 1})
+        steps.append(sum(1 for _ in take))
+
+    assert steps[:3] == [0, 0, 0]
+    assert steps[3] >= 50, "the third former configuration joins the second"
+    [shop] = Limits(map(RateLimitConfig.FromString, at_once(transition.published()).values())).matching(
+        "shop", [descriptor(("user", "u7"))]
+    )
+    assert shop is not None
+    assert shop.requests == 3

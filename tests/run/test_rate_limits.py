@@ -76,6 +76,16 @@ class NewRoutes(OldRoutes):
         return True
 
 
+class LastRoutes(OldRoutes):
+    """The same fleet, of which Envoys have all routes but the newest."""
+
+    def edits(self) -> dict[str, int]:
+        return {"one": 3}
+
+    def in_force(self, name: str, edit: int) -> bool:
+        return edit < 3
+
+
 @asynccontextmanager
 async def limited(
     tmp_path: Path, redis: Redis | None = None
@@ -217,6 +227,36 @@ async def test_an_envoy_that_never_answers_does_not_keep_former_limits_in_force(
     assert (during.requests, after.requests) == (2, 9)
 
 
+async def test_former_limits_count_until_envoys_have_their_routes_though_the_process_stands_still(
+    tmp_path: Path,
+) -> None:
+    """It does not hand out routes meanwhile, so Envoys ask by the former ones."""
+    service = ExternalService(address="localhost:8081", configuration_port=free_port())
+    with RunDirectory(tmp_path / "r") as run, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transition, "FORMER_S", 1.5)
+        patch.setattr(rate_limits, "FORMER_S", 1.5)
+        async with RateLimits(run, external=service) as limits:
+            at_once(limits.publish(TWO_A_YEAR, {"one": 1}))
+            at_once(limits.publish({"shop": encode(config(level("user", limit=(9, "SECOND"))))}, {"one": 1}))
+            limits.review(OldRoutes())
+            time.sleep(2)  # noqa: ASYNC251 - this is the standstill
+            limits.review(OldRoutes())
+            [[during]] = await _taken(service)
+            [*_, [after]] = await _taken(service, 2)
+
+    assert (during.requests, after.requests) == (2, 9)
+
+
+async def _taken(service: ExternalService, count: int = 1) -> list[Limits]:
+    """The first configurations that a service of the user's gets."""
+    taken: asyncio.Queue[Limits] = asyncio.Queue()
+    async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as tasks:
+        following = tasks.create_task(follow(f"127.0.0.1:{service.configuration_port}", taken.put_nowait))
+        configurations = [await taken.get() for _ in range(count)]
+        following.cancel()
+    return configurations
+
+
 async def test_routes_wait_for_an_answer_that_nobody_could_hear(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,6 +335,25 @@ async def test_what_cannot_be_counted_is_in_the_report(tmp_path: Path) -> None:
     assert "secret" not in str(report)
 
 
+async def test_a_service_that_is_stopped_is_started_again_and_the_report_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each request would wait for it."""
+    monkeypatch.setattr("moongate.infra.rate_limit_process.ASKED_EVERY_S", 0.05)
+    async with limited(tmp_path) as (limits, _), asyncio.timeout(DEADLINE_S):
+        before = (await limits.report())["service"]
+        monkeypatch.setattr("moongate.infra.rate_limit_process.SILENT_S", 1.0)
+        psutil.Process(before["pid"]).suspend()
+        while not (after := (await limits.report())["service"])["restarts"]:  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0.05)
+        monkeypatch.undo()
+        while not await _answers(limits):  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0.05)
+
+    assert before["last_end"] == ""
+    assert after["last_end"] == "It is stopped, has not answered for 1 s, and was killed."
+
+
 async def test_a_folder_that_is_removed_is_no_end_of_limits(tmp_path: Path) -> None:
     async with limited(tmp_path) as (limits, run):
         shutil.rmtree(run.path)
@@ -329,6 +388,37 @@ async def test_a_port_for_the_configuration_that_is_taken_is_an_error(tmp_path: 
         with pytest.raises(PortError, match="--rate-limit-xds-port"):
             async with RateLimits(run, external=service):
                 pass
+
+
+async def test_what_is_left_of_many_former_limits_is_published_in_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When one of two former configurations is forgotten, and nothing else happens."""
+    monkeypatch.setattr("moongate.run.pump.SLICE_S", -1.0)  # each step is a slice
+    changed = asyncio.Event()
+
+    def many(requests: int) -> dict[str, bytes]:
+        levels = (level("user", f"u{n}", limit=(requests, "YEAR")) for n in range(50))
+        return {"shop": encode(config(*levels))}
+
+    service = ExternalService(address="localhost:8081", configuration_port=free_port())
+    with RunDirectory(tmp_path / "r") as run:
+        async with RateLimits(run, external=service, on_change=changed.set) as limits:
+            at_once(limits.publish(many(5), {"one": 1}))
+            at_once(limits.publish(many(9), {"one": 1}))
+            limits.review(OldRoutes())
+            at_once(limits.publish(many(7), {"one": 2}))
+            monkeypatch.setattr(transition, "UNDER_WAY_S", 0.0)
+            changed.clear()
+            limits.review(LastRoutes())
+            turns = 0
+            while not changed.is_set():
+                turns += 1
+                await asyncio.sleep(0)
+            [taken] = await _taken(service)
+
+    assert turns >= 50
+    assert {limit.requests for limit in taken} == {7}
 
 
 async def test_many_limits_are_published_in_steps(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ Facts
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from moongate.ads.lateness import LATE_SECONDS, Lateness
 from moongate.ads.session import LINGER_SECONDS, PATIENCE_SECONDS, Session
 from moongate.ads.snapshot import Snapshot
 from moongate.ads.transports import IdentityError
+from moongate.patience import STEPS, Clock
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -80,6 +81,8 @@ class AdsServer:
         self._streams = 0
         self._linger_seconds = linger_seconds
         self._patience_seconds = patience_seconds
+        self._clock = Clock(patience_seconds / STEPS)
+        """The time of sessions: while we stand still, an Envoy may have answered."""
         self._on_lateness = on_lateness
         self._late_seconds = late_seconds
         self._fleets: dict[str, _Fleet] = {}
@@ -353,12 +356,12 @@ class AdsServer:
         of.streams.append(stream)
         self._emit(Connected(fleet=session.fleet, node=session.node, stream=session.stream))
         of.snapshot.departures.connected(session, _now())
-        session.receive(first, _now())
+        session.receive(first, self._clock())
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._write(stream, of, context))
                 async for request in requests:
-                    session.receive(request, _now())
+                    session.receive(request, self._clock())
                     self._report(session)  # here too, as the writer may wait for a slow Envoy
                     of.notify()
                     stream.wake.set()
@@ -378,7 +381,7 @@ class AdsServer:
         session = stream.session
         while stream.open:
             stream.wake.clear()
-            while stream.open and (response := session.next(_now())) is not None:
+            while stream.open and (response := session.next(self._clock())) is not None:
                 try:
                     await _finished(context.write(response))
                 except grpc.aio.InternalError:
@@ -386,11 +389,11 @@ class AdsServer:
                     return
             self._report(session)
             of.notify()
-            try:
-                async with asyncio.timeout_at(session.wake_at(_now())):
+            now = self._clock()
+            due = session.wake_at(now)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if due is None else min(due - now, self._clock.step_s)):
                     await stream.wake.wait()
-            except TimeoutError:
-                pass  # a removal is due
 
     def _report(self, session: Session) -> None:
         while session.events:

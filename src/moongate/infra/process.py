@@ -59,6 +59,7 @@ from moongate.infra.ending import TERM_WAIT_S, end_kept
 from moongate.infra.envoy_log import LOG_FORMAT, LogFolder, unopened
 from moongate.infra.envoy_run import EnvoyRun
 from moongate.infra.rundir import command_line
+from moongate.patience import within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -528,7 +529,7 @@ class EnvoyProcess:
                 self._log.warning("envoy.parts_unknown", pid=pid, message=unknown)
             return ""
         try:
-            async with asyncio.timeout(_ANSWER_WITHIN_S), Admin(self._files.admin) as admin:
+            async with within(_ANSWER_WITHIN_S), Admin(self._files.admin) as admin:
                 running = await admin.version()
                 if running == installed:
                     await admin.set_log_levels(self._options.log_levels)
@@ -589,14 +590,14 @@ class EnvoyProcess:
         await self._until_ending()
         # If the deadline passes or Envoy does not answer, it is ended all the same.
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._options.drain_s):
+            async with within(self._options.drain_s):
                 await self._drain_or_skip(admin)
         if self.state is not State.DRAINING:
             self._enter(State.DRAINING)
         process.send(signal.SIGTERM)
         patience_s = _HURRIED_WAIT_S if self._drain_skipped.is_set() else TERM_WAIT_S
         try:
-            async with asyncio.timeout(patience_s):
+            async with within(patience_s):
                 await process.ended.wait()
         except TimeoutError:
             self._log.warning("envoy.killed", pid=process.pid, after_s=patience_s)
@@ -690,7 +691,7 @@ def lateness(since: str, *, pid: int | None, connected: bool) -> str:
         connected: whether it has connected to moongate.
     """
     envoy = "Envoy" if pid is None else f"Envoy (process {pid})"
-    if pid is not None and _is_stopped(pid):
+    if pid is not None and is_stopped(pid):
         return (
             f"{envoy} is stopped and has not acknowledged its configuration since {since}. Requests wait, "
             f"and what changed is not in force. `kill -CONT {pid}` lets it go on."
@@ -706,7 +707,7 @@ def lateness(since: str, *, pid: int | None, connected: bool) -> str:
     )
 
 
-def _is_stopped(pid: int) -> bool:
+def is_stopped(pid: int) -> bool:
     """Whether a signal or a debugger has stopped a process. Source: proc_pid_stat(5), state T or t."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in {"T", "t"}

@@ -12,6 +12,9 @@ If Envoys may outlive moongate, the service does too: it has a *lifeline* (``run
 have ended. The next moongate goes on with it, if it has the settings that it would be started with. Otherwise
 the kernel is asked to kill it when this process dies (``launch``).
 
+A service that runs is asked from time to time whether it answers. Each request would wait for one that does
+not, such as one that is stopped. So that one is killed, and started again as if it had ended.
+
 What the service writes to standard error are events as JSON, which become part of our log. It is a FIFO, so
 that the next moongate can read on.
 
@@ -40,8 +43,9 @@ import structlog
 from moongate.infra import launch
 from moongate.infra.ending import TERM_WAIT_S
 from moongate.infra.envoy_run import ProcessRun
-from moongate.infra.process import Backoff, State
+from moongate.infra.process import Backoff, State, is_stopped
 from moongate.infra.rundir import open_fifo
+from moongate.patience import within
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -57,12 +61,22 @@ SERVING: Final = "serving"
 MOVED_WITHIN_S: Final = 5.0
 """Seconds in which Envoys have left a process whose socket is another's; see ``rate_limits.service``."""
 
+ASKED_EVERY_S: Final = 5.0
+"""Seconds between two questions whether it answers."""
+
+SILENT_S: Final = 10.0
+"""Seconds without an answer after which it is started again. Under load, or with many limits, it is slow."""
+
 _LONGEST_LINE: Final = 1 << 20
 _LEVELS: Final = frozenset({"debug", "info", "warning", "error"})
 
 
 async def _never() -> bool:
     return False
+
+
+async def _at_once() -> None:
+    pass
 
 
 class RateLimitProcess:
@@ -73,6 +87,7 @@ class RateLimitProcess:
         files: the paths of its files.
         lifeline: a descriptor of what the service lives as long as; None if it is to end with this process.
         is_same: whether the service that runs already has these settings.
+        answered: waits until the service at its socket has answered something.
         on_change: called when ``state`` has changed.
         backoff: pauses between restarts.
 
@@ -80,6 +95,7 @@ class RateLimitProcess:
         state: the present state.
         pid: of the running process, or None.
         restarts: how often it was started again after an unexpected end.
+        last_end: how it ended the last time that nobody wanted that; "" if it never did.
         last_error: the last line of what it wrote that is no event, such as the end of a traceback.
     """
 
@@ -90,22 +106,27 @@ class RateLimitProcess:
         *,
         lifeline: int | None = None,
         is_same: Callable[[], Awaitable[bool]] = _never,
+        answered: Callable[[], Awaitable[None]] = _at_once,
         on_change: Callable[[], None] = lambda: None,
         backoff: Backoff = Backoff(),  # noqa: B008 - frozen
     ) -> None:
         self.state = State.STARTING
         self.pid: int | None = None
         self.restarts = 0
+        self.last_end = ""
         self.last_error = ""
         self._settings = settings
         self._files = files
         self._lifeline = lifeline
         self._is_same = is_same
+        self._answered = answered
         self._on_change = on_change
         self._backoff = backoff
         self._former: list[ProcessRun] = []
         """Those that answer until their successor is ready."""
         self._unfit: ProcessRun | None = None
+        self._silence = ""
+        """Why the present process was killed; "" if it was not."""
         self._stopping = asyncio.Event()
         self._left = asyncio.Event()
         self._renewed = asyncio.Event()
@@ -150,9 +171,10 @@ class RateLimitProcess:
         while not self._stopping.is_set():
             began = monotonic()
             self._renewed.clear()
+            self._silence = ""
             try:
                 status = await self._run(adopted or self._started())
-                why = {"status": status}
+                why = {"message": self._silence} if self._silence else {"status": status}
             except OSError as error:
                 why = {"message": f"It cannot be started: {error.strerror}."}
             adopted = None
@@ -163,6 +185,7 @@ class RateLimitProcess:
             if monotonic() - began > self._backoff.reset_after_s:
                 pause_s = self._backoff.first_s
             _log.warning("rate_limits.ended", **why, restart_in_s=pause_s)
+            self.last_end = why.get("message") or f"It ended with status {why['status']}."
             self._enter(State.WAITING)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause_s)
@@ -180,9 +203,10 @@ class RateLimitProcess:
             async with asyncio.TaskGroup() as tasks:
                 events = (process.ended, self._stopping, self._renewed)
                 waits = [tasks.create_task(event.wait()) for event in events]
+                watch = tasks.create_task(self._end_if_silent(process))
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-                for wait in waits:
-                    wait.cancel()
+                for task in (*waits, watch):
+                    task.cancel()
             if self._stopping.is_set():
                 if not self._left.is_set():
                     await _end(process)
@@ -200,6 +224,19 @@ class RateLimitProcess:
                 if process.ended.is_set():
                     self._files.record.unlink(missing_ok=True)
             self.pid = None
+
+    async def _end_if_silent(self, process: ProcessRun) -> None:
+        """Kill a process that serves, once it does not answer for too long."""
+        try:
+            while True:
+                await self.ready()
+                await asyncio.sleep(ASKED_EVERY_S)
+                async with within(SILENT_S):
+                    await self._answered()
+        except TimeoutError:
+            state = "It is stopped" if is_stopped(process.pid) else "It hangs"
+            self._silence = f"{state}, has not answered for {SILENT_S:g} s, and was killed."
+            process.send(signal.SIGKILL)
 
     async def _adopted(self) -> ProcessRun | None:
         """The process that a former moongate left running, if it has our settings.
@@ -306,7 +343,7 @@ class RateLimitProcess:
 async def _end(process: ProcessRun) -> None:
     process.send(signal.SIGTERM)
     try:
-        async with asyncio.timeout(TERM_WAIT_S):
+        async with within(TERM_WAIT_S):
             await process.ended.wait()
     except TimeoutError:
         process.send(signal.SIGKILL)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.connection import SSLConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Mapping
 
     from moongate.rate_limits.redis_address import RedisAddress
 
@@ -62,7 +63,12 @@ def _client(address: RedisAddress, stack: AsyncExitStack) -> Redis | RedisCluste
         return Redis(unix_socket_path=address.path, db=address.db, **options)
     if address.kind == "cluster":
         nodes = [ClusterNode(host, port) for host, port in address.nodes]
-        return RedisCluster(startup_nodes=nodes, **options)
+        cluster = RedisCluster(startup_nodes=nodes, **options)
+        if address.tls:
+            cluster.connection_kwargs["connection_class"] = _RenewedConnection
+            for node in cluster.startup_nodes:
+                node.connection_class = _RenewedConnection
+        return cluster
     if address.kind == "sentinel":
         of_sentinels = {
             **options,
@@ -77,6 +83,18 @@ def _client(address: RedisAddress, stack: AsyncExitStack) -> Redis | RedisCluste
         )
     [(host, port)] = address.nodes
     return Redis(host=host, port=port, db=address.db, **options)
+
+
+class _RenewedConnection(SSLConnection):
+    """A connection that reads its certificates whenever it connects: they may have been renewed.
+
+    A client of a cluster keeps its connections for good, and connects them again.
+    """
+
+    def _connection_arguments(self) -> Mapping[str, Any]:
+        self.ssl_context.context = None
+        # redis-py leaves its type open.
+        return super()._connection_arguments()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
 async def _follow(pool: Any) -> None:

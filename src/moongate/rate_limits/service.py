@@ -20,6 +20,7 @@ Facts
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager, suppress
 from time import time  # noqa: TID251 - windows are aligned to the clock
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
@@ -30,6 +31,7 @@ import msgspec
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitResponse
 from msgspec import Struct, structs
 
+from moongate.patience import within
 from moongate.rate_limits.config import Limit, Limits
 from moongate.rate_limits.counters import CountersError, Hit
 from moongate.rate_limits.requests import request_of
@@ -54,6 +56,7 @@ END_WITHIN_S: Final = 1.0
 """Seconds for answers that are under way when the service is to end."""
 
 _ASK_TIMES: Final = 3
+_ASK_AGAIN_S: Final = 0.1
 
 FORMER_S: Final = 60.0
 """Seconds in which the limits of a former configuration count that the newest does not have; at most twice
@@ -259,15 +262,27 @@ async def is_same(address: str, identity: bytes, timeout_s: float) -> bool:
     return False
 
 
+async def answered(address: str) -> None:
+    """Return when the service at a gRPC address has answered a question."""
+    # A connection of its own: another one may still lead to a service that was there before.
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    while True:
+        async with grpc.aio.insecure_channel(address, options=options) as channel:
+            with suppress(grpc.aio.AioRpcError):
+                await channel.unary_unary(f"/{REPORT}/Is")(b"", wait_for_ready=True)
+                return
+        await asyncio.sleep(_ASK_AGAIN_S)
+
+
 async def reported(address: str, timeout_s: float) -> Report:
     """The report of a service at a gRPC address.
 
     Raises:
-        grpc.aio.AioRpcError: it does not answer in time.
+        grpc.aio.AioRpcError: it is not there.
+        TimeoutError: it does not answer in time.
     """
-    async with grpc.aio.insecure_channel(address) as channel:
-        ask = channel.unary_unary(f"/{REPORT}/Report")
-        return msgspec.json.decode(await ask(b"", timeout=timeout_s), type=Report)
+    async with within(timeout_s), grpc.aio.insecure_channel(address) as channel:
+        return msgspec.json.decode(await channel.unary_unary(f"/{REPORT}/Report")(b""), type=Report)
 
 
 def unused(limit: Limit) -> Use:

@@ -101,8 +101,10 @@ class Transition:
         self._former: list[_Former] = []
         """The oldest first."""
 
-    def take(self, changes: Mapping[str, bytes | None], edits: Mapping[str, int]) -> None:
-        """Note a change of the configuration; its routes are handed out after this.
+    def take(
+        self, changes: Mapping[str, bytes | None], edits: Mapping[str, int]
+    ) -> Generator[None, None, None]:
+        """Note a change of the configuration, in steps; its routes are handed out after this.
 
         Args:
             changes: encoded ``RateLimitConfig`` messages by name; None for one that is gone.
@@ -122,8 +124,9 @@ class Transition:
             self._former.append(_Former(former, edits, until))
             return
         youngest = self._former[-1]
-        youngest.configs |= {n: stricter(each, youngest.configs.get(n)) for n, each in former.items()}
         youngest.until, youngest.awaited, youngest.replaced = until, None, False
+        for name, each in former.items():
+            youngest.configs[name] = yield from _merged(each, youngest.configs.get(name))
 
     def published(self) -> Generator[None, None, dict[str, bytes]]:
         """What the service is to have: the newest configuration over the former ones; in steps."""
@@ -196,11 +199,12 @@ def _merged(newer: bytes | None, former: bytes | None) -> Generator[None, None, 
     if newer is None or former is None or newer == former:
         return newer or former or b""
     equal, ours, theirs = _compared(newer, former)
-    both: list[RateLimitDescriptor] = []
+    yield
+    both = [equal]
     for each in _stricter(ours.descriptors, theirs.descriptors):
-        both.append(each)
+        both.append(encode(RateLimitConfig(descriptors=[each])))
         yield
-    return equal + encode(RateLimitConfig(descriptors=both))
+    return b"".join(both)
 
 
 def _is_stricter(former: bytes, newer: bytes | None) -> bool:

@@ -130,16 +130,16 @@ class Pump:
         """Run steps in slices. Between slices, changed endpoints are handed out and the event loop runs."""
         while True:
             # Endpoints have a slice of their own: they do not wait for the rest, nor can they starve it.
-            _run_slice(self._world.settle(urgent=True))
+            run_slice(self._world.settle(urgent=True))
             endpoints = self._world.take(urgent=True)
             outlet.publish_endpoints(endpoints)
             if endpoints:
-                await _run_others()  # they are sent
-            if _run_slice(steps):
+                await run_others()  # they are sent
+            if run_slice(steps):
                 return
             self.slices += 1
             self._exclude_new()
-            await _run_others()
+            await run_others()
 
     def _exclude_new(self) -> None:
         """Exclude objects from garbage collection if many are new.
@@ -180,13 +180,13 @@ class Pump:
         return self._turns >= turns
 
 
-async def _run_others() -> None:
+async def run_others() -> None:
     """Let the event loop run callbacks, and those that follow from them."""
     for _ in range(PASSES):
         await asyncio.sleep(0)
 
 
-def _run_slice(steps: Iterator[None]) -> bool:
+def run_slice(steps: Iterator[None]) -> bool:
     """Run steps for the length of a slice. Whether none is left."""
     end = perf_counter() + SLICE_S
     return all(perf_counter() <= end for _ in steps)

@@ -22,7 +22,6 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import grpc.aio
@@ -33,17 +32,18 @@ from msgspec import Struct
 from moongate.ads.sotw import SotwServer
 from moongate.infra.ports import PortError
 from moongate.infra.rate_limit_process import RateLimitProcess
-from moongate.patience import Patience
+from moongate.patience import STEPS, Clock, Patience, within
 from moongate.rate_limits.config import Limits
 from moongate.rate_limits.rls_conf_pb2 import RateLimitConfig
-from moongate.rate_limits.service import Report, is_same, reported, unused
+from moongate.rate_limits.service import FORMER_S, Report, answered, is_same, reported, unused
 from moongate.rate_limits.settings import Redis, Settings, identity
 from moongate.rate_limits.subscription import NODE
-from moongate.rate_limits.transition import Transition, at_once
+from moongate.rate_limits.transition import Transition
+from moongate.run.pump import run_others, run_slice
 from moongate.xds.wire import RATE_LIMIT_CONFIG
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
     from types import TracebackType
 
     from moongate.infra.rundir import RunDirectory
@@ -98,11 +98,16 @@ class RateLimits:
         self._redis = redis
         self._external = external
         self._on_change = on_change
-        self._transition = Transition(monotonic)
+        self._clock = Clock(FORMER_S / STEPS)
+        """While we stand still, Envoys do not get their routes."""
+        self._transition = Transition(self._clock)
         self._forgetting: asyncio.TimerHandle | None = None
+        """Looks again whether former limits are to count."""
         self._merging = False
         """Whether ``publish`` is in the middle of its steps."""
-        """Ends the time in which former limits count."""
+        self._renewal: asyncio.Task[None] | None = None
+        """Publishes what is left after some limits are forgotten, if that takes long."""
+        self._tasks = asyncio.TaskGroup()
         self._server = SotwServer(RATE_LIMIT_CONFIG, NODE, self._on_answer)
         self._waiting: Patience | None = None
         """Ends the wait for the service to take what was published; None if nobody waits."""
@@ -130,11 +135,12 @@ class RateLimits:
                         f"{address}, where the rate limit service is to get its configuration, cannot be "
                         "opened: another program has the port. Name another one with --rate-limit-xds-port."
                     ) from None
-            else:
+            await stack.enter_async_context(self._tasks)
+            stack.callback(self._cancel_renewal)
+            if self._external is None:
                 if self._run.service.running() is not None:
                     self._wanted.set()
-                tasks = await stack.enter_async_context(asyncio.TaskGroup())
-                serving = tasks.create_task(self._serve(), name="rate limits")
+                serving = self._tasks.create_task(self._serve(), name="rate limits")
                 stack.callback(serving.cancel)
             self._stack = stack.pop_all()
         return self
@@ -158,11 +164,12 @@ class RateLimits:
             changes: encoded ``RateLimitConfig`` messages by name; None for one that is gone.
             edits: how many edits each fleet has had before the routes for these limits.
         """
-        self._transition.take(changes, edits)
-        if self._transition.newest:
-            self._wanted.set()
+        self._cancel_renewal()
         self._merging = True
         try:
+            yield from self._transition.take(changes, edits)
+            if self._transition.newest:
+                self._wanted.set()
             configs = yield from self._transition.published()
         finally:
             self._merging = False
@@ -185,14 +192,28 @@ class RateLimits:
         if self._merging:
             return  # It is called again when that is done.
         if self._transition.forget():
-            self._server.publish(at_once(self._transition.published()))
-            self._end_wait_if_taken()
-            self._on_change()
+            self._cancel_renewal()
+            steps = self._renew()
+            if not run_slice(steps):
+                self._renewal = self._tasks.create_task(_run(steps), name="former rate limits")
         if self._forgetting is not None:
             self._forgetting.cancel()
             self._forgetting = None
         if (until := self._transition.until) is not None:
-            self._forgetting = asyncio.get_running_loop().call_later(until - monotonic(), self._forget)
+            self._forgetting = asyncio.get_running_loop().call_later(
+                min(until - self._clock(), self._clock.step_s), self._forget
+            )
+
+    def _renew(self) -> Generator[None, None, None]:
+        configs = yield from self._transition.published()
+        self._server.publish(configs)
+        self._end_wait_if_taken()
+        self._on_change()
+
+    def _cancel_renewal(self) -> None:
+        if self._renewal is not None:
+            self._renewal.cancel()
+            self._renewal = None
 
     def enforced(self) -> bool:
         """Whether routes may rely on what was published: the service has it, or does not take it in time."""
@@ -230,9 +251,11 @@ class RateLimits:
         if self._wanted.is_set() and self._external is None:
             if (at := self._transition.raised_at) is not None:
                 # A timer of the event loop may be a little early.
-                while (rest := at - monotonic()) > 0:  # noqa: ASYNC110
-                    await asyncio.sleep(rest)
+                while (rest := at - self._clock()) > 0:  # noqa: ASYNC110
+                    await asyncio.sleep(min(rest, self._clock.step_s))
                 self._forget()
+            while self._renewal is not None and not self._renewal.done():
+                await asyncio.wait({self._renewal})
             await self._server.settled()
 
     async def report(self) -> dict[str, Any]:
@@ -245,7 +268,7 @@ class RateLimits:
         if newest and self._external is None:
             try:
                 report = await reported(f"unix:{self.service}", _REPORT_WITHIN_S)
-            except grpc.aio.AioRpcError:
+            except (grpc.aio.AioRpcError, TimeoutError):
                 trouble = "The rate limit service does not answer."
         limits = Limits(RateLimitConfig.FromString(body) for _, body in sorted(newest.items()))
         if report is None:
@@ -263,6 +286,7 @@ class RateLimits:
             "address": self.service,
             "pid": process.pid if process is not None else None,
             "restarts": process.restarts if process is not None else 0,
+            "last_end": process.last_end if process is not None else "",
             "counts_in": str(self._redis.address) if self._redis is not None else "memory",
             "trouble": trouble,
         }
@@ -288,6 +312,7 @@ class RateLimits:
             self._run.service,
             lifeline=self._run.lifeline,
             is_same=partial(is_same, f"unix:{self.service}", identity(settings), _REPORT_WITHIN_S),
+            answered=partial(answered, f"unix:{self.service}"),
             on_change=self._on_change,
         )
         async with process:
@@ -295,10 +320,16 @@ class RateLimits:
             try:
                 # One that does not start is started again and again; meanwhile its socket is not missed.
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_READY_WITHIN_S):
+                    async with within(_READY_WITHIN_S):
                         await process.ready()
                 yield
             finally:
                 self._process = None
                 if self._run.outlived:
                     process.leave()
+
+
+async def _run(steps: Iterator[None]) -> None:
+    """Run steps in slices, between which the event loop runs."""
+    while not run_slice(steps):
+        await run_others()
