@@ -12,13 +12,17 @@ import os
 import signal
 import sys
 from asyncio.events import Handle
-from collections import Counter
+from collections import Counter, defaultdict
 from time import perf_counter, thread_time
 from typing import TYPE_CHECKING, Any
 
+from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryResponse
+
 from bench.child import answer_commands, write_line
+from moongate.ads.session import Session
 from moongate.report.logs import configure
 from moongate.run import LaptopOptions, run_laptop
+from moongate.xds.wire import ENDPOINT
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -34,6 +38,9 @@ _LONG_S = 0.005
 
 _DEPTH = 4
 """How many functions name the place in a callback where it was mostly seen."""
+
+_HEAD = 200
+"""In how many bytes of a response its type stands for certain."""
 
 _MOST = 5
 """How many long callbacks are reported."""
@@ -98,6 +105,33 @@ class _Turns:
         return {"cpu_ms": 1000 * cpu, "ms": 1000 * took, "what": what}
 
 
+class _Sent:
+    """When endpoints were handed to the stream: what comes after is gRPC's and Envoy's.
+
+    The clock is that of the system, as in the benchmark.
+    """
+
+    def __init__(self) -> None:
+        times = self._times = defaultdict[str, list[float]](list)
+        following = Session.next
+
+        def noted(self: Session, now: float) -> bytes | None:
+            response = following(self, now)
+            if response is not None and ENDPOINT.encode() in response[:_HEAD]:
+                at = perf_counter()
+                for resource in DeltaDiscoveryResponse.FromString(response).resources:
+                    times[resource.name].append(at)
+            return response
+
+        Session.next = noted
+
+    def of(self, name: str) -> list[float]:
+        """When endpoints with ``name`` in theirs were sent; they are forgotten thereby."""
+        times = [at for each in self._times if name in each for at in self._times[each]]
+        self._times.clear()
+        return times
+
+
 def _name(handle: Handle) -> str:
     """Whose callback it is: the name of a task, or a function."""
     callback: object = getattr(handle, "_callback", None)
@@ -106,7 +140,7 @@ def _name(handle: Handle) -> str:
 
 
 async def _run(paths: tuple[str, ...]) -> None:
-    turns = _Turns()
+    turns, sent = _Turns(), _Sent()
     serving: list[asyncio.Task[None]] = []
 
     def served(running: Laptop) -> None:
@@ -121,6 +155,7 @@ async def _run(paths: tuple[str, ...]) -> None:
                 "profile": profile,
                 "watch": turns.watch,
                 "await served": await_served,
+                "sent": sent.of,
                 "turns": lambda: {
                     "slices": running.slices,
                     "settling": running.status.settling(),

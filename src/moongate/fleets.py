@@ -207,8 +207,8 @@ class Fleets:
             self._transitions.handed_out(fleet.id, (), gone)
             self._certificates.handed_out(fleet.id, (), gone)
             self._quarantine.left(fleet.id, gone)
-            # All in one edit: what an Envoy has of it, or not yet, is told by the number of the edit.
-            self._ads.publish_prepared(name, gone)
+            # What an Envoy has of it, or not yet, is told by the number of the last edit.
+            yield from self._ads.publish_prepared(name, gone)
             self._recall(name, fleet, put)
             # A resource that Envoy never accepted is not removed by a response, so no answer will come.
             for key in gone:

@@ -15,7 +15,7 @@ import pytest
 from moongate.ads.events import Acknowledged, Connected, Disconnected, Event, Nacked
 from moongate.ads.responses import Response
 from moongate.ads.session import Session
-from moongate.ads.snapshot import Snapshot
+from moongate.ads.snapshot import PART, Snapshot
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, XdsResource
 from tests.ads.client import Client
 from tests.ads.conversation import SCOPES, full_name, resource
@@ -74,10 +74,40 @@ async def test_what_is_published_before_what_is_prepared_is_newer(socket: Path) 
         assert ads.version("eg", ENDPOINT, "b") is None
 
         ads.publish("eg", [new])
-        ads.publish_prepared("eg")
+        assert [*ads.publish_prepared("eg")] == []
 
         assert ads.version("eg", ENDPOINT, "a") == new.version
         assert ads.version("eg", ENDPOINT, "b") == other.version
+
+
+async def test_much_that_is_prepared_is_published_in_parts(socket: Path) -> None:
+    """In between an endpoint may change, which is newer, and nothing is gone before the last part."""
+    async with serving(socket) as ads:
+        ads.publish("eg", [endpoints(f"{n}", b"1") for n in range(2 * PART + 1)])
+        put = [endpoints(f"{n}", b"2") for n in range(2 * PART)]
+        ads.prepare("eg", put)
+        new, gone = endpoints(put[-1].name, b"3"), f"{2 * PART}"
+
+        changed: list[int] = []
+        for _ in ads.publish_prepared("eg", [(ENDPOINT, gone)]):
+            versions = [ads.version("eg", ENDPOINT, each.name) for each in put]
+            changed.append(sum(version == put[0].version for version in versions))
+            assert ads.version("eg", ENDPOINT, gone) is not None
+            ads.publish("eg", [new])
+
+        assert changed == [PART]
+        assert ads.version("eg", ENDPOINT, put[-2].name) == put[-2].version
+        assert ads.version("eg", ENDPOINT, new.name) == new.version
+        assert ads.version("eg", ENDPOINT, gone) is None
+
+
+async def test_what_a_fleet_has_first_is_published_at_once(socket: Path) -> None:
+    """An Envoy that connects amid it would drop what is still to come."""
+    async with serving(socket) as ads:
+        ads.prepare("eg", [endpoints(f"{n}") for n in range(2 * PART)])
+
+        assert [*ads.publish_prepared("eg")] == []
+        assert len(ads.resources("eg", ENDPOINT)) == 2 * PART
 
 
 async def test_a_change_reaches_every_envoy_of_its_fleet_and_no_other(socket: Path) -> None:

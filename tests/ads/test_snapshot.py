@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from moongate.ads.snapshot import Snapshot
-from moongate.xds.wire import CLUSTER, SCOPE, XdsResource
+import pytest
+
+from moongate import names
+from moongate.ads.snapshot import PART, Key, Snapshot
+from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, SCOPE, XdsResource
 
 
 def resource(name: str, body: bytes = b"a") -> XdsResource:
@@ -99,3 +102,54 @@ def test_a_cluster_of_a_former_process_is_the_one_before_until_an_envoy_takes_th
 
     snapshot.taken("a", newest.version)
     assert snapshot.former("a") is None
+
+
+def scope(host: str, body: bytes = b"a") -> XdsResource:
+    return XdsResource.of(SCOPE, names.scope("table", host), body)
+
+
+def many(body: bytes) -> list[XdsResource]:
+    """A table with more hostnames than one edit is to have if there may be several, and their clusters."""
+    hosts = [scope(f"{n}.test", body) for n in range(PART)]
+    return [scope(names.OTHERS, body), *hosts, *(resource(f"{n}", body) for n in range(PART))]
+
+
+def test_of_much_that_changes_what_refers_to_others_comes_after_them() -> None:
+    """While one edit is made nothing else runs, so endpoints would wait for thousands of resources."""
+    snapshot = Snapshot()
+    snapshot.apply(many(b"a"), [])
+    put = many(b"b")
+
+    parts = snapshot.in_parts(put, [(CLUSTER, "unused")])
+
+    assert [len(part) for part in parts] == [PART, PART, 1]
+    in_turn = [each for part in parts for each in part]
+    assert sorted(in_turn, key=lambda each: each.name) == sorted(put, key=lambda each: each.name)
+    assert {each.type_url for each in parts[0]} == {CLUSTER}
+    assert parts[-1] == [scope(names.OTHERS, b"b")], "it answers for all hostnames without a scope"
+
+
+@pytest.mark.parametrize(
+    ("more", "gone"),
+    [
+        (resource("new"), []),
+        (XdsResource.of(ENDPOINT, "new", b"a"), []),
+        (XdsResource.of(LISTENER, "there", b"b"), []),
+        (resource("0", b"c"), [(LISTENER, "there")]),
+    ],
+)
+def test_what_may_be_referred_to_is_put_together(more: XdsResource, gone: list[Key]) -> None:
+    """An Envoy that asks for what is still to be put would be told that it does not exist."""
+    snapshot = Snapshot()
+    snapshot.apply([*many(b"a"), XdsResource.of(LISTENER, "there", b"a")], [])
+    put = [*many(b"b"), more]
+
+    assert snapshot.in_parts(put, gone) == [put]
+
+
+def test_a_small_edit_is_made_at_once() -> None:
+    snapshot = Snapshot()
+    snapshot.apply(many(b"a"), [])
+    put = many(b"b")[:PART]
+
+    assert snapshot.in_parts(put, []) == [put]

@@ -46,10 +46,12 @@ async def test_a_report_of_thousands_is_sent_in_parts(folder: Path) -> None:
         await until(lambda: len(running.statuses.documents()) > 3 * RESOURCES_AT_ONCE)
 
         parts = list(running.status.encoded({}))
+        resources = running.world.store.held()
 
         report = msgspec.json.decode(b"".join(parts))
         whole = msgspec.json.decode(msgspec.json.encode(running.report()))
-    assert len(parts) > 4
+    assert len(parts) > 8
+    assert parts.count(b"") == (1 + len(resources)) // RESOURCES_AT_ONCE, "the looks at their references"
     assert report["resources"] == whole["resources"]
     assert report.keys() == {*whole, "rateLimits"}
 

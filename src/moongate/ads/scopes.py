@@ -65,6 +65,9 @@ The quarantine needs some answers of Envoy for each culprit: milliseconds, or se
 is not mended by then hardly ever will be.
 """
 
+_SHARED: Final = f"/{OTHERS}"
+"""How the name of a shared scope ends."""
+
 
 def shared(collection: str) -> str:
     """The scope in a collection that answers for all hostnames without one."""
@@ -73,7 +76,7 @@ def shared(collection: str) -> str:
 
 def is_shared(name: str) -> bool:
     """Whether a scope answers for all hostnames without one."""
-    return name == shared(collection_of(name))
+    return name.endswith(_SHARED)
 
 
 def halves(batch: Batch) -> list[Batch]:

@@ -36,8 +36,10 @@ if TYPE_CHECKING:
         AsyncGenerator,
         AsyncIterator,
         Callable,
+        Collection,
         Coroutine,
         Iterable,
+        Iterator,
         Mapping,
         Sequence,
     )
@@ -135,15 +137,10 @@ class AdsServer:
         The first call creates the fleet, even without resources. It exists until ``end``.
         """
         of = self._fleet(fleet)
-        of.published = True
         if of.prepared:
             put = tuple(put)
             of.overtaken.update((resource.type_url, resource.name) for resource in put)
-        differences = of.snapshot.apply(put, gone)
-        for stream in of.streams:
-            stream.session.touch(differences)
-            stream.wake.set()
-        of.notify()
+        _edit(of, put, gone)
 
     def prepare(self, fleet: str, put: Sequence[XdsResource]) -> None:
         """Take resources that ``publish_prepared`` publishes: what is published before that is newer."""
@@ -151,13 +148,19 @@ class AdsServer:
         of.prepared = put
         of.overtaken.clear()
 
-    def publish_prepared(self, fleet: str, gone: Iterable[Key] = ()) -> None:
-        """Publish what was prepared, and the end of others, in one edit."""
+    def publish_prepared(self, fleet: str, gone: Collection[Key] = ()) -> Iterator[None]:
+        """Publish what was prepared, and the end of others with the last of it.
+
+        It is one edit unless there is much of it that may come one after the other. Then this pauses after
+        each part.
+        """
         of = self._fleet(fleet)
-        put, of.prepared = of.prepared, ()
-        if of.overtaken:
-            put = [each for each in put if (each.type_url, each.name) not in of.overtaken]
-        self.publish(fleet, put, gone)
+        *parts, last = of.snapshot.in_parts(of.prepared, gone)
+        for part in parts:
+            _edit(of, of.not_overtaken(part), ())
+            yield
+        put, of.prepared = of.not_overtaken(last), ()
+        _edit(of, put, gone)
 
     def recall(self, fleet: str, cluster: XdsResource) -> None:
         """Take a cluster that a former process had in force before one that Envoy may refuse."""
@@ -429,6 +432,12 @@ class _Fleet:
         self._behind = 0
         """The index of the stream that had not answered the last time."""
 
+    def not_overtaken(self, prepared: Sequence[XdsResource]) -> Sequence[XdsResource]:
+        """Some of what was prepared, without that of which something newer was published in the meantime."""
+        if not self.overtaken:
+            return prepared
+        return [each for each in prepared if (each.type_url, each.name) not in self.overtaken]
+
     def settled(self, seq: int) -> bool:
         """Whether an Envoy is connected, and all that are have answered up to edit ``seq``.
 
@@ -448,6 +457,16 @@ class _Fleet:
         self.snapshot.departures.forget(_now())
         if self.published:
             self.lateness.look(self.snapshot.seq, self.settled)
+
+
+def _edit(of: _Fleet, put: Iterable[XdsResource], gone: Iterable[Key]) -> None:
+    """Make one edit of a fleet's resources, and let its streams send it."""
+    of.published = True
+    differences = of.snapshot.apply(put, gone)
+    for stream in of.streams:
+        stream.session.touch(differences)
+        stream.wake.set()
+    of.notify()
 
 
 async def _finished(write: Coroutine[Any, Any, None]) -> None:

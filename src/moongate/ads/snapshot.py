@@ -7,22 +7,29 @@ nothing else, so the cost depends on the size of the change.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from moongate.ads.departures import Departures
 from moongate.ads.ledger import collection_of
 from moongate.ads.needs import NEEDED_BY, needs_scopes
 from moongate.ads.responses import Responses
-from moongate.xds.wire import CLUSTER, LISTENER, SCOPE
+from moongate.ads.scopes import is_shared
+from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, SECRET
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from moongate.xds.wire import XdsResource
 
 Key: TypeAlias = tuple[str, str]
 """(type URL, resource name)."""
 
+
+PART: Final = 500
+"""How many resources are put in one edit if there may be several. Each takes some microseconds."""
+
+_IN_TURN: Final = (CLUSTER, ENDPOINT, SECRET, SCOPE, ROUTE)
+"""The types that may be put one after the other: first what others refer to."""
 
 Differences: TypeAlias = "Mapping[str, Mapping[str, str | None]]"
 """What an edit changed: type URL → name → the version before the edit; None if there was none.
@@ -87,6 +94,30 @@ class Snapshot:
             for name in (name for name, was in names.items() if was is None):
                 self._note(type_url, name, existed=False)
         return differences
+
+    def in_parts(self, put: Sequence[XdsResource], gone: Collection[Key]) -> list[Sequence[XdsResource]]:
+        """What may be put one part after the other, each by an edit of its own, as nothing new refers to it.
+
+        That is so if all of it changes what is there: then whatever is in force finds what it refers to after
+        each of these edits. A new cluster without its endpoints would be taken for one that has none. And a
+        listener is put together with its routes, and with the end of another that has its address.
+
+        Args:
+            put: resources that are new or changed.
+            gone: what the last of these edits is to end.
+        """
+        if len(put) <= PART or any(type_url == LISTENER for type_url, _ in gone):
+            return [put]
+        by_type: dict[str, list[XdsResource]] = {type_url: [] for type_url in _IN_TURN}
+        # What answers for hostnames without a scope may only do so once the scopes are as they should be.
+        shared: list[XdsResource] = []
+        for each in put:
+            if each.type_url not in by_type or each.name not in self._resources[each.type_url]:
+                return [put]
+            is_last = each.type_url == SCOPE and is_shared(each.name)
+            (shared if is_last else by_type[each.type_url]).append(each)
+        in_turn = [each for some in (*by_type.values(), shared) for each in some]
+        return [in_turn[at : at + PART] for at in range(0, len(in_turn), PART)]
 
     def depart(self, names: Iterable[str]) -> list[str]:
         """Note scopes that an Envoy has. Those that the fleet should not have depart in one edit.

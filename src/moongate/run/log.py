@@ -98,11 +98,15 @@ class RunLog:
 
     def diagnostics(self) -> tuple[Diagnostic, ...]:
         """All about manifests as they are now: their faults, and all references that lead nowhere."""
+        return tuple(chain.from_iterable(self.diagnostics_in_steps()))
+
+    def diagnostics_in_steps(self) -> Iterator[tuple[Diagnostic, ...]]:
+        """The same: all faults first, and then the references of one resource after the other."""
         references = (_DANGLING, _ALONE)
         faults = (d for source, own in self._diagnostics.items() if source not in references for d in own)
-        dangling = chain.from_iterable(self._dangling(self._resources))
-        ends = (end for end in dangling if end.problem.reason != ROUTABLE)
-        return (*faults, *(self.diagnostic(*end) for end in ends))
+        yield tuple(faults)
+        for ends in self._dangling(tuple(self._resources)):
+            yield tuple(self.diagnostic(*end) for end in ends if end.problem.reason != ROUTABLE)
 
     def has_unbuilt(self, ref: Ref, path: str) -> bool:
         """Whether a field of a resource was logged as not built yet, so that its status need not be."""

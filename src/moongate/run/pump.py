@@ -138,18 +138,15 @@ class Pump:
             if run_slice(steps):
                 return
             self.slices += 1
-            self._exclude_new()
             await run_others()
+            if self._are_many_new():
+                # What comes meanwhile waits for this or for a slice, and not for both.
+                _exclude_new()
+                self._most_new = _NEW_IN_TURN
+                await run_others()
 
-    def _exclude_new(self) -> None:
-        """Exclude objects from garbage collection if many are new.
-
-        The results of thousands of queries live long, and a full collection over them takes 0.1 s or more.
-        """
-        if len(gc.get_objects()) > self._most_new:
-            gc.collect()
-            gc.freeze()
-            self._most_new = _NEW_IN_TURN
+    def _are_many_new(self) -> bool:
+        return len(gc.get_objects()) > self._most_new
 
     async def until(self, claim: Callable[[], bool]) -> None:
         """Return when ``claim()`` is true. It is called after each turn."""
@@ -178,6 +175,15 @@ class Pump:
 
     def _has_turned(self, turns: int) -> bool:
         return self._turns >= turns
+
+
+def _exclude_new() -> None:
+    """Exclude what is new from garbage collection.
+
+    The results of thousands of queries live long, and a full collection over them takes 0.1 s or more.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 async def run_others() -> None:

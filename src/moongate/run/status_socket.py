@@ -18,7 +18,7 @@ from moongate.run.private_socket import private_socket
 from moongate.sources.diagnostics import without_reported
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
     from pathlib import Path
 
     from moongate.fleets import Fleets
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from moongate.world import World
 
 RESOURCES_AT_ONCE: Final = 100
-"""Resources that are encoded before the event loop has its turn: some milliseconds."""
+"""Resources that are looked at, or encoded, before the event loop has its turn: some milliseconds."""
 
 
 class StatusReport(Struct, frozen=True):
@@ -44,11 +44,17 @@ class StatusReport(Struct, frozen=True):
 
     def as_data(self) -> dict[str, Any]:
         """The whole report, as plain data."""
-        return {**self._head(), "resources": [self._with_spec(d) for d in self._documents()]}
+        head = self._head(self.log.diagnostics())
+        return {**head, "resources": [self._with_spec(d) for d in self._documents()]}
 
     def encoded(self, limits: dict[str, Any]) -> Iterator[bytes]:
         """The same and rate limits as JSON, in parts of some milliseconds: endpoints do not wait for it."""
-        head = {**self._head(), "rateLimits": limits}
+        diagnostics: list[Diagnostic] = []
+        for n, some in enumerate(self.log.diagnostics_in_steps(), start=1):
+            diagnostics += some
+            if n % RESOURCES_AT_ONCE == 0:
+                yield b""
+        head = {**self._head(diagnostics), "rateLimits": limits}
         yield msgspec.json.encode(head).removesuffix(b"}") + b',"resources":['
         comma = b""
         documents = self._documents()
@@ -68,9 +74,9 @@ class StatusReport(Struct, frozen=True):
             "sent": {t: msgspec.to_builtins(counters) for t, counters in self.fleets.counters.items()},
         }
 
-    def _head(self) -> dict[str, Any]:
+    def _head(self, diagnostics: Iterable[Diagnostic]) -> dict[str, Any]:
         """The report without its resources, which may be thousands."""
-        diagnostics = self._diagnostics()
+        diagnostics = self._unreported(diagnostics)
         return {
             "version": 1,
             "settling": self.settling(),
@@ -86,10 +92,10 @@ class StatusReport(Struct, frozen=True):
             "figures": self.figures(),
         }
 
-    def _diagnostics(self) -> list[Diagnostic]:
+    def _unreported(self, diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
         """What is wrong with manifests, and is not in the statuses."""
-        reported = without_reported(self.log.diagnostics(), self.statuses.faulty_fields)
-        return [diagnostic for diagnostic in reported if diagnostic.severity != "info"]
+        unreported = without_reported(diagnostics, self.statuses.faulty_fields)
+        return [diagnostic for diagnostic in unreported if diagnostic.severity != "info"]
 
     def _documents(self) -> list[dict[str, Any]]:
         """The statuses of all resources; an empty one for each route that has none, so that it is shown."""
