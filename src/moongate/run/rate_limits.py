@@ -100,9 +100,9 @@ class RateLimits:
         self._on_change = on_change
         self._transition = Transition(monotonic)
         self._forgetting: asyncio.TimerHandle | None = None
+        """Ends the time in which former limits count."""
         self._merging = False
         """Whether ``publish`` is in the middle of its steps."""
-        """Ends the time in which former limits count."""
         self._server = SotwServer(RATE_LIMIT_CONFIG, NODE, self._on_answer)
         self._waiting: Patience | None = None
         """Ends the wait for the service to take what was published; None if nobody waits."""
@@ -257,7 +257,12 @@ class RateLimits:
 
     def _description(self, trouble: str) -> dict[str, Any]:
         if self._external is not None:
-            return {"address": self._external.address, "trouble": ""}
+            if self._transition.newest and not self._server.has_clients:
+                trouble = (
+                    f"The service at {self._external.address} has not come for its limits, which it is to "
+                    f"get from 127.0.0.1:{self._external.configuration_port}."
+                )
+            return {"address": self._external.address, "trouble": trouble}
         process = self._process
         return {
             "address": self.service,
