@@ -220,3 +220,41 @@ def test_what_is_reported_is_not_sent_again() -> None:
 
     path = "spec.telemetry.accessLog.settings[0].sinks[0].openTelemetry.backendSettings.retry"
     assert hint.startswith(f"{path}: What is reported is sent once")
+
+
+@pytest.mark.parametrize(
+    ("session", "hint"),
+    [
+        ("absoluteTimeout: 8h", "The cookie ends with the browser"),
+        ("absoluteTimeout: 8h, cookieConfig: {lifetimeType: Session}", "The cookie ends with the browser"),
+        ("absoluteTimeout: 8h, type: Header", "ends when the client leaves the header out"),
+        ("absoluteTimeout: 8h, cookieConfig: {lifetimeType: Permanent}", None),
+        ("type: Header", None),
+    ],
+)
+def test_a_time_that_ends_no_session_is_noticed(session: str, hint: str | None) -> None:
+    """Only a permanent cookie has an end of its own, so a user would wait for it in vain."""
+    lines = of(route(f"{TO_APP}, sessionPersistence: {{{session}}}"))
+
+    assert len(lines) == (hint is not None)
+    assert all(line.startswith("spec.rules[0].sessionPersistence.absoluteTimeout: ") for line in lines)
+    assert all(hint is not None and hint in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("on", "hint"),
+    [
+        ("triggers: [5xx], httpStatusCodes: [429]", "httpStatusCodes: No status is retried"),
+        ("triggers: [retriable-status-codes]", "triggers: The trigger retriable-status-codes retries"),
+        ("triggers: [retriable-status-codes], httpStatusCodes: [429]", None),
+        ("httpStatusCodes: [429]", None),
+        ("triggers: [5xx]", None),
+    ],
+)
+def test_statuses_that_are_not_retried_are_noticed(on: str, hint: str | None) -> None:
+    """Envoy needs the trigger as well as the statuses, and says nothing where one is missing."""
+    spec = f"{{{TARGET}, retry: {{retryOn: {{{on}}}}}}}"
+    lines = of(extension("BackendTrafficPolicy", "again", spec))
+
+    assert len(lines) == (hint is not None)
+    assert all(hint is not None and line.startswith(f"spec.retry.retryOn.{hint}") for line in lines)

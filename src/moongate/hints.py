@@ -17,7 +17,7 @@ from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway
 from moongate.api.httproute import HTTPRouteRule
 from moongate.api.listenerset import ListenerSet
-from moongate.api.route import ConnectionRule, RequestRule, Route
+from moongate.api.route import ConnectionRule, RequestRule, Route, SessionPersistence
 from moongate.api.tlsroute import TLSRoute
 from moongate.attach.backends import is_ip
 from moongate.attach.listener_sets import parent_of_set
@@ -162,6 +162,8 @@ def _of_rule(kind: str, rule: RouteRule) -> Iterator[Problem]:
     if isinstance(rule, ConnectionRule) and not any(ref.weight for ref in rule.backend_refs):
         message = "All backends of the rule have the weight 0. Nothing that comes here goes anywhere."
         yield Problem("backendRefs", message, CLOSED)
+    if isinstance(rule, RequestRule) and rule.session_persistence is not None:
+        yield from _of_session(rule.session_persistence)
     filters = rule.filters if isinstance(rule, RequestRule) else ()
     if not isinstance(rule, RequestRule) or any(each.type in _ANSWERING for each in filters):
         return
@@ -172,3 +174,18 @@ def _of_rule(kind: str, rule: RouteRule) -> Iterator[Problem]:
     elif not any(ref.weight for ref in rule.backend_refs):
         message = f"All backends of the rule have the weight 0. {effect}"
         yield Problem("backendRefs", message, CLOSED)
+
+
+def _of_session(session: SessionPersistence) -> Iterator[Problem]:
+    """The hint about an end that a session never comes to."""
+    config = session.cookie_config
+    if session.absolute_timeout is None or (config is not None and config.lifetime_type == "Permanent"):
+        return
+    if session.type == "Header":
+        message = "A session of type Header ends when the client leaves the header out; this ends none."
+    else:
+        message = (
+            "The cookie ends with the browser, and this ends none. With cookieConfig: {lifetimeType: "
+            "Permanent} the cookie is kept for this time."
+        )
+    yield Problem("sessionPersistence.absoluteTimeout", message, UNUSED)

@@ -161,8 +161,8 @@ async def test_a_table_of_a_part_says_what_is_wrong_with_the_rest(
 
     assert ended.code == 1
     assert ended.err.startswith(
-        "Not in force, and not in this table: Backend default/b0, Backend default/b1, Backend default/b2, "
-        "2 more, 1 diagnostic. `"
+        "`moongate status` shows more that is wrong: Backend default/b0, Backend default/b1, "
+        "Backend default/b2, 2 more, 1 diagnostic."
     )
 
 
@@ -321,16 +321,29 @@ async def test_a_service_that_was_started_again_counts_all_the_same(
     assert ended.code == 0
 
 
-def test_an_address_of_redis_is_not_shown_with_a_command_line() -> None:
-    """It may have a password, and the list of runs is for everybody to see."""
+def shown_line(*words: str) -> str:
+    """How the command line of a process with these words is shown."""
     program = "import sys; print('started', flush=True); sys.stdin.read()"
-    words = ["moongate", "run", "--redis", "redis://:secret@r", "--redis=redis://:secret@r", "shop"]
     command = [sys.executable, "-c", program, *words]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"started\n"
         shown = command_line(process.pid)
         process.communicate()
+    return shown
+
+
+def test_a_long_command_line_is_cut() -> None:
+    """In a list of runs, one that names hundreds of files would hide the others."""
+    shown = shown_line("moongate", "run", *(f"shop{n}" for n in range(100)))
+
+    assert shown.startswith("moongate run shop0 shop1 ")
+    assert len(shown.partition("… (in ")[0]) == 159
+
+
+def test_an_address_of_redis_is_not_shown_with_a_command_line() -> None:
+    """It may have a password, and the list of runs is for everybody to see."""
+    shown = shown_line("moongate", "run", "--redis", "redis://:secret@r", "--redis=redis://:secret@r", "shop")
 
     assert shown.startswith("moongate run --redis '[redacted]' '--redis=[redacted]' shop (in ")
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from moongate.api.admission import checked
 from moongate.policies.backend_traffic_policy import BackendTrafficPolicy, BackendTrafficPolicySpec
 from tests.api.crds import differences
@@ -29,3 +33,20 @@ def test_a_selector_has_one_group() -> None:
 
     assert spec(group="gateway.networking.k8s.io") == spec()
     assert spec(group="apps")[1] == ["targetSelectors[0]"]
+
+
+@pytest.mark.parametrize(
+    "balancer", [{"type": "ConsistentHash"}, {"type": "Random", "consistentHash": {"type": "SourceIP"}}]
+)
+def test_a_field_that_is_for_one_type_is_missing_or_too_much(balancer: dict[str, Any]) -> None:
+    """One rule says both, so its sentence must be true for both."""
+    target = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "eg"}
+
+    _, problems = checked(BackendTrafficPolicySpec, {"targetRefs": [target], "loadBalancer": balancer})
+
+    assert [problem.message for problem in problems] == [
+        (
+            "consistentHash must be set if type is ConsistentHash, and only then. "
+            f"Here type is {balancer['type']!r}."
+        )
+    ]

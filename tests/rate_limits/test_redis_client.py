@@ -41,7 +41,10 @@ def hit(user: str) -> Hit:
 
 
 async def counts(address: RedisAddress, *users: str) -> list[int]:
-    async with redis_client(address) as client, RedisCounters(client, str(address)) as counters:
+    async with (
+        redis_client(address) as client,
+        RedisCounters(client, str(address), address.files) as counters,
+    ):
         return await counters.add([hit(user) for user in users])
 
 
@@ -84,6 +87,9 @@ async def test_tls_with_certificates_on_both_sides(tmp_path: Path) -> None:
             await counts(redis_address(f"{at}?{own}"), "anne")
         with pytest.raises(CountersError):
             await counts(redis_address(f"{at}?ssl_ca_certs={ca}"), "anne")
+        missing = tmp_path / "missing"
+        with pytest.raises(CountersError, match=f"does not count: {missing} cannot be read: No such file"):
+            await counts(redis_address(f"{at}?ssl_ca_certs={missing}"), "anne")
 
 
 @pytest.mark.parametrize("kind", ["single", "cluster"])

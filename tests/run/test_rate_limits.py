@@ -372,6 +372,7 @@ async def test_a_service_of_the_users_gets_its_configuration_at_a_port(tmp_path:
         async with RateLimits(run, external=service) as limits, asyncio.TaskGroup() as tasks:
             at_once(limits.publish(TWO_A_YEAR, {}))
             assert limits.enforced(), "nobody asks for it, and it may be started later"
+            absent = await limits.report()
             following = tasks.create_task(follow(f"127.0.0.1:{port}", taken.put_nowait))
             [limit] = await taken.get()
             report = await limits.report()
@@ -380,6 +381,11 @@ async def test_a_service_of_the_users_gets_its_configuration_at_a_port(tmp_path:
     assert limits.service == "localhost:8081"
     assert limit.requests == 2
     assert [each["used"] for each in report["limits"]] == [None]
+    assert (
+        f"has not come for its limits, which it is to get from 127.0.0.1:{port}"
+        in absent["service"]["trouble"]
+    )
+    assert report["service"]["trouble"] == ""
 
 
 async def test_a_port_for_the_configuration_that_is_taken_is_an_error(tmp_path: Path) -> None:

@@ -45,19 +45,19 @@ class ConsistentHash(Model, frozen=True, kw_only=True):
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "self.type == 'Header' ? has(self.header) : !has(self.header)",
-            "header is for type Header, which needs it.",
+            "header must be set if type is Header, and only then.",
         ),
         Rule(
             "self.type == 'Headers' ? has(self.headers) : !has(self.headers)",
-            "headers is for type Headers, which needs it.",
+            "headers must be set if type is Headers, and only then.",
         ),
         Rule(
             "self.type == 'Cookie' ? has(self.cookie) : !has(self.cookie)",
-            "cookie is for type Cookie, which needs it.",
+            "cookie must be set if type is Cookie, and only then.",
         ),
         Rule(
             "self.type == 'QueryParams' ? has(self.queryParams) : !has(self.queryParams)",
-            "queryParams is for type QueryParams, which needs it.",
+            "queryParams must be set if type is QueryParams, and only then.",
         ),
     )
 
@@ -189,16 +189,16 @@ class LoadBalancer(Model, frozen=True, kw_only=True):
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "self.type == 'ConsistentHash' ? has(self.consistentHash) : !has(self.consistentHash)",
-            "consistentHash is for type ConsistentHash, which needs it.",
+            "consistentHash must be set if type is ConsistentHash, and only then.",
         ),
         Rule(
             "self.type == 'BackendUtilization' ? has(self.backendUtilization) : "
             "!has(self.backendUtilization)",
-            "backendUtilization is for type BackendUtilization, which needs it.",
+            "backendUtilization must be set if type is BackendUtilization, and only then.",
         ),
         Rule(
             "self.type == 'DynamicModule' ? has(self.dynamicModule) : !has(self.dynamicModule)",
-            "dynamicModule is for type DynamicModule, which needs it.",
+            "dynamicModule must be set if type is DynamicModule, and only then.",
         ),
         Rule(
             "self.type in ['Random', 'ConsistentHash', 'DynamicModule'] ? !has(self.slowStart) : true",

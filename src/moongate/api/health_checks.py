@@ -64,11 +64,11 @@ class HealthCheckPayload(Model, frozen=True, kw_only=True):
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "self.type == 'Text' ? has(self.text) : !has(self.text)",
-            "text is for type Text, which needs it.",
+            "text must be set if type is Text, and only then.",
         ),
         Rule(
             "self.type == 'Binary' ? has(self.binary) : !has(self.binary)",
-            "binary is for type Binary, which needs it.",
+            "binary must be set if type is Binary, and only then.",
         ),
     )
 
@@ -131,11 +131,11 @@ class ActiveHealthCheck(Model, frozen=True, kw_only=True):
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "self.type == 'HTTP' ? has(self.http) : !has(self.http)",
-            "http is for type HTTP, which needs it.",
+            "http must be set if type is HTTP, and only then.",
         ),
         Rule(
             "self.type == 'TCP' ? has(self.tcp) : !has(self.tcp)",
-            "tcp is for type TCP, which needs it.",
+            "tcp must be set if type is TCP, and only then.",
         ),
         Rule("has(self.grpc) ? self.type == 'GRPC' : true", "grpc is for type GRPC."),
     )

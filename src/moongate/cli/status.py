@@ -78,13 +78,13 @@ def _say_what_is_hidden(degraded: Sequence[Document], faults: int) -> None:
     names += [f"{faults} diagnostic{'s' if faults > 1 else ''}"] if faults else []
     if names:
         say(
-            f"Not in force, and not in this table: {', '.join(names)}. `{program()} status` has all.",
+            f"`{program()} status` shows more that is wrong: {', '.join(names)}.",
             stderr=True,
         )
 
 
 _NAMED = 3
-"""The most resources that are named."""
+"""The most resources, or ports, that are named."""
 
 
 # --- which run ------------------------------------------------------------------------------------
@@ -138,7 +138,9 @@ def _description(path: Path) -> str:
         return f"{since}, does not answer"
     gateways = filter(_SELECTS["gateways"], report.get("resources", ()))
     ports = {listener["port"] for gateway in gateways for listener in gateway["spec"]["listeners"]}
-    listed = f"port{'s' * (len(ports) > 1)} {', '.join(map(str, sorted(ports)))}" if ports else "no port"
+    first = ", ".join(map(str, sorted(ports)[:_NAMED]))
+    more = f" and {len(ports) - _NAMED} more" if len(ports) > _NAMED else ""
+    listed = f"port{'s' * (len(ports) > 1)} {first}{more}" if ports else "no port"
     return f"pid {pid}, {since}, {listed}: {command_line(pid)}"
 
 
@@ -152,7 +154,13 @@ def command_line(pid: int) -> str:
     argv = [word if argv[n - 1 : n] != ["--redis"] else "[redacted]" for n, word in enumerate(argv)]
     argv = ["--redis=[redacted]" if word.startswith("--redis=") else word for word in argv]
     own = next((n for n, word in enumerate(argv) if Path(word).name == "moongate"), None)
-    return f"{shlex.join(argv if own is None else ['moongate', *argv[own + 1 :]])} (in {folder})"
+    line = shlex.join(argv if own is None else ["moongate", *argv[own + 1 :]])
+    shown = line if len(line) <= _LONGEST_COMMAND else f"{line[: _LONGEST_COMMAND - 1]}…"
+    return f"{shown} (in {folder})"
+
+
+_LONGEST_COMMAND = 160
+"""Characters of a command line that are shown; a test run may name a hundred files."""
 
 
 def _report(path: Path, *, timeout_s: float = _TIMEOUT_S) -> tuple[int, Document]:

@@ -32,12 +32,14 @@ if TYPE_CHECKING:
     from moongate.api.route import RouteRule
     from moongate.engine import Db
 
+_STATUSES: Final[Trigger] = "retriable-status-codes"
+
 _STANDARD: Final[tuple[Trigger, ...]] = (
     "connect-failure",
     "refused-stream",
     "unavailable",
     "cancelled",
-    "retriable-status-codes",
+    _STATUSES,
 )
 """Failures of requests that no backend processed."""
 
@@ -90,6 +92,19 @@ def check(_db: Db, retry: Effective[Retry]) -> Iterator[Problem]:
             "perRetry.backOff.maxInterval",
             f"maxInterval is {longest!r}; it must not be shorter than baseInterval, which is {base!r}.",
         )
+
+
+def hints(retry: Retry) -> Iterator[Problem]:
+    """Statuses without their trigger, and the trigger without statuses: Envoy needs both."""
+    on = retry.retry_on
+    if on is None or not on.triggers:
+        return
+    if on.http_status_codes and _STATUSES not in on.triggers:
+        message = f"No status is retried, as triggers has no {_STATUSES}. Add it."
+        yield Problem("retryOn.httpStatusCodes", message, "Unused")
+    if _STATUSES in on.triggers and not on.http_status_codes:
+        message = f"The trigger {_STATUSES} retries the statuses in httpStatusCodes, which has none."
+        yield Problem("retryOn.triggers", message, "Unused")
 
 
 def route(edit: RouteEdit, retry: Effective[Retry]) -> None:
@@ -149,6 +164,7 @@ FEATURE = Feature(
     field="retry",
     model=Retry,
     check=check,
+    hints=hints,
     native=Native(read=native),
     route=route,
 )

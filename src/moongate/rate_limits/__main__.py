@@ -111,7 +111,7 @@ async def _counters(settings: Settings, stack: AsyncExitStack) -> Counters:
         ca=_in_memory(redis.ca) or address.ca,
     )
     client = await stack.enter_async_context(redis_client(address))
-    return await stack.enter_async_context(RedisCounters(client, str(address)))
+    return await stack.enter_async_context(RedisCounters(client, str(address), address.files))
 
 
 def _in_memory(content: str) -> str:

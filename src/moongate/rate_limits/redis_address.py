@@ -70,6 +70,11 @@ class RedisAddress(Struct, frozen=True, kw_only=True):
 
     __repr__ = __str__
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that a connection with TLS reads."""
+        return tuple(filter(None, (self.ca, self.certificate, self.key)))
+
 
 class _Part(Struct, frozen=True):
     """One of the addresses between commas."""
@@ -201,7 +206,10 @@ def _database(path: str) -> int:
     if not path:
         return 0
     if not path.isdecimal():
-        raise RedisAddressError("What follows the host in the address of Redis must be a database's number.")
+        raise RedisAddressError(
+            "The address of Redis must be like redis://host:6379/0: what follows the host is a database's "
+            "number."
+        )
     return int(path)
 
 

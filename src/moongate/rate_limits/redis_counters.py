@@ -20,6 +20,7 @@ Facts
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from time import time  # noqa: TID251 - windows are aligned to the clock
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
@@ -58,6 +59,7 @@ class RedisCounters:
     Args:
         client: of the Redis.
         shown: what to call this Redis in logs.
+        files: those with certificates, which a new connection reads.
         clock: tells which buckets are over.
     """
 
@@ -65,11 +67,13 @@ class RedisCounters:
         self,
         client: Redis | RedisCluster,
         shown: str,
+        files: Sequence[str] = (),
         clock: Callable[[], float] = time,
     ) -> None:
         self.buckets = Buckets(clock)
         self._client = client
         self._shown = shown
+        self._files = files
         self._lanes: dict[str, _Lane] = {}
         self._tasks = asyncio.TaskGroup()
 
@@ -113,7 +117,7 @@ class RedisCounters:
         lane = self._lanes.get(member)
         if lane is None:
             shown = f"{self._shown}, member {member}," if member else self._shown
-            lane = self._lanes[member] = _Lane(self._client, member, shown, self.buckets)
+            lane = self._lanes[member] = _Lane(self._client, member, shown, self._files, self.buckets)
             lane.task = self._tasks.create_task(lane.count(), name=f"counters in {shown}")
         return lane
 
@@ -125,6 +129,7 @@ class _Lane:
         client: of the Redis.
         member: the name of the member of a cluster; "" of one Redis.
         shown: what to call it in logs.
+        files: those with certificates.
         buckets: what is known of buckets.
 
     Attributes:
@@ -134,11 +139,19 @@ class _Lane:
 
     task: asyncio.Task[None]
 
-    def __init__(self, client: Redis | RedisCluster, member: str, shown: str, buckets: Buckets) -> None:
+    def __init__(
+        self,
+        client: Redis | RedisCluster,
+        member: str,
+        shown: str,
+        files: Sequence[str],
+        buckets: Buckets,
+    ) -> None:
         self.trouble = ""
         self._client = client
         self._member = member
         self._shown = shown
+        self._files = files
         self._buckets = buckets
         self._lost = False
         self._waiting: list[_Waiting] = []
@@ -196,7 +209,7 @@ class _Lane:
     async def _recover(self, error: Exception, batch: Sequence[_Waiting]) -> None:
         """Fail all hits until the server answers again, or is none of the cluster any more."""
         self._lost = True
-        self._note(f"{self._shown} does not count: {_words(error)}")
+        self._note(f"{self._shown} does not count: {self._why(error)}")
         for _, counts in (*batch, *self._waiting):
             _fail(counts, self.trouble)
         self._waiting.clear()
@@ -208,7 +221,7 @@ class _Lane:
                 await self._reach()
             except Exception as reason:  # noqa: BLE001 - whatever it is, the next try may succeed
                 # A connection that was closed may be refused for another reason, such as a new password.
-                self._note(f"{self._shown} does not count: {_words(reason)}")
+                self._note(f"{self._shown} does not count: {self._why(reason)}")
             else:
                 break
         self._lost = False
@@ -228,6 +241,11 @@ class _Lane:
             self._client.connection_pool.reset()
             await self._client.ping()  # pyright: ignore[reportUnknownMemberType]
 
+    def _why(self, error: Exception) -> str:
+        # The error about a file that is missing does not name it.
+        faults = [fault for file in self._files if (fault := _fault_of_file(file))]
+        return faults[0] if faults else _words(error)
+
     def _note(self, trouble: str) -> None:
         """Log a trouble when it begins, and when it is over."""
         if trouble and not self.trouble:
@@ -240,6 +258,15 @@ class _Lane:
 def _fail(counts: asyncio.Future[list[int]], message: str) -> None:
     if not counts.done():
         counts.set_exception(CountersError(message))
+
+
+def _fault_of_file(file: str) -> str:
+    """Why a file cannot be read; "" if it can."""
+    try:
+        Path(file).open("rb").close()
+    except OSError as error:
+        return f"{file} cannot be read: {error.strerror}."
+    return ""
 
 
 def _words(error: Exception) -> str:

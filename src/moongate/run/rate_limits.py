@@ -280,7 +280,12 @@ class RateLimits:
 
     def _description(self, trouble: str) -> dict[str, Any]:
         if self._external is not None:
-            return {"address": self._external.address, "trouble": ""}
+            if self._transition.newest and not self._server.has_clients:
+                trouble = (
+                    f"The service at {self._external.address} has not come for its limits, which it is to "
+                    f"get from 127.0.0.1:{self._external.configuration_port}."
+                )
+            return {"address": self._external.address, "trouble": trouble}
         process = self._process
         return {
             "address": self.service,
