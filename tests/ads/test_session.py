@@ -928,7 +928,7 @@ def test_a_former_version_that_envoy_drops_leaves_the_newest_unrefused(served: C
     served.says(">> L ack")
 
     assert served.refused() == {}
-    assert served.session.held(LISTENER, "l") == served.snapshot.of(LISTENER)["l"].version
+    assert served.session.acknowledged_version(LISTENER, "l") == served.snapshot.of(LISTENER)["l"].version
 
 
 def test_what_envoy_never_had_is_not_dropped(served: Conversation) -> None:
@@ -1329,7 +1329,7 @@ def test_certificates_are_sent_together_and_alone_in_other_bytes_if_one_is_refus
         >> S ack
     """)
     assert session.refused() == {}
-    assert session.session.held(SECRET, "a") == resource("S", "a", "pem").version
+    assert session.session.acknowledged_version(SECRET, "a") == resource("S", "a", "pem").version
 
 
 def test_a_response_has_a_bounded_number_of_certificates() -> None:
@@ -1793,7 +1793,10 @@ def test_envoys_of_other_versions_are_sent_what_each_needs() -> None:
 
     assert [envoy.refused() for envoy in envoys] == [{}, {}, {}, {}]
     a, c = resource("C", "a", "3").version, resource("C", "c", "1").version
-    assert {(e.session.held(CLUSTER, "a"), e.session.held(CLUSTER, "c")) for e in envoys} == {(a, c)}
+    assert {
+        (e.session.acknowledged_version(CLUSTER, "a"), e.session.acknowledged_version(CLUSTER, "c"))
+        for e in envoys
+    } == {(a, c)}
     assert len(snapshot.responses) == 0
 
 
@@ -1827,7 +1830,7 @@ def test_of_what_comes_by_the_hundred_in_one_edit_nothing_is_lost() -> None:
     for _ in range(ceil(300 / MOST[CLUSTER])):
         envoy.play(">> C ack")
 
-    assert [n for n in range(300) if envoy.session.held(CLUSTER, f"c{n}") is None] == []
+    assert [n for n in range(300) if envoy.session.acknowledged_version(CLUSTER, f"c{n}") is None] == []
     assert envoy.counters[CLUSTER].resources == 300
 
 

@@ -172,7 +172,7 @@ class Session:
         """Whether Envoy has said that it has resources of any type, from an earlier stream."""
         self._warming: set[str] = set()
         """Endpoints that changed clusters need, as long as Envoy has not subscribed to endpoints."""
-        self._held: set[str] = set()
+        self._on_hold: set[str] = set()
         """The types of which nothing is sent until ``release``."""
         self._asked_for_scopes = 0
         """The edit as of which Envoy has asked for scopes first."""
@@ -276,11 +276,11 @@ class Session:
 
     def hold(self, type_url: str) -> None:
         """Send no listeners, or no routes, until ``release``."""
-        self._held.add(type_url)
+        self._on_hold.add(type_url)
 
     def release(self, type_url: str) -> None:
         """Send resources of a type again, in their newest version."""
-        self._held.discard(type_url)
+        self._on_hold.discard(type_url)
         channel = self._channels.get(type_url)
         if channel is not None:
             for batch in (channel.staged.take(), *channel.retries):
@@ -341,7 +341,7 @@ class Session:
         If that is the newest version, it counts as refused. Else a newer one is on its way.
         """
         channel = self._channels.get(type_url)
-        if channel is None or (version := self.held(type_url, name)) is None:
+        if channel is None or (version := self.acknowledged_version(type_url, name)) is None:
             return
         channel.ledger.set(name, None)
         resource = self._snapshot.get(type_url, name)
@@ -353,7 +353,7 @@ class Session:
         channel = self._channels.get(type_url)
         return self._awaits(type_url) if channel is None else channel.ledger.wants(name)
 
-    def held(self, type_url: str, name: str) -> str | None:
+    def acknowledged_version(self, type_url: str, name: str) -> str | None:
         """The version that Envoy acknowledged, or had when it connected; None if there is none."""
         channel = self._channels.get(type_url)
         version = None if channel is None else channel.ledger.get(name)
@@ -393,7 +393,7 @@ class Session:
         # Only for these two types an empty first subscription means all resources (the legacy wildcard).
         wildcard = "*" in names or (not names and request.type_url in (CLUSTER, LISTENER))
         names.discard("*")
-        held = {
+        versions = {
             name: version
             for name, version in request.initial_resource_versions.items()
             if (wildcard or name in names or collection_of(name) in names)
@@ -405,14 +405,14 @@ class Session:
         channel = self._channels[request.type_url] = Channel(
             type_url=request.type_url,
             ledger=Ledger(
-                view, names, held, wildcard=wildcard, members=self._snapshot.members(request.type_url)
+                view, names, versions, wildcard=wildcard, members=self._snapshot.members(request.type_url)
             ),
-            initial_pending=wildcard and not held,
+            initial_pending=wildcard and not versions,
         )
         for name in channel.ledger.unsettled():
             channel.mark(name, self._snapshot.seq)
         if request.type_url in _TABLES:
-            tables = {_table_of(channel, name) for name in held}
+            tables = {_table_of(channel, name) for name in versions}
             gone = (table for table in tables if not self._has_table(request.type_url, table))
             channel.absent = dict.fromkeys(gone, self._snapshot.seq)
             for collection in tables & channel.ledger.collections:
@@ -424,18 +424,18 @@ class Session:
         if request.type_url == SCOPE:
             self._asked_for_scopes = self._snapshot.seq
             if self._reconnected or LISTENER not in self._channels:
-                self._may_have_scopes(channel, held)
+                self._may_have_scopes(channel, versions)
         # Envoy got these on an earlier stream, which may have ended before it acknowledged them.
-        self._acknowledged(channel, held, ())
+        self._acknowledged(channel, versions, ())
 
-    def _may_have_scopes(self, channel: Channel, held: Mapping[str, str]) -> None:
+    def _may_have_scopes(self, channel: Channel, versions: Mapping[str, str]) -> None:
         """Note which scopes Envoy may have of an earlier stream: all that the fleet has, and that it had.
 
         Args:
             channel: the channel of scopes.
-            held: name → version that Envoy says to have. Envoy 1.40 says nothing of scopes.
+            versions: name → version that Envoy says to have. Envoy 1.40 says nothing of scopes.
         """
-        for collection in () if held else channel.ledger.collections:
+        for collection in () if versions else channel.ledger.collections:
             if not self._has_table(SCOPE, collection):
                 channel.absent[collection] = self._snapshot.seq
             for name in (*channel.ledger.within(collection), *self._snapshot.departures.within(collection)):
@@ -478,8 +478,8 @@ class Session:
         ledger = channel.ledger
         if name == "*":
             ledger.wildcard = False
-            for known in [n for n in channel.known() if n not in ledger.names]:
-                channel.forget(known)
+            for each in [n for n in channel.names() if n not in ledger.names]:
+                channel.forget(each)
             return ()
         named = _named(channel, name)
         for each in named:
@@ -504,7 +504,7 @@ class Session:
 
     def _due(self, channel: Channel, now: float) -> Batch | None:
         """The batch that may be sent now, or None. No response of the channel is in flight."""
-        if channel.type_url in self._held:
+        if channel.type_url in self._on_hold:
             return None
         while channel.retries:
             if batch := self._sendable(channel, channel.retries.popleft(), now):
@@ -569,7 +569,7 @@ class Session:
         missing = [
             (name, refused.message)
             for name, refused in sorted(clusters.rejected.items())
-            if clusters.ledger.get(name) in (None, ABSENT)
+            if not clusters.has(name)
         ]
         oldest = batch.oldest
         for resource in list(batch.news.values()) if missing else ():
@@ -656,10 +656,10 @@ class Session:
             if had_staged:
                 staged.drop(name)
             resource = resources.get(name)
-            held = channel.ledger.get(name)
+            version = channel.ledger.get(name)
             refused = channel.rejected.get(name)
             if resource is not None:
-                if resource.version == held:
+                if resource.version == version:
                     channel.returning.discard(name)
                     channel.rejected.pop(name, None)
                     unsent[name] = resource.version
@@ -667,26 +667,26 @@ class Session:
                     staged.news[name] = resource
                 else:
                     channel.returning.discard(name)
-                    if channel.type_url == CLUSTER and held in (None, ABSENT):
+                    if channel.type_url == CLUSTER and not channel.has(name):
                         former = self._snapshot.former(name)
                         staged.news |= {name: former} if former is not None else {}
                 continue
             # Of a response that it refused. It does not use it, and would not use it later either.
-            kept = channel.type_url == SCOPE and held is None and name in channel.kept
+            kept = channel.type_url == SCOPE and version is None and name in channel.kept
             channel.waiting.pop(name, None)
-            if held in (None, ABSENT):
+            if not channel.has(name):
                 channel.returning.discard(name)
-            if refused is not None and held not in (None, ABSENT):
+            if refused is not None and channel.has(name):
                 refused.again = True  # the old version is in force until it is removed
             else:
                 channel.rejected.pop(name, None)
-            if held is None and name in channel.ledger.names:
+            if version is None and name in channel.ledger.names:
                 if (last := self._warming_with(channel, name)) is not None:
                     staged.news[name] = last
                     channel.pending_removal[name] = Dropped(self._snapshot.seq, staged.oldest)
                 else:
                     staged.gone[name] = None  # Envoy subscribed to it, and waits for an answer
-            elif held not in (None, ABSENT) or kept:
+            elif channel.has(name) or kept:
                 if channel.type_url in _REMOVED_WITH_NEWS:
                     staged.gone[name] = None
                 else:
@@ -859,7 +859,7 @@ class Session:
             return ()
         others = self._snapshot.of(LISTENER)
         opening = batch.part(to_reopen(channel, self._channels.get(ROUTE), others, batch, blamed))
-        closing = [name for name in opening.news if channel.ledger.get(name) not in (None, ABSENT)]
+        closing = [name for name in opening.news if channel.has(name)]
         return Batch(gone=dict.fromkeys(closing), oldest=opening.oldest), opening
 
     def _refused_late(self, channel: Channel, batch: Batch, message: str) -> None:
@@ -913,7 +913,7 @@ class Session:
             channel.ledger.set(resource.name, UNKNOWN)
             channel.kept.discard(resource.name)
         channel.returning.discard(resource.name)
-        if channel.type_url == CLUSTER and channel.ledger.get(resource.name) in (None, ABSENT):
+        if channel.type_url == CLUSTER and not channel.has(resource.name):
             channel.mark(resource.name, self._snapshot.seq)
             channel.dirty_since = min(channel.dirty_since, oldest)
         self.events.append(self._nacked(channel, resource.name, resource.version, why, lacks))
