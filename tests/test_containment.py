@@ -31,9 +31,10 @@ from moongate.api.shared import ParentReference
 from moongate.attach.client_validation import client_authorities_problem
 from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import managed, managed_classes, proxy
+from moongate.attach.judged_alone import judged_alone
 from moongate.attach.listener_certificates import listener_certificates
 from moongate.attach.listener_sets import gateway_of_set, listener_specs, owners, owners_of, set_refusal
-from moongate.attach.listeners import all_last_judged, fleet_owners, judged_alone, listener_at, listeners
+from moongate.attach.listeners import all_last_judged, fleet_owners, listener_at, listeners
 from moongate.attach.listeners import places as places_of
 from moongate.attach.policies import selected, selected_shards
 from moongate.attach.routes import attachments_at, wider
