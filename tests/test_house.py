@@ -39,6 +39,7 @@ OUTSIDE_THE_CORE = {
     "report",
     "run",
     "running_fleet",
+    "shared_udp_ports",
     "sources",
     "terminal",
 }

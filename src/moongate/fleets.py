@@ -30,7 +30,7 @@ from msgspec import structs
 from moongate import names
 from moongate.ads.events import Acknowledged, Connected, Disconnected, Event, Nacked
 from moongate.ads.lateness import LATE_SECONDS
-from moongate.ads.needs import Socket, addresses
+from moongate.ads.needs import addresses
 from moongate.ads.server import AdsServer
 from moongate.ads.transports import unix_socket
 from moongate.ads.udp_ports import Draining
@@ -53,7 +53,8 @@ from moongate.quarantine import Quarantine, Refusal
 from moongate.refused_certificates import RefusedCertificates
 from moongate.report.statuses import time_before
 from moongate.running_fleet import Late, RefusedResource, RunningFleet
-from moongate.status.gateways import EnvoyState, RefusedListener, SharedPort
+from moongate.shared_udp_ports import draining_ports, note_ports, shared_ports
+from moongate.status.gateways import EnvoyState, RefusedListener
 from moongate.xds.bootstraps import BootstrapParts, bootstrap_parts
 from moongate.xds.cluster_keys import ClusterKey
 from moongate.xds.clusters import concern as cluster_concern
@@ -61,7 +62,7 @@ from moongate.xds.refusals import bind_failure, of_clusters
 from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, SCOPE, SECRET, XdsResource
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
     from pathlib import Path
     from types import TracebackType
 
@@ -345,11 +346,12 @@ class Fleets:
     def envoy_states(self) -> dict[Ref, EnvoyState]:
         """The state of the Envoy of each Gateway and ListenerSet."""
         refusals = self._quarantine.refusals()  # The Gateway says of clusters what it says of all resources.
-        draining = self._draining_ports()
+        now = asyncio.get_running_loop().time()
+        draining = draining_ports((*self._fleets.items(), *self._ending.items()), now)
         return {
             owner: structs.replace(
                 self._state_of(name, fleet, owner, refusals),
-                shared_ports=tuple(_shared_ports(fleet, owner, draining)) if draining else (),
+                shared_ports=tuple(shared_ports(fleet, owner, draining)) if draining else (),
             )
             for name, fleet in self._fleets.items()
             for owner in fleet.owners()
@@ -710,27 +712,11 @@ class Fleets:
             self._ads.dropped(name, LISTENER, listener.name, message)
 
     def _note_udp_ports(self, fleet: RunningFleet, event: Acknowledged) -> None:
-        """Note on which ports of UDP the listeners are open that an Envoy has answered for."""
         drain_s = fleet.process.listener_drain_s
         loop = asyncio.get_running_loop()
         draining = Draining(loop.time() + drain_s, time_before(-drain_s))
-        resources = self._ads.resources(event.fleet, LISTENER)
-        newest = ((resources.get(name), version) for name, version in event.versions)
-        opened = {each.name: addresses(each) for each, version in newest if each and each.version == version}
-        for name, sockets in (*opened.items(), *((name, frozenset[Socket]()) for name in event.gone)):
-            if fleet.udp_ports.note(fleet.process.pid, name, sockets, draining):
-                loop.call_at(draining.ends + _TIMER_S, self._on_change)
-
-    def _draining_ports(self) -> dict[Socket, tuple[str, Draining]]:
-        """The ports of UDP that Envoys drain, each with the fleet of one that does so longest."""
-        now = asyncio.get_running_loop().time()
-        fleets = (*self._fleets.items(), *self._ending.items())
-        ports = (
-            (socket, (name, draining))
-            for name, fleet in fleets
-            for socket, draining in fleet.udp_ports.draining(fleet.process.pid, now).items()
-        )
-        return dict(sorted(ports, key=lambda port: port[1][1].ends))
+        if note_ports(fleet, event, self._ads.resources(event.fleet, LISTENER), draining):
+            loop.call_at(draining.ends + _TIMER_S, self._on_change)
 
     def _is_udp(self, event: Nacked) -> bool:
         """Whether what Envoy refuses is a listener of UDP."""
@@ -853,22 +839,6 @@ class Fleets:
 def _is_of(owner: Ref, members: tuple[ListenerId, ...] | None) -> bool:
     """Whether a Gateway or ListenerSet has one of some listeners; so if these are not known."""
     return members is None or any(member.owner == owner for member in members)
-
-
-def _shared_ports(
-    fleet: RunningFleet, owner: Ref, draining: Mapping[Socket, tuple[str, Draining]]
-) -> Iterator[SharedPort]:
-    """The ports of UDP of a Gateway or ListenerSet that the Envoy of another fleet drains."""
-    for socket, (former, of) in draining.items():
-        for member in fleet.served_at(socket):
-            if member.owner == owner:
-                yield SharedPort(
-                    member.name,
-                    f"Until {of.until} the Envoy of {former} has port {socket.port} of UDP open, too, as it "
-                    "served it before and drains it: until then some packets for a UDPRoute are lost, and "
-                    "clients of HTTP/3 may have to use TCP. How long that takes is shutdown.drainTimeout of "
-                    "the EnvoyProxy there.",
-                )
 
 
 def _concerns(refusal: Refusal, owner: Ref) -> bool:
