@@ -31,6 +31,7 @@ OUTSIDE_THE_CORE = {
     "cli",
     "console",
     "crds",
+    "envoy_settings",
     "fleets",
     "infra",
     "line_writer",

@@ -34,15 +34,15 @@ from moongate.ads.needs import addresses
 from moongate.ads.server import AdsServer
 from moongate.ads.transports import unix_socket
 from moongate.ads.udp_ports import Draining
-from moongate.api.base import FleetId, ListenerId, Ref, milliseconds
+from moongate.api.base import FleetId, ListenerId, Ref
 from moongate.api.gateway import GatewayClass
-from moongate.attach.bootstraps import amended, with_parts
 from moongate.attach.fleets import fleets as all_fleets
-from moongate.attach.gateways import fleet_proxy_or_failure, merged
+from moongate.attach.gateways import merged
 from moongate.chain_transitions import ChainTransitions
 from moongate.draining_tables import DrainingTables
 from moongate.engine import Failed
-from moongate.infra.bootstrap import EnvoyOptions, bootstrap
+from moongate.envoy_settings import asked_options, asked_parts, at_restart, envoy_bootstrap, node_of
+from moongate.infra.bootstrap import EnvoyOptions
 from moongate.infra.ending import end_kept
 from moongate.infra.port_handover import SOON_S
 from moongate.infra.ports import explain_bind_failure
@@ -55,7 +55,7 @@ from moongate.report.statuses import time_before
 from moongate.running_fleet import Late, RefusedResource, RunningFleet
 from moongate.shared_udp_ports import draining_ports, note_ports, shared_ports
 from moongate.status.gateways import EnvoyState, RefusedListener
-from moongate.xds.bootstraps import BootstrapParts, bootstrap_parts
+from moongate.xds.bootstraps import BootstrapParts
 from moongate.xds.cluster_keys import ClusterKey
 from moongate.xds.clusters import concern as cluster_concern
 from moongate.xds.refusals import bind_failure, of_clusters
@@ -65,8 +65,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
     from pathlib import Path
     from types import TracebackType
-
-    from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 
     from moongate.ads.events import Counters, Rejection
     from moongate.infra.envoy_log import Unopened
@@ -254,13 +252,13 @@ class Fleets:
         for name, fleet in self._fleets.items():
             wrote |= self._certificates.review(fleet.id)
             wrote |= self._draining.review(fleet.id, partial(self._ads.is_asked_for, name))
-            options = self._options(fleet.id)
+            options = asked_options(self._world.db, fleet.id)
             if options is not None and options != fleet.options:
                 fleet.process.take(options)
                 change = self._reconfigure(name, fleet, fleet.options, options)
                 self._create_task(change, name=f"options of {name}")
                 fleet.options = options
-            parts = self._parts(fleet.id)
+            parts = asked_parts(self._world.db, fleet.id)
             if parts is not None and parts != fleet.made_of:
                 self._renew(name, fleet, parts)
             taken = self._taken(name, fleet)
@@ -402,15 +400,15 @@ class Fleets:
     def _start(self, name: str, fleet_id: FleetId) -> None:
         if name in self._fleets:
             return  # it was removed and came back between two calls: its Envoy goes on
-        files, node = self._run.envoy(name), name.replace("/", "-")
-        options = self._options(fleet_id) or EnvoyOptions()
-        parts = self._parts(fleet_id) or BootstrapParts()
+        files = self._run.envoy(name)
+        options = asked_options(self._world.db, fleet_id) or EnvoyOptions()
+        parts = asked_parts(self._world.db, fleet_id) or BootstrapParts()
         try:
-            first = self._bootstrap(name, parts)
+            first = envoy_bootstrap(name, files, parts)
         except PatchError:
             # It fits no fleet that has these sinks; ``review`` says so.
             parts = BootstrapParts(parts.telemetry)
-            first = self._bootstrap(name, parts)
+            first = envoy_bootstrap(name, files, parts)
 
         @asynccontextmanager
         async def listening() -> AsyncGenerator[None]:
@@ -431,7 +429,7 @@ class Fleets:
             lifeline=self._run.lifeline,
             on_change=self._note_state,
             on_unopened=partial(self._take_unopened, name),
-            on_adopted=partial(self._ads.departed, name, node),
+            on_adopted=partial(self._ads.departed, name, node_of(name)),
         )
         self._ads.publish(name)
         self._transitions.start(fleet_id)
@@ -528,62 +526,20 @@ class Fleets:
         if fleet.owner.is_a(GatewayClass):
             self._world.write(merged(fleet.owner.name), runs or None)
 
-    def _bootstrap(self, name: str, parts: BootstrapParts) -> Bootstrap:
-        """The bootstrap of a fleet's Envoy.
-
-        Raises:
-            PatchError: the EnvoyProxy changes it in a way that it cannot be changed in.
-        """
-        files, node = self._run.envoy(name), name.replace("/", "-")
-        own = bootstrap(name, node, xds_socket=files.xds, admin_socket=files.admin)
-        whole = with_parts(own, parts.telemetry)
-        return amended(whole, parts.changes) if parts.changes is not None else whole
-
-    def _parts(self, fleet: FleetId) -> BootstrapParts | None:
-        """What the EnvoyProxy asks of the bootstrap; ``None`` if it cannot be used: Envoys keep it."""
-        parts = bootstrap_parts.attempt(self._world.db, fleet)
-        settings = fleet_proxy_or_failure(self._world.db, fleet)
-        if isinstance(parts, Failed) or isinstance(settings, Failed) or settings.problems:
-            return None
-        return parts
-
     def _renew(self, name: str, fleet: RunningFleet, parts: BootstrapParts) -> None:
         """Let an Envoy run with another bootstrap."""
         fleet.made_of = parts
         try:
-            renewal = fleet.process.renew(self._bootstrap(name, parts))
+            renewal = fleet.process.renew(envoy_bootstrap(name, self._run.envoy(name), parts))
         except PatchError as error:
             fleet.process.keep_bootstrap(str(error))
         else:
             self._create_task(renewal, name=f"bootstrap of {name}")
 
-    def _options(self, fleet: FleetId) -> EnvoyOptions | None:
-        """The options of the EnvoyProxy; ``None`` if it cannot be used, and Envoys keep their options."""
-        settings = fleet_proxy_or_failure(self._world.db, fleet)
-        if isinstance(settings, Failed) or settings.problems:
-            return None
-        spec = settings.spec
-        options = EnvoyOptions(
-            log_levels=spec.logging.level, concurrency=spec.concurrency, extra_args=spec.extra_args
-        )
-        timeout = spec.shutdown.drain_timeout if spec.shutdown is not None else None
-        if timeout is None:
-            return options
-        drain_s = -(-milliseconds(timeout) // 1000)
-        return structs.replace(options, drain_s=drain_s, listener_drain_s=drain_s)
-
     async def _reconfigure(
         self, name: str, fleet: RunningFleet, before: EnvoyOptions, options: EnvoyOptions
     ) -> None:
-        late = [
-            field
-            for field, differs in (
-                ("spec.concurrency", options.concurrency != before.concurrency),
-                ("spec.extraArgs", options.extra_args != before.extra_args),
-                ("spec.shutdown.drainTimeout", options.listener_drain_s != before.listener_drain_s),
-            )
-            if differs
-        ]
+        late = at_restart(before, options)
         if late and fleet.process.state is State.READY:
             _log.warning(
                 "envoy.restart_needed",
