@@ -32,6 +32,7 @@ OUTSIDE_THE_CORE = {
     "console",
     "crds",
     "envoy_settings",
+    "envoy_states",
     "fleets",
     "infra",
     "line_writer",

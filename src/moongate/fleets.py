@@ -34,7 +34,7 @@ from moongate.ads.needs import addresses
 from moongate.ads.server import AdsServer
 from moongate.ads.transports import unix_socket
 from moongate.ads.udp_ports import Draining
-from moongate.api.base import FleetId, ListenerId, Ref
+from moongate.api.base import FleetId, Ref
 from moongate.api.gateway import GatewayClass
 from moongate.attach.fleets import fleets as all_fleets
 from moongate.attach.gateways import merged
@@ -42,6 +42,7 @@ from moongate.chain_transitions import ChainTransitions
 from moongate.draining_tables import DrainingTables
 from moongate.engine import Failed
 from moongate.envoy_settings import asked_options, asked_parts, at_restart, envoy_bootstrap, node_of
+from moongate.envoy_states import EnvoyStates
 from moongate.infra.bootstrap import EnvoyOptions
 from moongate.infra.ending import end_kept
 from moongate.infra.port_handover import SOON_S
@@ -54,7 +55,7 @@ from moongate.refused_certificates import RefusedCertificates
 from moongate.report.statuses import time_before
 from moongate.running_fleet import Late, RefusedResource, RunningFleet
 from moongate.shared_udp_ports import draining_ports, note_ports, shared_ports
-from moongate.status.gateways import EnvoyState, RefusedListener
+from moongate.status.gateways import EnvoyState
 from moongate.xds.bootstraps import BootstrapParts
 from moongate.xds.cluster_keys import ClusterKey
 from moongate.xds.clusters import concern as cluster_concern
@@ -76,9 +77,6 @@ _log = structlog.get_logger("moongate")
 
 K = TypeVar("K", FleetId, Ref)
 T = TypeVar("T")
-
-UNOPENED: Final = "Until then moongate serves nothing there, and asks again from time to time."
-"""What a port that cannot be had means for requests."""
 
 STEP: Final = 100
 """How many resources are looked at in one step before they are handed out; less than a millisecond."""
@@ -141,6 +139,7 @@ class Fleets:
         self._large = LargeTables(world)
         self._certificates = RefusedCertificates(world)
         self._ads = AdsServer(self._take_event, on_lateness=self._note_lateness, late_seconds=LATE_SECONDS)
+        self._states = EnvoyStates(world, self._ads, self._quarantine)
         self._fleets: dict[str, RunningFleet] = {}
         self._ending: dict[str, RunningFleet] = {}
         self._has_run = False
@@ -333,7 +332,9 @@ class Fleets:
 
     def rejections(self) -> list[Rejection]:
         """All resources that Envoys refuse now, by fleet, type and name."""
-        return [r for name, fleet in sorted(self._fleets.items()) for r in self._refused_by(name, fleet)]
+        return [
+            r for name, fleet in sorted(self._fleets.items()) for r in self._states.refused_by(name, fleet)
+        ]
 
     def unbound(self) -> list[str]:
         """A message for each port that cannot be bound."""
@@ -348,7 +349,7 @@ class Fleets:
         draining = draining_ports((*self._fleets.items(), *self._ending.items()), now)
         return {
             owner: structs.replace(
-                self._state_of(name, fleet, owner, refusals),
+                self._states.state_of(name, fleet, owner, refusals),
                 shared_ports=tuple(shared_ports(fleet, owner, draining)) if draining else (),
             )
             for name, fleet in self._fleets.items()
@@ -681,10 +682,6 @@ class Fleets:
             return False
         return any(at.is_udp for at in addresses(resource))
 
-    def _refused_by(self, name: str, fleet: RunningFleet) -> Iterator[Rejection]:
-        """The resources that a fleet refuses. The stream learns later of removals, so they are left out."""
-        return (r for r in self._ads.quarantine(name) if (r.type_url, r.name) in fleet.refused)
-
     def _clusters_of(self, fleet: RunningFleet) -> Iterator[Refusal]:
         """The clusters that a fleet refuses, with whom that concerns."""
         for (type_url, name), refused in fleet.refused.items():
@@ -700,7 +697,7 @@ class Fleets:
 
     def _taken(self, name: str, fleet: RunningFleet) -> list[Rejection]:
         """The listeners of a fleet whose ports cannot be bound."""
-        return [r for r in self._refused_by(name, fleet) if fleet.is_port(r)]
+        return [r for r in self._states.refused_by(name, fleet) if fleet.is_port(r)]
 
     def _note_refusal(self, fleet: RunningFleet, event: Nacked) -> None:
         key = (event.type_url, event.name)
@@ -729,74 +726,3 @@ class Fleets:
         fleet.retrying = False
         for one in taken if not fleet.stop.is_set() else ():
             self._ads.retry(name, one.type_url, one.name)
-
-    def _state_of(
-        self, name: str, fleet: RunningFleet, owner: Ref, refusals: tuple[Refusal, ...]
-    ) -> EnvoyState:
-        # The quarantine cannot take out an entry of these.
-        stuck = [r for r in self._refused_by(name, fleet) if not self._is_searched(fleet, r)]
-        members = fleet.listener_members() if stuck else {}
-        messages = [
-            f"{r.type_url.rpartition('.')[2]} {r.name}: {fleet.message(r)}"
-            for r in stuck
-            if r.type_url != LISTENER or _is_of(owner, members.get(r.name))
-        ]
-        own = [r for r in refusals if r.fleet == fleet.id and _concerns(r, owner)]
-        messages += [f"{r.what}: {r.message}" for r in own]
-        if fleet.process.bootstrap_error:
-            messages.append(f"its bootstrap, and the former one stays: {fleet.process.bootstrap_error}")
-        if fleet.process.arguments_error:
-            messages.append(
-                "its arguments (extraArgs of the EnvoyProxy), and the former ones stay: "
-                f"{fleet.process.arguments_error}"
-            )
-        names = {r.name for r in stuck}
-        refused = {at: why for at, why in fleet.refused_listeners().items() if why.port or at in names}
-        refused = {at: why for at, why in refused.items() if not fleet.may_get_port(why)}
-        served = fleet.listener_members() if refused else {}
-        out = {member.name: r.message for r in own for member in r.listeners if member.owner == owner}
-        serving = fleet.process.state is State.READY and bool(self._ads.nodes(name))
-        return EnvoyState(
-            serving=int(serving),
-            start_error=fleet.process.start_error,
-            late=fleet.late.message if fleet.late is not None else "",
-            addresses=fleet.hosts() if serving else (),
-            refusals=tuple(messages),
-            refused_listeners=(
-                *(
-                    RefusedListener(
-                        member.name,
-                        "PortUnavailable" if why.port else "Invalid",
-                        f"{why.message} {UNOPENED}" if why.port else why.message,
-                    )
-                    for name, why in sorted(refused.items())
-                    for member in served.get(name, ())
-                    if member.owner == owner
-                ),
-                *(RefusedListener(at, "Invalid", message) for at, message in sorted(out.items())),
-            ),
-            unopened=tuple(self._unopened(name, fleet, owner)) if fleet.late is not None else (),
-        )
-
-    def _unopened(self, name: str, fleet: RunningFleet, owner: Ref) -> Iterator[str]:
-        """The listeners of a Gateway or ListenerSet whose newest version its Envoy has not acknowledged."""
-        for envoy_listener, members in fleet.listener_members().items():
-            if fleet.listening.get(envoy_listener) != self._ads.version(name, LISTENER, envoy_listener):
-                yield from (member.name for member in members if member.owner == owner)
-
-    def _is_searched(self, fleet: RunningFleet, rejection: Rejection) -> bool:
-        """Whether the quarantine may still find the entry at fault; statuses then report that entry only."""
-        about = (fleet.id, rejection.type_url, rejection.name)
-        current = self._world.resource(*about)
-        changed = current is None or current.version != rejection.version
-        return self._quarantine.searches(*about) and (changed or self._quarantine.is_searching(*about))
-
-
-def _is_of(owner: Ref, members: tuple[ListenerId, ...] | None) -> bool:
-    """Whether a Gateway or ListenerSet has one of some listeners; so if these are not known."""
-    return members is None or any(member.owner == owner for member in members)
-
-
-def _concerns(refusal: Refusal, owner: Ref) -> bool:
-    """Whether the status of a Gateway or ListenerSet reports a refusal: others may share the fleet."""
-    return not refusal.listeners or any(listener.owner == owner for listener in refusal.listeners)

@@ -28,7 +28,8 @@ from moongate.attach.gateways import (
     laptop_class,
 )
 from moongate.attach.host_ports import listening
-from moongate.fleets import UNOPENED, Fleets
+from moongate.envoy_states import UNOPENED
+from moongate.fleets import Fleets
 from moongate.infra.authorities import authorities_file
 from moongate.infra.binary import envoy_binary
 from moongate.infra.journal import Journal
