@@ -33,7 +33,7 @@ async def test_an_envoy_that_is_not_there_serves_nothing(fleet: tuple[RunningFle
 
 
 async def test_a_port_that_is_taken_is_said_of_its_listener(fleet: tuple[RunningFleet, EnvoyStates]) -> None:
-    """And what that means, and to no Gateway that has not this listener."""
+    """With what that means for requests, and only where the Gateway has this listener."""
     running, states = fleet
     running.refused[LISTENER, WEB] = RefusedResource("Port 80 is taken.", port=True)
 
