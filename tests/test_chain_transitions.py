@@ -360,7 +360,7 @@ def test_a_fleet_that_ends_leaves_nothing_behind() -> None:
     fleet.world.pull()
 
     assert fleet.chain() == fleet.relied()
-    cold = World.of(fleet.world.store.held().values(), ON_HOST)
+    cold = World.of(fleet.world.store.resources().values(), ON_HOST)
     assert fleet.world.everything() == cold.everything()
 
 

@@ -31,9 +31,10 @@ from moongate.api.shared import ParentReference
 from moongate.attach.client_validation import client_authorities_problem
 from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import managed, managed_classes, proxy
+from moongate.attach.judged_alone import judged_alone
 from moongate.attach.listener_certificates import listener_certificates
 from moongate.attach.listener_sets import gateway_of_set, listener_specs, owners, owners_of, set_refusal
-from moongate.attach.listeners import all_last_judged, fleet_owners, judged_alone, listener_at, listeners
+from moongate.attach.listeners import all_last_judged, fleet_owners, listener_at, listeners
 from moongate.attach.listeners import places as places_of
 from moongate.attach.policies import selected, selected_shards
 from moongate.attach.routes import attachments_at, wider
@@ -258,7 +259,7 @@ def test_a_gateway_whose_fleet_was_never_known_is_no_matter_of_its_namesake_else
     with faulty():
         twin = World.of([*routes_with_services(3), other, patch])
         cold = World()
-        cold.apply(dict(twin.store.held()))
+        cold.apply(dict(twin.store.resources()))
         put_fault(cold, (fleet_of, (other.ref,)), "before")
         cold.pull()
 
@@ -660,7 +661,7 @@ def is_unknown(of: World, ref: Ref, status: Struct) -> bool:
 
 def is_selecting_unknown(of: World, ref: Ref) -> bool:
     """Whether it cannot be computed what the selectors of a policy match."""
-    if not getattr(getattr(of.store.held()[ref], "spec", None), "target_selectors", ()):
+    if not getattr(getattr(of.store.resources()[ref], "spec", None), "target_selectors", ()):
         return False
     shards = selected_shards.attempt(of.db, ref)
     return isinstance(shards, Failed) or any(
@@ -719,7 +720,7 @@ def assert_members_alike(of: World, twin: World, call: Call) -> None:
         mine = flat(of).get(fleet, {})
         failing = [f"{each.namespace}/{each.name}/" for each in gateways_of(call)]
         shared = {cluster for own in failing for cluster in clusters_of(hosts_of(resources, own))}
-        for each in twin.store.held().keys() - gateways_of(call):
+        for each in twin.store.resources().keys() - gateways_of(call):
             if each.kind == Gateway.KIND:
                 own = f"{each.namespace}/{each.name}/"
                 assert chains_of(mine, own) == chains_of(resources, own), own
@@ -810,13 +811,13 @@ def open_chains(resources: Mapping[tuple[str, str], XdsResource], name: str = ""
 
 def served_names(of: World) -> set[str]:
     """What the chains of all listeners may be called that Envoys are to serve."""
-    gateways = [ref for ref in of.store.held() if ref.is_a(Gateway)]
+    gateways = [ref for ref in of.store.resources() if ref.is_a(Gateway)]
     return {names.listener(each.id) for each in all_last_judged(of.db, gateways) if each.ready}
 
 
 def not_taken(cold: World, twin: World) -> tuple[str, ...]:
     """What the hosts of ListenerSets begin with that a world does not take, as it never could judge that."""
-    gateways = [ref for ref in twin.store.held() if ref.is_a(Gateway)]
+    gateways = [ref for ref in twin.store.resources() if ref.is_a(Gateway)]
     return tuple(
         f"{gateway.namespace}/{gateway.name}/{owner.namespace}/{owner.name}/"
         for gateway in gateways

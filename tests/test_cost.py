@@ -526,7 +526,7 @@ def test_a_stream_is_handed_thousands_of_routes_at_once_for_little_each() -> Non
 def test_to_log_that_a_policy_is_gone_costs_no_look_at_routes(many: World, some: World) -> None:
     """Nothing refers to a policy. Else the event loop would stand still for a look at each of them."""
     gone: dict[Ref, Resource | None] = {retries(1).ref: None}
-    logs = [RunLog(world.store.held()) for world in (many, some)]
+    logs = [RunLog(world.store.resources()) for world in (many, some)]
 
     for log in logs:
         log.loaded((), {}, files=1, resources=1)  # the first time, it looks at all
@@ -538,7 +538,7 @@ def test_to_log_that_a_policy_is_gone_costs_no_look_at_routes(many: World, some:
 def test_to_log_that_a_route_is_gone_looks_at_others_one_by_one(many: World, some: World) -> None:
     """Anything may have referred to it: that is looked for in steps, and endpoints go between them."""
     gone: dict[Ref, Resource | None] = {Ref.of(HTTPRoute, "default", "gone"): None}
-    logs = [RunLog(world.store.held()) for world in (many, some)]
+    logs = [RunLog(world.store.resources()) for world in (many, some)]
 
     for log in logs:
         log.loaded((), {}, files=1, resources=1)
@@ -546,7 +546,7 @@ def test_to_log_that_a_route_is_gone_looks_at_others_one_by_one(many: World, som
     steps = [len([*log.search()]) for log in logs]
 
     assert lines[0] == lines[1]
-    assert steps == [len(world.store.held()) for world in (many, some)]
+    assert steps == [len(world.store.resources()) for world in (many, some)]
 
 
 async def test_to_log_what_was_loaded_leaves_what_it_puts_in_doubt_to_the_pump(tmp_path: Path) -> None:

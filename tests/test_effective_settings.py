@@ -200,7 +200,7 @@ def world_of(wide: Mapping[str, Any], narrow: Mapping[str, Any]) -> World:
 
 def of_policy(world: World, policy: Ref) -> dict[str, Any]:
     """What a policy itself says: leaf → value."""
-    resource = world.store.held()[policy]
+    resource = world.store.resources()[policy]
     assert isinstance(resource, BackendTrafficPolicy)
     spec = resource.spec
     said = {f.encode_name: getattr(spec, f.name) for f in fields_of(type(spec)) if f.encode_name in FIELDS}

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -893,6 +893,15 @@ spec:
 """
 
 
+def merged(ports: Mapping[str, int]) -> str:
+    """Gateways that share Envoys, by name, each with a port of its own and a route."""
+    gateways = (
+        gateway(http("web", port=port), name=name, gatewayClassName="moongate")
+        for name, port in ports.items()
+    )
+    return "\n---\n".join((MERGING, *gateways, *map(redirecting, ports)))
+
+
 @pytest.mark.envoy
 @pytest.mark.parametrize("then", [signal.SIGCONT, signal.SIGKILL])
 async def test_former_routes_are_in_force_until_envoy_has_acknowledged_others_or_is_dead(
@@ -947,12 +956,8 @@ async def test_former_routes_are_in_force_while_an_envoy_refuses_others(
 @pytest.mark.envoy
 async def test_one_envoy_serves_all_gateways_of_a_class_that_merges_them() -> None:
     ports = {"one": free_port(), "two": free_port()}
-    gateways = [
-        gateway(http("web", port=port), name=name, gatewayClassName="moongate")
-        for name, port in ports.items()
-    ]
     async with Laptop(config=EnvoyGateway()) as laptop:
-        await laptop.apply("\n---\n".join((MERGING, *gateways, *map(redirecting, ports))))
+        await laptop.apply(merged(ports))
         async with httpx.AsyncClient(timeout=DEADLINE_S) as client:
             answers = {name: await client.get(f"http://127.0.0.1:{port}/") for name, port in ports.items()}
         reports = laptop.report()["gateways"]
@@ -979,12 +984,8 @@ async def test_one_envoy_serves_all_gateways_of_a_class_that_merges_them() -> No
 async def test_merged_gateways_are_served_on_while_the_settings_of_their_class_are_gone() -> None:
     """What is deleted is still named by the class, so their statuses say that they are served as before."""
     ports = {"one": free_port(), "two": free_port()}
-    gateways = [
-        gateway(http("web", port=port), name=name, gatewayClassName="moongate")
-        for name, port in ports.items()
-    ]
     async with Laptop(config=EnvoyGateway()) as laptop:
-        await laptop.apply("\n---\n".join((MERGING, *gateways, *map(redirecting, ports))))
+        await laptop.apply(merged(ports))
         (before,) = laptop.report()["gateways"]
         await laptop.delete(Ref.of(EnvoyProxy, "default", "merging"))
         (after,) = laptop.report()["gateways"]

@@ -31,6 +31,8 @@ OUTSIDE_THE_CORE = {
     "cli",
     "console",
     "crds",
+    "envoy_settings",
+    "envoy_states",
     "fleets",
     "infra",
     "line_writer",
@@ -39,6 +41,7 @@ OUTSIDE_THE_CORE = {
     "report",
     "run",
     "running_fleet",
+    "shared_udp_ports",
     "sources",
     "terminal",
 }

@@ -261,7 +261,7 @@ def test_nothing_is_left_when_all_is_deleted(gone: list[tuple[Ref, None]], histo
         warm.apply(batch)
         warm.pull()
 
-    warm.apply(dict.fromkeys(list(warm.store.held())))
+    warm.apply(dict.fromkeys(list(warm.store.resources())))
     warm.pull()
 
     assert warm.everything() == ({}, [], {})

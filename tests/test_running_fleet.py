@@ -2,49 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 
-from moongate.api.base import FleetId, Ref
-from moongate.api.gateway import Gateway
 from moongate.attach.fleets import BIND, members
-from moongate.infra.bootstrap import EnvoyOptions
-from moongate.infra.process import EnvoyProcess
-from moongate.infra.rundir import EnvoyFiles
 from moongate.running_fleet import RefusedResource, RunningFleet
 from moongate.world import World
-from moongate.xds.bootstraps import BootstrapParts
 from moongate.xds.wire import LISTENER
-from tests.core import GATEWAY_CLASS, gateway, http, read
+from tests.core import EG, gateway, http, read
 from tests.faults import faulty, put_fault
+from tests.fleets import unstarted
 
-EG = Ref.of(Gateway, "default", "eg")
 OPEN, NAMED = "default/eg/open", "default/eg/named"
 FIRST = {OPEN: "1", NAMED: "1"}.get
 
 
 def running() -> tuple[World, RunningFleet]:
     """A fleet of a Gateway with two listeners; its process is not started."""
-    manifests = (
-        GATEWAY_CLASS,
-        gateway(http("open", port=8080), http("named", port=8081, hostname="a.example")),
-    )
-    world = World.of(resource for text in manifests for resource in read(text))
-    options, files = (
-        EnvoyOptions(),
-        EnvoyFiles(*map(Path, ("bootstrap", "admin", "xds", "record", "access_log", "log"))),
-    )
-    process = EnvoyProcess(
-        "default/eg",
-        binary=Path("envoy"),
-        files=files,
-        bootstrap=Bootstrap(),
-        options=options,
-        access_log=lambda _: None,
-    )
-    return world, RunningFleet(world, FleetId(EG), process, options, BootstrapParts())
+    manifest = gateway(http("open", port=8080), http("named", port=8081, hostname="a.example"))
+    return unstarted(manifest)
 
 
 @pytest.mark.parametrize(

@@ -30,19 +30,20 @@ from msgspec import structs
 from moongate import names
 from moongate.ads.events import Acknowledged, Connected, Disconnected, Event, Nacked
 from moongate.ads.lateness import LATE_SECONDS
-from moongate.ads.needs import Socket, addresses
+from moongate.ads.needs import addresses
 from moongate.ads.server import AdsServer
 from moongate.ads.transports import unix_socket
 from moongate.ads.udp_ports import Draining
-from moongate.api.base import FleetId, ListenerId, Ref, milliseconds
+from moongate.api.base import FleetId, Ref
 from moongate.api.gateway import GatewayClass
-from moongate.attach.bootstraps import amended, with_parts
 from moongate.attach.fleets import fleets as all_fleets
-from moongate.attach.gateways import fleet_proxy_or_failure, merged
+from moongate.attach.gateways import merged
 from moongate.chain_transitions import ChainTransitions
 from moongate.draining_tables import DrainingTables
 from moongate.engine import Failed
-from moongate.infra.bootstrap import EnvoyOptions, bootstrap
+from moongate.envoy_settings import asked_options, asked_parts, at_restart, envoy_bootstrap, node_of
+from moongate.envoy_states import EnvoyStates
+from moongate.infra.bootstrap import EnvoyOptions
 from moongate.infra.ending import end_kept
 from moongate.infra.port_handover import SOON_S
 from moongate.infra.ports import explain_bind_failure
@@ -54,19 +55,18 @@ from moongate.quarantine import Quarantine, Refusal
 from moongate.refused_certificates import RefusedCertificates
 from moongate.report.statuses import time_before
 from moongate.running_fleet import Late, RefusedResource, RunningFleet
-from moongate.status.gateways import EnvoyState, RefusedListener, SharedPort
-from moongate.xds.bootstraps import BootstrapParts, bootstrap_parts
+from moongate.shared_udp_ports import draining_ports, note_ports, shared_ports
+from moongate.status.gateways import EnvoyState
+from moongate.xds.bootstraps import BootstrapParts
 from moongate.xds.cluster_keys import ClusterKey
 from moongate.xds.clusters import concern as cluster_concern
 from moongate.xds.refusals import bind_failure, of_clusters
 from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, SCOPE, SECRET, XdsResource
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
     from pathlib import Path
     from types import TracebackType
-
-    from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 
     from moongate.ads.events import Counters, Rejection
     from moongate.infra.envoy_log import Unopened
@@ -78,9 +78,6 @@ _log = structlog.get_logger("moongate")
 
 K = TypeVar("K", FleetId, Ref)
 T = TypeVar("T")
-
-UNOPENED: Final = "Until then moongate serves nothing there, and asks again from time to time."
-"""What a port that cannot be had means for requests."""
 
 STEP: Final = 100
 """How many resources are looked at in one step before they are handed out; less than a millisecond."""
@@ -143,6 +140,7 @@ class Fleets:
         self._large = LargeTables(world)
         self._certificates = RefusedCertificates(world)
         self._ads = AdsServer(self._take_event, on_lateness=self._note_lateness, late_seconds=LATE_SECONDS)
+        self._states = EnvoyStates(world, self._ads, self._quarantine)
         self._fleets: dict[str, RunningFleet] = {}
         self._ending: dict[str, RunningFleet] = {}
         self._has_run = False
@@ -254,13 +252,13 @@ class Fleets:
         for name, fleet in self._fleets.items():
             wrote |= self._certificates.review(fleet.id)
             wrote |= self._draining.review(fleet.id, partial(self._ads.is_asked_for, name))
-            options = self._options(fleet.id)
+            options = asked_options(self._world.db, fleet.id)
             if options is not None and options != fleet.options:
                 fleet.process.take(options)
                 change = self._reconfigure(name, fleet, fleet.options, options)
                 self._create_task(change, name=f"options of {name}")
                 fleet.options = options
-            parts = self._parts(fleet.id)
+            parts = asked_parts(self._world.db, fleet.id)
             if parts is not None and parts != fleet.made_of:
                 self._renew(name, fleet, parts)
             taken = self._taken(name, fleet)
@@ -335,7 +333,9 @@ class Fleets:
 
     def rejections(self) -> list[Rejection]:
         """All resources that Envoys refuse now, by fleet, type and name."""
-        return [r for name, fleet in sorted(self._fleets.items()) for r in self._refused_by(name, fleet)]
+        return [
+            r for name, fleet in sorted(self._fleets.items()) for r in self._states.refused_by(name, fleet)
+        ]
 
     def unbound(self) -> list[str]:
         """A message for each port that cannot be bound."""
@@ -346,11 +346,12 @@ class Fleets:
     def envoy_states(self) -> dict[Ref, EnvoyState]:
         """The state of the Envoy of each Gateway and ListenerSet."""
         refusals = self._quarantine.refusals()  # The Gateway says of clusters what it says of all resources.
-        draining = self._draining_ports()
+        now = asyncio.get_running_loop().time()
+        draining = draining_ports((*self._fleets.items(), *self._ending.items()), now)
         return {
             owner: structs.replace(
-                self._state_of(name, fleet, owner, refusals),
-                shared_ports=tuple(_shared_ports(fleet, owner, draining)) if draining else (),
+                self._states.state_of(name, fleet, owner, refusals),
+                shared_ports=tuple(shared_ports(fleet, owner, draining)) if draining else (),
             )
             for name, fleet in self._fleets.items()
             for owner in fleet.owners()
@@ -401,15 +402,15 @@ class Fleets:
     def _start(self, name: str, fleet_id: FleetId) -> None:
         if name in self._fleets:
             return  # it was removed and came back between two calls: its Envoy goes on
-        files, node = self._run.envoy(name), name.replace("/", "-")
-        options = self._options(fleet_id) or EnvoyOptions()
-        parts = self._parts(fleet_id) or BootstrapParts()
+        files = self._run.envoy(name)
+        options = asked_options(self._world.db, fleet_id) or EnvoyOptions()
+        parts = asked_parts(self._world.db, fleet_id) or BootstrapParts()
         try:
-            first = self._bootstrap(name, parts)
+            first = envoy_bootstrap(name, files, parts)
         except PatchError:
             # It fits no fleet that has these sinks; ``review`` says so.
             parts = BootstrapParts(parts.telemetry)
-            first = self._bootstrap(name, parts)
+            first = envoy_bootstrap(name, files, parts)
 
         @asynccontextmanager
         async def listening() -> AsyncGenerator[None]:
@@ -430,7 +431,7 @@ class Fleets:
             lifeline=self._run.lifeline,
             on_change=self._note_state,
             on_unopened=partial(self._take_unopened, name),
-            on_adopted=partial(self._ads.departed, name, node),
+            on_adopted=partial(self._ads.departed, name, node_of(name)),
         )
         self._ads.publish(name)
         self._transitions.start(fleet_id)
@@ -527,62 +528,20 @@ class Fleets:
         if fleet.owner.is_a(GatewayClass):
             self._world.write(merged(fleet.owner.name), runs or None)
 
-    def _bootstrap(self, name: str, parts: BootstrapParts) -> Bootstrap:
-        """The bootstrap of a fleet's Envoy.
-
-        Raises:
-            PatchError: the EnvoyProxy changes it in a way that it cannot be changed in.
-        """
-        files, node = self._run.envoy(name), name.replace("/", "-")
-        own = bootstrap(name, node, xds_socket=files.xds, admin_socket=files.admin)
-        whole = with_parts(own, parts.telemetry)
-        return amended(whole, parts.changes) if parts.changes is not None else whole
-
-    def _parts(self, fleet: FleetId) -> BootstrapParts | None:
-        """What the EnvoyProxy asks of the bootstrap; ``None`` if it cannot be used: Envoys keep it."""
-        parts = bootstrap_parts.attempt(self._world.db, fleet)
-        settings = fleet_proxy_or_failure(self._world.db, fleet)
-        if isinstance(parts, Failed) or isinstance(settings, Failed) or settings.problems:
-            return None
-        return parts
-
     def _renew(self, name: str, fleet: RunningFleet, parts: BootstrapParts) -> None:
         """Let an Envoy run with another bootstrap."""
         fleet.made_of = parts
         try:
-            renewal = fleet.process.renew(self._bootstrap(name, parts))
+            renewal = fleet.process.renew(envoy_bootstrap(name, self._run.envoy(name), parts))
         except PatchError as error:
             fleet.process.keep_bootstrap(str(error))
         else:
             self._create_task(renewal, name=f"bootstrap of {name}")
 
-    def _options(self, fleet: FleetId) -> EnvoyOptions | None:
-        """The options of the EnvoyProxy; ``None`` if it cannot be used, and Envoys keep their options."""
-        settings = fleet_proxy_or_failure(self._world.db, fleet)
-        if isinstance(settings, Failed) or settings.problems:
-            return None
-        spec = settings.spec
-        options = EnvoyOptions(
-            log_levels=spec.logging.level, concurrency=spec.concurrency, extra_args=spec.extra_args
-        )
-        timeout = spec.shutdown.drain_timeout if spec.shutdown is not None else None
-        if timeout is None:
-            return options
-        drain_s = -(-milliseconds(timeout) // 1000)
-        return structs.replace(options, drain_s=drain_s, listener_drain_s=drain_s)
-
     async def _reconfigure(
         self, name: str, fleet: RunningFleet, before: EnvoyOptions, options: EnvoyOptions
     ) -> None:
-        late = [
-            field
-            for field, differs in (
-                ("spec.concurrency", options.concurrency != before.concurrency),
-                ("spec.extraArgs", options.extra_args != before.extra_args),
-                ("spec.shutdown.drainTimeout", options.listener_drain_s != before.listener_drain_s),
-            )
-            if differs
-        ]
+        late = at_restart(before, options)
         if late and fleet.process.state is State.READY:
             _log.warning(
                 "envoy.restart_needed",
@@ -711,27 +670,11 @@ class Fleets:
             self._ads.dropped(name, LISTENER, listener.name, message)
 
     def _note_udp_ports(self, fleet: RunningFleet, event: Acknowledged) -> None:
-        """Note on which ports of UDP the listeners are open that an Envoy has answered for."""
         drain_s = fleet.process.listener_drain_s
         loop = asyncio.get_running_loop()
         draining = Draining(loop.time() + drain_s, time_before(-drain_s))
-        resources = self._ads.resources(event.fleet, LISTENER)
-        newest = ((resources.get(name), version) for name, version in event.versions)
-        opened = {each.name: addresses(each) for each, version in newest if each and each.version == version}
-        for name, sockets in (*opened.items(), *((name, frozenset[Socket]()) for name in event.gone)):
-            if fleet.udp_ports.note(fleet.process.pid, name, sockets, draining):
-                loop.call_at(draining.ends + _TIMER_S, self._on_change)
-
-    def _draining_ports(self) -> dict[Socket, tuple[str, Draining]]:
-        """The ports of UDP that Envoys drain, each with the fleet of one that does so longest."""
-        now = asyncio.get_running_loop().time()
-        fleets = (*self._fleets.items(), *self._ending.items())
-        ports = (
-            (socket, (name, draining))
-            for name, fleet in fleets
-            for socket, draining in fleet.udp_ports.draining(fleet.process.pid, now).items()
-        )
-        return dict(sorted(ports, key=lambda port: port[1][1].ends))
+        if note_ports(fleet, event, self._ads.resources(event.fleet, LISTENER), draining):
+            loop.call_at(draining.ends + _TIMER_S, self._on_change)
 
     def _is_udp(self, event: Nacked) -> bool:
         """Whether what Envoy refuses is a listener of UDP."""
@@ -739,10 +682,6 @@ class Fleets:
         if resource is None or event.type_url != LISTENER:
             return False
         return any(at.is_udp for at in addresses(resource))
-
-    def _refused_by(self, name: str, fleet: RunningFleet) -> Iterator[Rejection]:
-        """The resources that a fleet refuses. The stream learns later of removals, so they are left out."""
-        return (r for r in self._ads.quarantine(name) if (r.type_url, r.name) in fleet.refused)
 
     def _clusters_of(self, fleet: RunningFleet) -> Iterator[Refusal]:
         """The clusters that a fleet refuses, with whom that concerns."""
@@ -759,7 +698,7 @@ class Fleets:
 
     def _taken(self, name: str, fleet: RunningFleet) -> list[Rejection]:
         """The listeners of a fleet whose ports cannot be bound."""
-        return [r for r in self._refused_by(name, fleet) if fleet.is_port(r)]
+        return [r for r in self._states.refused_by(name, fleet) if fleet.is_port(r)]
 
     def _note_refusal(self, fleet: RunningFleet, event: Nacked) -> None:
         key = (event.type_url, event.name)
@@ -788,90 +727,3 @@ class Fleets:
         fleet.retrying = False
         for one in taken if not fleet.stop.is_set() else ():
             self._ads.retry(name, one.type_url, one.name)
-
-    def _state_of(
-        self, name: str, fleet: RunningFleet, owner: Ref, refusals: tuple[Refusal, ...]
-    ) -> EnvoyState:
-        # The quarantine cannot take out an entry of these.
-        stuck = [r for r in self._refused_by(name, fleet) if not self._is_searched(fleet, r)]
-        members = fleet.listener_members() if stuck else {}
-        messages = [
-            f"{r.type_url.rpartition('.')[2]} {r.name}: {fleet.message(r)}"
-            for r in stuck
-            if r.type_url != LISTENER or _is_of(owner, members.get(r.name))
-        ]
-        own = [r for r in refusals if r.fleet == fleet.id and _concerns(r, owner)]
-        messages += [f"{r.what}: {r.message}" for r in own]
-        if fleet.process.bootstrap_error:
-            messages.append(f"its bootstrap, and the former one stays: {fleet.process.bootstrap_error}")
-        if fleet.process.arguments_error:
-            messages.append(
-                "its arguments (extraArgs of the EnvoyProxy), and the former ones stay: "
-                f"{fleet.process.arguments_error}"
-            )
-        names = {r.name for r in stuck}
-        refused = {at: why for at, why in fleet.refused_listeners().items() if why.port or at in names}
-        refused = {at: why for at, why in refused.items() if not fleet.may_get_port(why)}
-        served = fleet.listener_members() if refused else {}
-        out = {member.name: r.message for r in own for member in r.listeners if member.owner == owner}
-        serving = fleet.process.state is State.READY and bool(self._ads.nodes(name))
-        return EnvoyState(
-            serving=int(serving),
-            start_error=fleet.process.start_error,
-            late=fleet.late.message if fleet.late is not None else "",
-            addresses=fleet.hosts() if serving else (),
-            refusals=tuple(messages),
-            refused_listeners=(
-                *(
-                    RefusedListener(
-                        member.name,
-                        "PortUnavailable" if why.port else "Invalid",
-                        f"{why.message} {UNOPENED}" if why.port else why.message,
-                    )
-                    for name, why in sorted(refused.items())
-                    for member in served.get(name, ())
-                    if member.owner == owner
-                ),
-                *(RefusedListener(at, "Invalid", message) for at, message in sorted(out.items())),
-            ),
-            unopened=tuple(self._unopened(name, fleet, owner)) if fleet.late is not None else (),
-        )
-
-    def _unopened(self, name: str, fleet: RunningFleet, owner: Ref) -> Iterator[str]:
-        """The listeners of a Gateway or ListenerSet whose newest version its Envoy has not acknowledged."""
-        for envoy_listener, members in fleet.listener_members().items():
-            if fleet.listening.get(envoy_listener) != self._ads.version(name, LISTENER, envoy_listener):
-                yield from (member.name for member in members if member.owner == owner)
-
-    def _is_searched(self, fleet: RunningFleet, rejection: Rejection) -> bool:
-        """Whether the quarantine may still find the entry at fault; statuses then report that entry only."""
-        about = (fleet.id, rejection.type_url, rejection.name)
-        current = self._world.resource(*about)
-        changed = current is None or current.version != rejection.version
-        return self._quarantine.searches(*about) and (changed or self._quarantine.is_searching(*about))
-
-
-def _is_of(owner: Ref, members: tuple[ListenerId, ...] | None) -> bool:
-    """Whether a Gateway or ListenerSet has one of some listeners; so if these are not known."""
-    return members is None or any(member.owner == owner for member in members)
-
-
-def _shared_ports(
-    fleet: RunningFleet, owner: Ref, draining: Mapping[Socket, tuple[str, Draining]]
-) -> Iterator[SharedPort]:
-    """The ports of UDP of a Gateway or ListenerSet that the Envoy of another fleet drains."""
-    for socket, (former, of) in draining.items():
-        for member in fleet.served_at(socket):
-            if member.owner == owner:
-                yield SharedPort(
-                    member.name,
-                    f"Until {of.until} the Envoy of {former} has port {socket.port} of UDP open, too, as it "
-                    "served it before and drains it: until then some packets for a UDPRoute are lost, and "
-                    "clients of HTTP/3 may have to use TCP. How long that takes is shutdown.drainTimeout of "
-                    "the EnvoyProxy there.",
-                )
-
-
-def _concerns(refusal: Refusal, owner: Ref) -> bool:
-    """Whether the status of a Gateway or ListenerSet reports a refusal: others may share the fleet."""
-    return not refusal.listeners or any(listener.owner == owner for listener in refusal.listeners)

@@ -85,7 +85,7 @@ def translate(
         ref = identity(document, KINDS[kind], namespace)
         problems += [(ref, problem) for problem in admission.problems]
     world = World.of(resources.values(), configuration(config))
-    in_force = world.store.held()
+    in_force = world.store.resources()
     dangling = dangling_references(in_force, in_force, controller=controller_name(world.db))
     problems += [(each.resource, each.problem) for each in dangling if each.severity == "error"]
     return Translation(
@@ -152,7 +152,7 @@ def status_documents(world: World, written: Mapping[Ref, Mapping[str, Any]]) -> 
         world: settled.
         written: manifests as the caller has them, so that statuses name a parentRef of a route as they do.
     """
-    resources = world.store.held()
+    resources = world.store.resources()
     parents: dict[ParentReference, Any] = {}
     for ref, document in written.items():
         if isinstance(resources.get(ref), Route):

@@ -221,7 +221,7 @@ class World:
 
     def apply(self, batch: Mapping[Ref, Resource | None]) -> bool:
         """Put new states of resources in force (``None`` deletes). True if anything differs from before."""
-        resources = self.store.held()
+        resources = self.store.resources()
         differing = self.store.differing(batch)
         endpoints = {
             ref: new for ref, new in differing.items() if backends.is_of_endpoints(resources.get(ref), new)
@@ -410,11 +410,11 @@ class World:
     def problems(self) -> Iterator[tuple[Ref, Problem]]:
         """The problems of the policies that are in force, with paths into their manifests."""
         policy_kinds = {kind.KIND for kind in POLICY_KINDS}
-        for ref in sorted(r for r in self.store.held() if r.kind in policy_kinds):
+        for ref in sorted(r for r in self.store.resources() if r.kind in policy_kinds):
             policy = effective_policy.attempt(self.db, ref, None, None)
             if policy is not None and not isinstance(policy, Failed):
                 yield from ((ref, problem) for problem in policy.problems)
-        for ref in sorted(r for r in self.store.held() if r.is_a(BackendTLSPolicy)):
+        for ref in sorted(r for r in self.store.resources() if r.is_a(BackendTLSPolicy)):
             problem = authorities_problem.attempt(self.db, ref)
             if problem is not None and not isinstance(problem, Failed):
                 yield ref, problem
@@ -492,15 +492,15 @@ class World:
 
         The failures that are added to them are those of the last ``take``.
         """
-        held = self.store.held()
+        resources = self.store.resources()
         some = tuple(islice(self._recomputed, most))
         for ref in some:
             del self._recomputed[ref]
             status = self._computed.get(ref)
             failed = self._concerned.get(ref)
             # Without a status it is not ours, unless it is the status that failed.
-            if failed and ref in held and (status or isinstance(self._statuses[ref].value, Failed)):
-                status = failures.with_failures(self.db, held[ref], status, failed)
+            if failed and ref in resources and (status or isinstance(self._statuses[ref].value, Failed)):
+                status = failures.with_failures(self.db, resources[ref], status, failed)
             if status != self._reported.get(ref):
                 self._status_changes[ref] = status
                 if status is None:

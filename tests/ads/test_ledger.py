@@ -31,12 +31,12 @@ def opened(
     published: Mapping[str, str],
     *,
     names: Iterable[str] = (),
-    held: Mapping[str, str] | None = None,
+    versions: Mapping[str, str] | None = None,
     wildcard: bool = False,
 ) -> tuple[Snapshot, Ledger]:
     snapshot = Snapshot()
     snapshot.apply([resource(*each) for each in published.items()], [])
-    return snapshot, Ledger(snapshot.of(CLUSTER), names, held or {}, wildcard=wildcard)
+    return snapshot, Ledger(snapshot.of(CLUSTER), names, versions or {}, wildcard=wildcard)
 
 
 def edit(snapshot: Snapshot, ledger: Ledger, put: Mapping[str, str], gone: Iterable[str] = ()) -> None:
@@ -49,13 +49,13 @@ def edit(snapshot: Snapshot, ledger: Ledger, put: Mapping[str, str], gone: Itera
 class PlainLedger(RuleBasedStateMachine):
     """A ledger beside the plain set and dictionary that it stands for."""
 
-    @rule(published=SOME, names=st.sets(NAMES), held=SOME, wildcard=st.booleans())
+    @rule(published=SOME, names=st.sets(NAMES), versions=SOME, wildcard=st.booleans())
     def open(
-        self, published: dict[str, str], names: set[str], held: dict[str, str], *, wildcard: bool
+        self, published: dict[str, str], names: set[str], versions: dict[str, str], *, wildcard: bool
     ) -> None:
-        held = {name: version for name, version in held.items() if wildcard or name in names}
-        self.snapshot, self.ledger = opened(published, names=names, held=held, wildcard=wildcard)
-        self.names, self.held, self.wildcard = set(names), dict(held), wildcard
+        versions = {name: version for name, version in versions.items() if wildcard or name in names}
+        self.snapshot, self.ledger = opened(published, names=names, versions=versions, wildcard=wildcard)
+        self.names, self.versions, self.wildcard = set(names), dict(versions), wildcard
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,30 +69,30 @@ class PlainLedger(RuleBasedStateMachine):
     def subscribe(self, name: str) -> None:
         self.ledger.subscribe(name)
         self.names.add(name)
-        self.held.pop(name, None)
+        self.versions.pop(name, None)
 
     @rule(name=NAMES)
     def unsubscribe(self, name: str) -> None:
         self.ledger.unsubscribe(name)
         self.names.discard(name)
-        self.held.pop(name, None)
+        self.versions.pop(name, None)
 
     @rule(name=NAMES, version=VERSIONS | st.none())
     def hold(self, name: str, version: str | None) -> None:
         if not (self.wildcard or name in self.names):
             return
         self.ledger.set(name, version)
-        self.held.pop(name, None)
+        self.versions.pop(name, None)
         if version is not None:
-            self.held[name] = version
+            self.versions[name] = version
 
     @rule(wildcard=st.booleans())
     def widen(self, *, wildcard: bool) -> None:
         self.ledger.wildcard = self.wildcard = wildcard
-        for name in set(self.held) if not wildcard else ():
+        for name in set(self.versions) if not wildcard else ():
             if name not in self.names:
                 self.ledger.set(name, None)
-                del self.held[name]
+                del self.versions[name]
 
     @property
     def published(self) -> dict[str, str]:
@@ -109,14 +109,14 @@ class PlainLedger(RuleBasedStateMachine):
 
     @invariant()
     def they_hold_the_same(self) -> None:
-        assert {n: v for n in ALL_NAMES if (v := self.ledger.get(n)) is not None} == self.held
-        assert dict(self.ledger.held()) == self.held
-        assert self.ledger.holds_anything() == bool(self.held)
+        assert {n: v for n in ALL_NAMES if (v := self.ledger.get(n)) is not None} == self.versions
+        assert dict(self.ledger.versions()) == self.versions
+        assert self.ledger.holds_anything() == bool(self.versions)
 
     @invariant()
     def what_is_to_be_sent_is_unsettled(self) -> None:
         wanted = self.names | (self.published.keys() if self.wildcard else set[str]())
-        behind = {n for n in wanted | self.held.keys() if self.published.get(n) != self.held.get(n)}
+        behind = {n for n in wanted | self.versions.keys() if self.published.get(n) != self.versions.get(n)}
         assert set(self.ledger.unsettled()) == behind | (self.names - self.published.keys())
 
     @invariant()
@@ -136,7 +136,7 @@ def test_of_an_envoy_that_has_everything_nothing_is_kept(*, wildcard: bool) -> N
     """However many resources there are: hundreds of Envoys have the same thousands."""
     names = () if wildcard else set(EVERYTHING)
 
-    _, reconnected = opened(EVERYTHING, names=names, held=EVERYTHING, wildcard=wildcard)
+    _, reconnected = opened(EVERYTHING, names=names, versions=EVERYTHING, wildcard=wildcard)
     _, started = opened(EVERYTHING, names=names, wildcard=wildcard)
     for name, version in EVERYTHING.items():
         started.set(name, version)
@@ -157,7 +157,7 @@ def test_names_that_come_one_by_one_are_shared_too() -> None:
 
 def test_nothing_is_kept_of_envoys_that_come_before_their_resources_do() -> None:
     """When moongate starts anew, the Envoys are there before it has read the manifests."""
-    snapshot, ledger = opened({}, names=EVERYTHING, held=EVERYTHING)
+    snapshot, ledger = opened({}, names=EVERYTHING, versions=EVERYTHING)
 
     edit(snapshot, ledger, EVERYTHING)
 
@@ -166,7 +166,7 @@ def test_nothing_is_kept_of_envoys_that_come_before_their_resources_do() -> None
 
 def test_what_differs_is_all_that_is_kept() -> None:
     """A change is an exception until it is acknowledged."""
-    snapshot, ledger = opened(EVERYTHING, held=EVERYTHING, wildcard=True)
+    snapshot, ledger = opened(EVERYTHING, versions=EVERYTHING, wildcard=True)
 
     edit(snapshot, ledger, {"c7": "2", "new": "1"})
 
@@ -178,7 +178,7 @@ def test_what_differs_is_all_that_is_kept() -> None:
 
 
 def test_of_an_envoy_that_asks_for_little_little_is_kept() -> None:
-    _, ledger = opened(EVERYTHING, names=("c7",), held={"c7": "1"})
+    _, ledger = opened(EVERYTHING, names=("c7",), versions={"c7": "1"})
 
     assert ledger.entries() == 1
 
@@ -231,7 +231,7 @@ def test_a_collection_is_all_names_up_to_their_last_slash() -> None:
     )
 
     assert [name for name in names if ledger.wants(name)] == names[:2]
-    assert dict(ledger.held()) == {names[0]: "1"}
+    assert dict(ledger.versions()) == {names[0]: "1"}
     assert set(ledger.unsettled()) == {names[1], "xdstp:///T/t/*"}
 
     ledger.subscribe("xdstp:///T/t/u/*")
@@ -239,5 +239,5 @@ def test_a_collection_is_all_names_up_to_their_last_slash() -> None:
     ledger.unsubscribe("xdstp:///T/t/*")
 
     assert [name for name in names if ledger.wants(name)] == [names[2]]
-    assert dict(ledger.held()) == {names[2]: "1"}
+    assert dict(ledger.versions()) == {names[2]: "1"}
     assert set(ledger.unsettled()) == {"xdstp:///T/t/u/*"}

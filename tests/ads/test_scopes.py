@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
 
+from moongate.ads.parts import MOST
 from moongate.ads.scopes import respelled
-from moongate.ads.session import MOST
 from moongate.ads.snapshot import Snapshot
 from moongate.xds.wire import LISTENER, ROUTE, SCOPE, XdsResource
 from tests.ads.conversation import Conversation, full_name, resource

@@ -8,9 +8,9 @@ import pytest
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 
 from moongate.ads.events import Acknowledged, Nacked
-from moongate.ads.session import MOST, MOST_SECRETS
+from moongate.ads.parts import MOST
 from moongate.ads.snapshot import Snapshot
-from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
+from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE
 from tests.ads.conversation import COLD_START, Conversation, content, edit, resource, versions
 
 
@@ -457,79 +457,6 @@ def test_a_cluster_that_leaves_keeps_its_endpoints_until_routes_have_switched(se
     """)
 
 
-def test_a_route_table_that_comes_back_goes_before_its_listener(served: Conversation) -> None:
-    """While an older listener drains with it, Envoy keeps it, and a new listener would serve it as it was."""
-    served.says("""
-        == L-l R-r
-        << L -l
-        >> L ack
-        .. 5
-        << R -r
-        >> R ack
-        == C+b=1 E+b=1 L+l=2 R+r=2
-        << C b=1
-        >> E +b
-        << E b=1
-        >> C ack
-        >> E ack
-        << R r=2
-        >> R ack
-        << L l=2
-    """)
-
-
-def test_a_route_table_that_comes_back_in_time_goes_before_its_listener(served: Conversation) -> None:
-    served.says("""
-        == L-l R-r L+m=1
-        << L m=1 -l
-        >> L ack
-        == L+l=2 L-m R+r=2
-        << R r=2
-        >> R ack
-        << L l=2 -m
-    """)
-
-
-def test_a_listener_does_not_wait_for_a_table_that_is_refused(served: Conversation) -> None:
-    served.says("""
-        == L-l R-r L+m=1
-        << L m=1 -l
-        >> L ack
-        == L+l=2 L-m R+r=2
-        << R r=2
-        >> R nack no
-        << L l=2 -m
-    """)
-
-
-def test_a_listener_does_not_wait_for_a_table_that_comes_back_as_it_was(served: Conversation) -> None:
-    """Nothing is sent for the table, so there is no answer that the listener could wait for."""
-    served.says("""
-        == L-l R-r L+m=1
-        << L m=1 -l
-        >> L ack
-        == L+l=2 L-m R+r=1
-        << L l=2 -m
-    """)
-
-
-def test_a_listener_does_not_wait_for_a_table_that_becomes_as_it_was_while_clusters_warm(
-    served: Conversation,
-) -> None:
-    served.says("""
-        == L-l R-r L+m=1
-        << L m=1 -l
-        >> L ack
-        == C+a=2 L+l=2 R+r=2
-        << C a=2
-        << E a=1
-        == R+r=1
-        >> C ack
-        >> E ack
-        << L l=2
-    """)
-
-
 def test_a_cluster_that_goes_before_its_endpoints_were_sent_gets_them_all_the_same(
     served: Conversation,
 ) -> None:
@@ -733,109 +660,6 @@ def test_a_reconnecting_envoy_gets_its_listeners_before_its_routes() -> None:
     """)
 
 
-def test_routes_that_return_go_first_and_the_rest_with_their_listener(served: Conversation) -> None:
-    """Table r comes back and must be there first; table s changes with the listener, and must wait."""
-    served.says("""
-        == L-l R-r L+m=1 R+s=1
-        << L m=1 -l
-        >> R +s
-        >> L ack
-        << R s=1
-        >> R ack
-        == L+l=2 R+r=2 L+m=2 R+s=2
-        << R r=2
-        >> R ack
-        << L l=2 m=2
-        >> L ack
-        << R s=2
-    """)
-
-
-def test_a_table_that_its_old_listener_still_uses_does_not_return(served: Conversation) -> None:
-    """The listener was to change to another table, and now does not: its table waits for it like others."""
-    served.says("""
-        == C+b=1 L+l=to-s R-r
-        << C b=1
-        == L+l=2 R+r=2
-        >> C ack
-        << L l=2
-        >> L ack
-        << R r=2
-    """)
-
-
-def test_a_table_that_came_and_went_while_routes_waited_does_not_return(envoy: Conversation) -> None:
-    """A listener in force asks for it, and lacks what the table relies on. The law has shown it."""
-    envoy.play("""
-        == C+a=1 E+a=1 L+l=1 R+r=1
-        >> C *
-        >> E +a
-        >> E ack
-        >> C ack
-        >> L *
-        == L+l=bad R-r
-        >> R +r
-        >> L ack
-        >> L nack no
-        >> R ack
-    """)
-
-    envoy.says("""
-        == C+b=1 L+l=1 R+r=2
-        << C b=1
-        == L+l=2 R-r
-        == L+l=3 R+r=3
-        >> C ack
-        << L l=3
-        << R r=2
-        >> R ack
-        >> L ack
-        << R r=3
-    """)
-
-
-def test_a_table_that_envoy_has_dropped_does_not_return(served: Conversation) -> None:
-    """When it asks for the table again, it is for a listener in force."""
-    served.play("""
-        == L+l=2 R-r
-        >> R -r
-        >> L ack
-        == L+l=3 R+r=2
-        == L+l=bad R-r
-        >> R +r
-        >> L ack
-        >> L nack no
-        >> R ack
-    """)
-
-    served.says("""
-        == C+b=1 L+l=4 R+r=4
-        << C b=1
-        >> C ack
-        << L l=4
-        >> L ack
-        << R r=4
-    """)
-
-
-def test_a_table_that_went_while_an_envoy_was_away_returns_before_its_listener() -> None:
-    """A listener that drains may have kept it there."""
-    again = Conversation()
-    again.play("""
-        == C+a=1 L+l=2
-        >> C * a=1
-        >> L l=2
-        >> R +r=1
-    """)
-
-    again.says("""
-        == L+l=3 R+r=2
-        << R r=2
-        >> R ack
-        << L l=3
-    """)
-
-
 def test_a_table_does_not_return_when_it_is_published_for_the_first_time() -> None:
     """When moongate starts anew, Envoys are there before their fleets are. Their listeners use the tables."""
     again = Conversation()
@@ -844,19 +668,6 @@ def test_a_table_does_not_return_when_it_is_published_for_the_first_time() -> No
         >> L l=1
         >> R +r=1
         == C+a=1 L+l=2 R+r=2
-        << L l=2
-        >> L ack
-        << R r=2
-    """)
-
-
-def test_a_table_whose_listener_was_refused_does_not_return(served: Conversation) -> None:
-    """The former listener is in force, with that table."""
-    served.says("""
-        == L+l=bad R-r
-        << L l=bad
-        >> L nack no
-        == L+l=2 R+r=2
         << L l=2
         >> L ack
         << R r=2
@@ -928,7 +739,7 @@ def test_a_former_version_that_envoy_drops_leaves_the_newest_unrefused(served: C
     served.says(">> L ack")
 
     assert served.refused() == {}
-    assert served.session.held(LISTENER, "l") == served.snapshot.of(LISTENER)["l"].version
+    assert served.session.acknowledged_version(LISTENER, "l") == served.snapshot.of(LISTENER)["l"].version
 
 
 def test_what_envoy_never_had_is_not_dropped(served: Conversation) -> None:
@@ -1204,26 +1015,6 @@ def test_what_a_refusal_only_seems_to_name_is_asked_about_alone(served: Conversa
     assert served.session.settled(served.snapshot.seq)
 
 
-def test_an_unnamed_culprit_is_found_by_halves(served: Conversation) -> None:
-    served.says("""
-        == E+b=1 E+c=1 E+d=1
-        >> E +b +c +d
-        << E b=1 c=1 d=1
-        >> E nack Proto constraint validation failed
-        << E b=1
-        >> E ack
-        << E c=1 d=1
-        >> E nack Proto constraint validation failed
-        << E c=1
-        >> E nack Proto constraint validation failed
-        << E d=1
-        >> E ack
-    """)
-
-    assert served.refused() == {"c": "1"}
-    assert served.session.settled(served.snapshot.seq)
-
-
 def test_words_that_merely_mention_a_name_accuse_nobody(served: Conversation) -> None:
     served.says("""
         == R+s=1
@@ -1285,61 +1076,6 @@ def test_a_secret_that_is_refused_is_undone_by_sending_the_one_before() -> None:
     """)
 
     assert session.refused() == {}
-
-
-def test_a_secret_of_which_each_byte_counts_is_sent_alone() -> None:
-    """Envoy takes what it has just refused when it is sent again, so nobody could tell which one it was."""
-    session = Conversation()
-    session.says("""
-        == S+a=1 S+b=bad S+c=1
-        >> S +a +b +c
-        << S a=1
-        >> S ack
-        << S b=bad
-        >> S nack odd
-        << S c=1
-        >> S ack
-    """)
-
-    assert session.refused() == {"b": "bad"}
-
-
-def test_certificates_are_sent_together_and_alone_in_other_bytes_if_one_is_refused() -> None:
-    """Envoy says nothing of which one it is, has taken some of them, and ignores what has equal bytes."""
-    session = Conversation()
-    session.says("""
-        == S+a=pem S+b=pem-bad S+c=pem S+t=token
-        >> S +a +b +c +t
-        << S t=token
-        >> S ack
-        << S a=pem b=pem-bad c=pem
-        >> S nack odd
-        << S a=pem'
-        >> S ack
-        << S b=pem-bad'
-        >> S nack odd
-        << S c=pem'
-        >> S ack
-    """)
-    assert session.refused() == {"b": "pem-bad"}
-
-    session.says("""
-        == S+b=pem2 S+c=pem2
-        << S b=pem2 c=pem2
-        >> S ack
-    """)
-    assert session.refused() == {}
-    assert session.session.held(SECRET, "a") == resource("S", "a", "pem").version
-
-
-def test_a_response_has_a_bounded_number_of_certificates() -> None:
-    session = Conversation()
-    names = [f"s{n:03}" for n in range(2 * MOST_SECRETS + 1)]
-    session.play(f"== {' '.join(f'S+{name}=pem' for name in names)}")
-    sent = [session.play(f">> S {' '.join(f'+{name}' for name in names)}")]
-    sent += [session.play(">> S ack") for _ in range(2)]
-
-    assert [said.count("=pem") for said in sent] == [MOST_SECRETS, MOST_SECRETS, 1]
 
 
 def test_certificates_whose_refusal_comes_late_are_sent_alone_in_other_bytes() -> None:
@@ -1678,43 +1414,6 @@ def test_one_change_among_thousands_looks_only_itself_up(served: Conversation) -
     """)
 
 
-def test_an_endpoint_that_changes_amid_thousands_of_others_is_in_the_next_response(
-    served: Conversation,
-) -> None:
-    """Envoy takes a response in one go: of thousands, it takes some after another, and this one with them."""
-    names = [f"e{n:04}" for n in range(1000)]
-    served.play("== " + " ".join(f"E+{name}=1" for name in names))
-    served.play(">> E " + " ".join(f"+{name}" for name in names))
-    while served.session.next(0) is not None or not served.session.settled(served.snapshot.seq):
-        served.play(">> E ack")
-
-    first = served.play("== " + " ".join(f"E+{name}=2" for name in names)).splitlines()[-1]
-    assert first.count("=2") == MOST[ENDPOINT]
-    served.play("== E+e0500=3 E-e0501 E+e0999=4")
-    second = served.play(">> E ack").splitlines()[-1].split()
-
-    assert "e0500=3" in second
-    assert "e0999=4" in second or "e0999=2" in first
-    sent = [first, *second]
-    while len(said := served.play(">> E ack").splitlines()) > 1:
-        sent += said[1].split()
-    assert "e0501=2" not in sent, "it is gone"
-    assert "e0500=2" not in sent, "it is sent in its last version alone"
-    assert served.session.settled(served.snapshot.seq)
-
-
-def test_listeners_wait_for_the_last_of_many_clusters(served: Conversation) -> None:
-    """What is one edit counts as sent when all of its parts are."""
-    served.play("== " + " ".join(f"C+c{n:03}=1" for n in range(MOST[CLUSTER] + 1)) + " L+l=7")
-
-    served.says(f"""
-        >> C ack
-        << C c{MOST[CLUSTER]:03}=1
-        >> C ack
-        << L l=7
-    """)
-
-
 # Many Envoys of one fleet
 
 
@@ -1793,7 +1492,10 @@ def test_envoys_of_other_versions_are_sent_what_each_needs() -> None:
 
     assert [envoy.refused() for envoy in envoys] == [{}, {}, {}, {}]
     a, c = resource("C", "a", "3").version, resource("C", "c", "1").version
-    assert {(e.session.held(CLUSTER, "a"), e.session.held(CLUSTER, "c")) for e in envoys} == {(a, c)}
+    assert {
+        (e.session.acknowledged_version(CLUSTER, "a"), e.session.acknowledged_version(CLUSTER, "c"))
+        for e in envoys
+    } == {(a, c)}
     assert len(snapshot.responses) == 0
 
 
@@ -1827,7 +1529,7 @@ def test_of_what_comes_by_the_hundred_in_one_edit_nothing_is_lost() -> None:
     for _ in range(ceil(300 / MOST[CLUSTER])):
         envoy.play(">> C ack")
 
-    assert [n for n in range(300) if envoy.session.held(CLUSTER, f"c{n}") is None] == []
+    assert [n for n in range(300) if envoy.session.acknowledged_version(CLUSTER, f"c{n}") is None] == []
     assert envoy.counters[CLUSTER].resources == 300
 
 

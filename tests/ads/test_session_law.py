@@ -22,8 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moongate.ads.ledger import collection_of
+from moongate.ads.parts import MOST
 from moongate.ads.scopes import shared
-from moongate.ads.session import MOST, Session
+from moongate.ads.session import Session
 from moongate.ads.snapshot import Snapshot
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, XdsResource, encode, packed
 

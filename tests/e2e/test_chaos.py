@@ -279,11 +279,11 @@ class History:
 async def test_whatever_is_edited_no_request_fails_and_envoy_has_it_in_the_end(
     site: Site, tmp_path: Path, seed: int
 ) -> None:
-    before = set(site.laptop.world.store.held())
+    before = set(site.laptop.world.store.resources())
     try:
         await play(site, tmp_path, seed)
     finally:
-        site.laptop.put({ref: None for ref in site.laptop.world.store.held() if ref not in before})
+        site.laptop.put({ref: None for ref in site.laptop.world.store.resources() if ref not in before})
         await site.laptop.served()
 
 
@@ -314,7 +314,7 @@ async def play(site: Site, tmp_path: Path, seed: int) -> None:
     assert site.laptop.world.failures() == {}
     cold = World(EnvoyGateway.shipped().on_host())
     cold.write(BIND, LOCALHOST)
-    cold.apply(site.laptop.world.store.held())
+    cold.apply(site.laptop.world.store.resources())
     cold.pull()
     for fleet in fleets(cold.db):
         cold.write(table_forms(fleet), site.laptop.world.db.read(table_forms(fleet)))

@@ -55,7 +55,7 @@ async def test_a_start_with_a_policy_that_cannot_be_read_lets_nobody_pass(tmp_pa
             if not any("answered with 500 until" in str(each) for each in load([root]).errors):
                 silent.append(name)
             path.unlink()
-            laptop.put({ref: None for ref in laptop.world.store.held() if ref.kind == "SecurityPolicy"})
+            laptop.put({ref: None for ref in laptop.world.store.resources() if ref.kind == "SecurityPolicy"})
         await laptop.served()
         assert (opened, silent) == ([], [])
 

@@ -206,7 +206,7 @@ async def test_nothing_that_is_new_is_served_without_its_policy(
             mark(root)
             files = Files([root])
             stay = {Ref("GatewayClass", "", "moongate", GATEWAY_GROUP), *load([root]).batch}
-            laptop.put({ref: None for ref in laptop.world.store.held() if ref not in stay})
+            laptop.put({ref: None for ref in laptop.world.store.resources() if ref not in stay})
             async with started(laptop, files):
                 for each in case.writes:
                     await write(each, files)

@@ -177,7 +177,7 @@ async def test_a_policy_with_any_fault_lets_nobody_pass(tmp_path: Path, *, known
 
         def restarted() -> AbstractAsyncContextManager[None]:
             """The folder as a moongate has it that starts now."""
-            laptop.put({ref: None for ref in laptop.world.store.held() if ref.kind == "SecurityPolicy"})
+            laptop.put({ref: None for ref in laptop.world.store.resources() if ref.kind == "SecurityPolicy"})
             return started(laptop, Files([root]))
 
         base = [

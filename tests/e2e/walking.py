@@ -418,7 +418,7 @@ class Walk:
 
     async def _until_held(self, refs: list[Ref], *, held: bool) -> None:
         store = self._laptop.world.store
-        await until(lambda: all((ref in store.held()) == held for ref in refs))
+        await until(lambda: all((ref in store.resources()) == held for ref in refs))
         await self._laptop.served()
 
     async def asks(self) -> None:

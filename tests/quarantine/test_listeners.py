@@ -198,7 +198,7 @@ class Fleet:
 
     def serving(self, node: str = "e0", *, quic: bool = False) -> dict[str, str]:
         """What each host is answered with."""
-        eg: Any = self.world.store.held()[EG]
+        eg: Any = self.world.store.resources()[EG]
         names = [listener.name for listener in eg.spec.listeners]
         return {name: self.envoys[node].answers(name, quic=quic) for name in names}
 
@@ -405,7 +405,7 @@ def test_a_policy_that_is_taken_back_opens_its_routes(config: EnvoyGateway) -> N
 
     assert fleet.serving() == {"a": "open"}
     assert fleet.refusals() == {}
-    cold = World.of(fleet.world.store.held().values(), config)
+    cold = World.of(fleet.world.store.resources().values(), config)
     assert fleet.world.everything() == cold.everything()
 
 

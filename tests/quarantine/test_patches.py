@@ -138,7 +138,7 @@ class Fleet:
 
     def is_as_built(self, type_url: str) -> bool:
         """Whether an Envoy has a resource as it is without any patch."""
-        cold = World.of(self.world.store.held().values()).resource(FLEET, type_url, AT[type_url])
+        cold = World.of(self.world.store.resources().values()).resource(FLEET, type_url, AT[type_url])
         return cold is not None and self.held["e0", type_url, AT[type_url]].body == cold.body
 
     def blamed(self) -> set[str]:
@@ -387,7 +387,9 @@ def test_a_search_rests_while_the_resource_cannot_be_built(monkeypatch: pytest.M
     monkeypatch.setattr(patching, "TRIAL", structs.replace(patching.TRIAL, apply=apply))
     fleet = Fleet()
     fleet.settle()
-    cold = World.of({**fleet.world.store.held(), edited.ref: edited}.values()).resource(FLEET, ROUTE, TABLE)
+    cold = World.of({**fleet.world.store.resources(), edited.ref: edited}.values()).resource(
+        FLEET, ROUTE, TABLE
+    )
     assert cold is not None
     built = cold.version
 

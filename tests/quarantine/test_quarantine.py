@@ -576,7 +576,7 @@ class Guarded(Refusing):
 
     def wanted(self) -> RouteConfiguration:
         """The table as it would be if Envoy took it."""
-        world = World.of(self.world.store.held().values(), config(self.world.db))
+        world = World.of(self.world.store.resources().values(), config(self.world.db))
         resource = world.resource(worlds.EG_FLEET, ROUTE, TABLE)
         return RouteConfiguration.FromString(resource.body) if resource is not None else RouteConfiguration()
 

@@ -31,7 +31,7 @@ class Scene:
     def __init__(self) -> None:
         self.time = "2026-01-01T00:00:00Z"
         self.world = World.of([worlds.gateway_class(), worlds.gateway(), worlds.route(0), worlds.service(0)])
-        self.statuses = Statuses(self.world.store.held(), lambda: self.time)
+        self.statuses = Statuses(self.world.store.resources(), lambda: self.time)
         self.statuses.update(self.world.statuses())
         self.statuses.observe({worlds.EG: SERVING}, ())
 

@@ -147,11 +147,11 @@ async def test_manifests_are_applied_and_deleted_in_any_form(running: Laptop, ma
     """One document, several, a list of them, with the empty documents that YAML libraries give."""
     await running.apply(manifests)
 
-    assert REF in running.world.store.held()
+    assert REF in running.world.store.resources()
 
     await running.delete(BACKEND, REF._replace(name="none"))
 
-    assert REF not in running.world.store.held()
+    assert REF not in running.world.store.resources()
 
 
 @pytest.mark.parametrize("named", ["a", 5, None, ("Backend", "a"), b"a"])

@@ -37,7 +37,7 @@ async def test_manifests_with_a_fault_are_not_put_in_force(folder: Path) -> None
             with pytest.raises(ManifestError, match="port"):
                 await running.apply(manifests)
 
-            assert Ref.of(Backend, "default", "up") not in running.world.store.held()
+            assert Ref.of(Backend, "default", "up") not in running.world.store.resources()
 
 
 async def test_text_that_is_no_yaml_is_reported(folder: Path) -> None:
@@ -56,14 +56,14 @@ async def test_a_gateway_class_is_there_without_being_defined(folder: Path) -> N
     }
     ref = Ref.of(GatewayClass, "", "moongate")
     async with Laptop(run_dir=folder) as running:
-        held: Any = running.world.store.held
-        before = held()[ref].spec.controller_name
+        resources: Any = running.world.store.resources
+        before = resources()[ref].spec.controller_name
         await running.apply([classes])
-        assert held()[ref].spec.controller_name == "example.com/other"
+        assert resources()[ref].spec.controller_name == "example.com/other"
 
         await running.delete(ref)
 
-        assert held()[ref].spec.controller_name == before
+        assert resources()[ref].spec.controller_name == before
 
 
 async def test_a_laptop_without_gateways_is_served_at_once(folder: Path) -> None:
@@ -221,7 +221,7 @@ async def test_files_are_read_again_after_a_bug(folder: Path, monkeypatch: pytes
 
             for name in ("a", "b"):
                 ref = Ref.of(Backend, "default", name)
-                await until(lambda ref=ref: ref in running.world.store.held())
+                await until(lambda ref=ref: ref in running.world.store.resources())
 
 
 async def test_a_status_that_turns_bad_is_reported_once_with_its_place_and_so_is_its_end(

@@ -127,7 +127,7 @@ async def test_what_comes_of_an_answer_is_waited_for() -> None:
         run.to_correct.append(last)
         await run.settled()
 
-        assert run.world.store.held()[last.ref] == last
+        assert run.world.store.resources()[last.ref] == last
         assert run.world.settled
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from moongate.api.backend import Backend
+
 if TYPE_CHECKING:
-    from moongate.api.base import Ref
+    from moongate.api.base import Ref, Resource
 
 
 def backend(name: str, port: object = 8080) -> str:
@@ -21,6 +23,14 @@ def backend(name: str, port: object = 8080) -> str:
         "        address: 127.0.0.1\n"
         f"        port: {port}\n"
     )
+
+
+def port(resource: Resource | None) -> int:
+    """The port of a Backend as ``backend`` has it."""
+    assert isinstance(resource, Backend)
+    endpoint = resource.spec.endpoints[0]
+    assert endpoint.ip is not None
+    return endpoint.ip.port
 
 
 def stream(*documents: str) -> str:

@@ -35,7 +35,7 @@ def test_a_rule_that_is_refused_is_its_own_fault() -> None:
     """The condition is that of a parent, whose message names no field."""
     held = world(gateway(http("web")), ROUTE)
 
-    caused = causes(held.db, held.store.held()[SHOP])
+    caused = causes(held.db, held.store.resources()[SHOP])
 
     (refused,) = caused["spec.parentRefs[0]", "PartiallyInvalid"]
     (unresolved,) = caused["spec.parentRefs[0]", "ResolvedRefs"]
@@ -47,7 +47,7 @@ def test_a_parent_by_default_stands_at_the_field_that_asks_for_it() -> None:
     route = ROUTE.replace("parentRefs: [{name: eg}]", "useDefaultGateways: All")
     held = world(gateway(http("web"), defaultScope="All"), route)
 
-    caused = causes(held.db, held.store.held()[SHOP])
+    caused = causes(held.db, held.store.resources()[SHOP])
 
     assert [fault.path for fault in caused[USE_DEFAULTS, "PartiallyInvalid"]] == ["spec.rules[0]"]
 
@@ -55,7 +55,7 @@ def test_a_parent_by_default_stands_at_the_field_that_asks_for_it() -> None:
 def test_a_certificate_is_the_fault_of_its_listener() -> None:
     held = world(gateway(http("web"), https("tls", "nowhere")))
 
-    (fault,) = causes(held.db, held.store.held()[GATEWAY])["spec.listeners[1]", "ResolvedRefs"]
+    (fault,) = causes(held.db, held.store.resources()[GATEWAY])["spec.listeners[1]", "ResolvedRefs"]
 
     assert fault.path == "spec.listeners[1].tls.certificateRefs[0]"
 
@@ -67,4 +67,4 @@ def test_a_query_that_failed_has_no_causes() -> None:
         call = next(call for call in faults.calls(held) if call[0] is rule_destination and 1 in call[1])
         faults.put_fault(held, call, "before")
 
-        assert causes(held.db, held.store.held()[SHOP]) == {}
+        assert causes(held.db, held.store.resources()[SHOP]) == {}

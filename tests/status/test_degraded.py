@@ -36,12 +36,12 @@ def degraded(kind: str, *manifests: str) -> list[Degradation]:
     """The degradations of all resources of a kind."""
     resources = [resource for text in (GATEWAY_CLASS, *manifests) for resource in read(text)]
     world = World.of(resources)
-    held = world.store.held()
+    in_force = world.store.resources()
     return [
         degradation
         for ref, status in sorted(world.statuses().items())
         if ref.kind == kind
-        for degradation in degradations(held[ref], status)
+        for degradation in degradations(in_force[ref], status)
     ]
 
 

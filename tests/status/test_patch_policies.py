@@ -68,7 +68,7 @@ def test_a_target_that_is_not_ours_gives_no_status() -> None:
 def test_a_fault_is_at_the_field_of_its_patch() -> None:
     made = world(SHARED, "gone")
 
-    [degradation] = degradations(made.store.held()[REF], made.statuses()[REF])
+    [degradation] = degradations(made.store.resources()[REF], made.statuses()[REF])
     assert [problem.path for problem in degradation.problems] == ["spec.jsonPatches[1]"]
     assert degradation.at == "spec.targetRef"
 

@@ -154,7 +154,7 @@ def test_an_empty_store_holds_no_cell() -> None:
     held.apply({ref("a"): None})
     held.db.collect()
 
-    assert (len(held.db), dict(held.held())) == (0, {})
+    assert (len(held.db), dict(held.resources())) == (0, {})
 
 
 books = st.builds(book, st.sampled_from("abc"), st.sampled_from("xyz"), st.sampled_from("xyz"))
@@ -181,4 +181,4 @@ def test_indexes_are_what_the_resources_make_them(history: list[dict[str, Book |
     assert find(held.db, AUTHORS, "all") == tuple(
         sorted({a for edited in now.values() for a in edited.authors})
     )
-    assert held.held() == now
+    assert held.resources() == now

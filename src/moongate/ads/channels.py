@@ -201,8 +201,13 @@ class Channel(Struct):
         for batch in (*self.retries, *([self.flight.batch] if self.flight else [])):
             batch.drop(name)
 
-    def known(self) -> set[str]:
-        return {*(name for name, _ in self.ledger.held()), *self.under_way()}
+    def has(self, name: str) -> bool:
+        """Whether Envoy has some version of a resource, or may have one."""
+        return self.ledger.get(name) not in (None, ABSENT)
+
+    def names(self) -> set[str]:
+        """All names of which there is any state."""
+        return {*(name for name, _ in self.ledger.versions()), *self.under_way()}
 
     def within(self, collection: str) -> set[str]:
         """The names in a collection, as far as there is any state of them."""

@@ -154,7 +154,7 @@ class Ledger:
         self,
         view: Mapping[str, XdsResource],
         names: Iterable[str],
-        held: Mapping[str, str],
+        versions: Mapping[str, str],
         *,
         wildcard: bool,
         members: Mapping[str, Collection[str]] = _NONE,
@@ -164,7 +164,7 @@ class Ledger:
         Args:
             view: the resources of the type in the snapshot; changes with it.
             names: the names that Envoy subscribes to.
-            held: name → version that Envoy has already.
+            versions: name → version that Envoy has already.
             wildcard: whether Envoy subscribes to all resources of the type.
             members: collection → the names in it that the snapshot has; changes with it.
         """
@@ -178,7 +178,7 @@ class Ledger:
         self._exceptions: dict[str, str | None] = {}
         """Name → version that Envoy has, if it differs from the snapshot; None if Envoy has none."""
         self._peak = 0
-        self._fill(held)
+        self._fill(versions)
 
     @property
     def wildcard(self) -> bool:
@@ -187,9 +187,9 @@ class Ledger:
 
     @wildcard.setter
     def wildcard(self, wildcard: bool) -> None:
-        held = dict(self.held())
+        versions = dict(self.versions())
         self._wildcard = wildcard
-        self._fill(held)
+        self._fill(versions)
 
     def wants(self, name: str) -> bool:
         """Whether Envoy subscribes to a name, directly, by the wildcard or by a collection."""
@@ -261,7 +261,7 @@ class Ledger:
         self.names.compact()
         return entered
 
-    def held(self) -> Iterator[tuple[str, str]]:
+    def versions(self) -> Iterator[tuple[str, str]]:
         """All resources that Envoy has: (name, version)."""
         for name in self._subscribed():
             if name not in self._exceptions and (version := self._wanted(name)) is not None:
@@ -272,7 +272,7 @@ class Ledger:
 
     def holds_anything(self) -> bool:
         """Whether Envoy has any resource."""
-        return next(self.held(), None) is not None
+        return next(self.versions(), None) is not None
 
     def unsettled(self) -> Iterator[str]:
         """The names whose version differs from the snapshot, or that do not exist."""
@@ -301,9 +301,12 @@ class Ledger:
             self._exceptions = dict(self._exceptions)
             self._peak = len(self._exceptions)
 
-    def _fill(self, held: Mapping[str, str]) -> None:
-        versions = ((name, held.get(name)) for name in {**dict.fromkeys(self._subscribed()), **held})
-        self._exceptions = {name: version for name, version in versions if version != self._wanted(name)}
+    def _fill(self, versions: Mapping[str, str]) -> None:
+        self._exceptions = {
+            name: version
+            for name in chain(self._subscribed(), versions)
+            if (version := versions.get(name)) != self._wanted(name)
+        }
         self._peak = len(self._exceptions)
 
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from moongate.ads.channels import ABSENT
 from moongate.ads.nacks import meets_a_listener, meets_a_socket
 from moongate.ads.needs import addresses, needs_routes
 
@@ -109,7 +108,7 @@ def _waits_for_routes(listeners: Channel, routes: Channel | None, listener: XdsR
 
     The old version may have the address that another listener takes over.
     """
-    if listeners.ledger.get(listener.name) in (None, ABSENT):
+    if not listeners.has(listener.name):
         return False
     tables = needs_routes(listener)
-    return routes is None or any(routes.ledger.get(name) in (None, ABSENT) for name in tables)
+    return routes is None or not all(map(routes.has, tables))

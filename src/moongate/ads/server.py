@@ -225,14 +225,14 @@ class AdsServer:
         effect before anything that the event would release.
         """
         if (of := self._fleets.get(fleet)) is not None:
-            of.held.add(type_url)
+            of.on_hold.add(type_url)
             for stream in of.streams:
                 stream.session.hold(type_url)
 
     def release(self, fleet: str, type_url: str) -> None:
         """Send resources of a type again, in their newest version."""
         if (of := self._fleets.get(fleet)) is not None:
-            of.held.discard(type_url)
+            of.on_hold.discard(type_url)
             for stream in of.streams:
                 stream.session.release(type_url)
                 stream.wake.set()
@@ -272,7 +272,9 @@ class AdsServer:
         """The version of a resource that each connected Envoy has acknowledged, by node and stream."""
         sessions = (stream.session for stream in self._streams_of(fleet))
         return tuple(
-            Holder(node=session.node, stream=session.stream, version=session.held(type_url, name))
+            Holder(
+                node=session.node, stream=session.stream, version=session.acknowledged_version(type_url, name)
+            )
             for session in sorted(sessions, key=lambda session: (session.node, session.stream))
         )
 
@@ -353,7 +355,7 @@ class AdsServer:
             linger_seconds=self._linger_seconds,
             patience_seconds=self._patience_seconds,
         )
-        for type_url in sorted(of.held):
+        for type_url in sorted(of.on_hold):
             session.hold(type_url)
         stream = _Stream(session)
         of.streams.append(stream)
@@ -425,7 +427,7 @@ class _Fleet:
         """What is published soon."""
         self.overtaken: set[Key] = set()
         """What of that is older than what was published in the meantime."""
-        self.held: set[str] = set()
+        self.on_hold: set[str] = set()
         """The types of which nothing is sent."""
         self.streams: list[_Stream] = []
         self.watchers: set[asyncio.Event] = set()

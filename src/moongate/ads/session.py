@@ -22,13 +22,13 @@ one comparison.
   has only since this edit; until then the old routes stay in force. There is no deadlock, because Envoy
   acknowledges a listener before it has its routes and its secrets, and only secrets that it has requested are
   waited for.
-* Many clusters, endpoints or scopes are sent in several responses, one after another (``MOST``). They count
+* Many clusters, endpoints or scopes are sent in several responses, one after another (``parts``). They count
   as sent with the last of them. What changed meanwhile goes into the next one.
 * Scopes, the parts of a route table by hostname, are sent as routes are. Nothing refers to a scope, so those
   that left the snapshot are removed right after the news of the same edit. The scope that others share is
   not in force before them (``scopes``).
-* A route table that *returns* (it was removed, and is back) is sent before the listeners if no listener in
-  force uses it, because Envoy may have kept its old version. So is a table whose scopes return.
+* A route table that *returns* is sent before the listeners, because Envoy may have kept its old version
+  (``returning``). So is a table whose scopes return.
 * Any other resource that left the snapshot is *pending removal*. When listeners and routes are acknowledged
   up to the edit that dropped it, it *lingers* for requests and retries that still use the old route. Then it
   is removed. If it comes back before that, the removal is cancelled.
@@ -62,7 +62,6 @@ consistency considerations".
 from __future__ import annotations
 
 from collections import deque
-from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -74,12 +73,14 @@ from moongate.ads.events import Acknowledged, Counters, Event, Nacked
 from moongate.ads.ledger import Ledger, collection_of, is_collection, is_within
 from moongate.ads.nacks import blame
 from moongate.ads.needs import NEEDED_BY, needs_endpoints, sends_to
+from moongate.ads.parts import MOST, next_part, parts, parts_of_refused
 from moongate.ads.reopening import meeting_listeners, to_reopen
+from moongate.ads.returning import has_table, note_return, table_of
 from moongate.xds.refusals import of_clusters, reason
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, SECRET
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from moongate.ads.nacks import Blame
     from moongate.ads.responses import Response
@@ -91,18 +92,6 @@ LINGER_SECONDS = 5.0
 
 PATIENCE_SECONDS = 30.0
 """How long to wait for an answer, after any other request of Envoy. Above its initial_fetch_timeout, 15 s."""
-
-MOST: Mapping[str, int] = {CLUSTER: 16, ENDPOINT: 100, SCOPE: 100}
-"""How many resources are sent in one response to an Envoy that has some of the type already.
-
-Envoy takes a response in one go, and nothing else meanwhile: in it, a cluster takes 0.4 to 0.8 ms, a scope a
-tenth of that. An edit may change thousands, and endpoints that change meanwhile do not wait for all of them.
-Smaller parts cost more in all: 16 clusters a tenth more than 50; but 50 scopes a sixth more than 100, since
-Envoy copies the names of all scopes for each response.
-"""
-
-MOST_SECRETS = 100
-"""How many secrets are sent in one response. If Envoy refuses it, each is sent alone once more."""
 
 ORDER = (
     CLUSTER,  # first: all else refers to clusters
@@ -172,7 +161,7 @@ class Session:
         """Whether Envoy has said that it has resources of any type, from an earlier stream."""
         self._warming: set[str] = set()
         """Endpoints that changed clusters need, as long as Envoy has not subscribed to endpoints."""
-        self._held: set[str] = set()
+        self._on_hold: set[str] = set()
         """The types of which nothing is sent until ``release``."""
         self._asked_for_scopes = 0
         """The edit as of which Envoy has asked for scopes first."""
@@ -209,31 +198,7 @@ class Session:
                 for name in names:
                     # A table that is there before and after does not return, nor do its scopes.
                     if channel.returning or before[name] is None or name not in resources:
-                        self._note_return(channel, name, before[name], listening)
-
-    def _note_return(self, tables: Channel, name: str, before: str | None, listening: float) -> None:
-        """Note whether a route table returns, and no listener in force used it in the meantime.
-
-        Args:
-            tables: the channel of route tables, or of scopes.
-            name: the name of a resource that differs.
-            before: its version before the edit; None if the fleet did not have it.
-            listening: the last edit before this one up to which Envoy has all listeners in force.
-        """
-        table = _table_of(tables, name)
-        if tables.type_url == ROUTE and self._snapshot.get(ROUTE, name) is None:
-            tables.returning.discard(name)
-        if not self._has_table(tables.type_url, table):
-            tables.absent[table] = self._snapshot.seq
-        elif before is None and (since := tables.absent.pop(table, None)) is not None and since <= listening:
-            # Envoy may also have scopes still that the table does not have any more.
-            tables.returning.update((name,) if table == name else tables.ledger.within(table))
-        elif scopes.shared(table) in tables.returning:
-            # The shared scope does not come into force without it.
-            tables.returning.add(name)
-
-    def _has_table(self, type_url: str, table: str) -> bool:
-        return self._snapshot.get(type_url, table) is not None or table in self._snapshot.members(type_url)
+                        note_return(channel, self._snapshot, name, before[name], listening)
 
     def next(self, now: float) -> bytes | None:
         """The encoded ``DeltaDiscoveryResponse`` to send next, or None if there is nothing to send now.
@@ -276,11 +241,11 @@ class Session:
 
     def hold(self, type_url: str) -> None:
         """Send no listeners, or no routes, until ``release``."""
-        self._held.add(type_url)
+        self._on_hold.add(type_url)
 
     def release(self, type_url: str) -> None:
         """Send resources of a type again, in their newest version."""
-        self._held.discard(type_url)
+        self._on_hold.discard(type_url)
         channel = self._channels.get(type_url)
         if channel is not None:
             for batch in (channel.staged.take(), *channel.retries):
@@ -341,7 +306,7 @@ class Session:
         If that is the newest version, it counts as refused. Else a newer one is on its way.
         """
         channel = self._channels.get(type_url)
-        if channel is None or (version := self.held(type_url, name)) is None:
+        if channel is None or (version := self.acknowledged_version(type_url, name)) is None:
             return
         channel.ledger.set(name, None)
         resource = self._snapshot.get(type_url, name)
@@ -353,7 +318,7 @@ class Session:
         channel = self._channels.get(type_url)
         return self._awaits(type_url) if channel is None else channel.ledger.wants(name)
 
-    def held(self, type_url: str, name: str) -> str | None:
+    def acknowledged_version(self, type_url: str, name: str) -> str | None:
         """The version that Envoy acknowledged, or had when it connected; None if there is none."""
         channel = self._channels.get(type_url)
         version = None if channel is None else channel.ledger.get(name)
@@ -393,7 +358,7 @@ class Session:
         # Only for these two types an empty first subscription means all resources (the legacy wildcard).
         wildcard = "*" in names or (not names and request.type_url in (CLUSTER, LISTENER))
         names.discard("*")
-        held = {
+        versions = {
             name: version
             for name, version in request.initial_resource_versions.items()
             if (wildcard or name in names or collection_of(name) in names)
@@ -405,15 +370,15 @@ class Session:
         channel = self._channels[request.type_url] = Channel(
             type_url=request.type_url,
             ledger=Ledger(
-                view, names, held, wildcard=wildcard, members=self._snapshot.members(request.type_url)
+                view, names, versions, wildcard=wildcard, members=self._snapshot.members(request.type_url)
             ),
-            initial_pending=wildcard and not held,
+            initial_pending=wildcard and not versions,
         )
         for name in channel.ledger.unsettled():
             channel.mark(name, self._snapshot.seq)
         if request.type_url in _TABLES:
-            tables = {_table_of(channel, name) for name in held}
-            gone = (table for table in tables if not self._has_table(request.type_url, table))
+            tables = {table_of(channel, name) for name in versions}
+            gone = (table for table in tables if not has_table(self._snapshot, request.type_url, table))
             channel.absent = dict.fromkeys(gone, self._snapshot.seq)
             for collection in tables & channel.ledger.collections:
                 channel.ledger.set(collection, ABSENT)  # the listeners that use it had an answer
@@ -424,19 +389,19 @@ class Session:
         if request.type_url == SCOPE:
             self._asked_for_scopes = self._snapshot.seq
             if self._reconnected or LISTENER not in self._channels:
-                self._may_have_scopes(channel, held)
+                self._may_have_scopes(channel, versions)
         # Envoy got these on an earlier stream, which may have ended before it acknowledged them.
-        self._acknowledged(channel, held, ())
+        self._acknowledged(channel, versions, ())
 
-    def _may_have_scopes(self, channel: Channel, held: Mapping[str, str]) -> None:
+    def _may_have_scopes(self, channel: Channel, versions: Mapping[str, str]) -> None:
         """Note which scopes Envoy may have of an earlier stream: all that the fleet has, and that it had.
 
         Args:
             channel: the channel of scopes.
-            held: name → version that Envoy says to have. Envoy 1.40 says nothing of scopes.
+            versions: name → version that Envoy says to have. Envoy 1.40 says nothing of scopes.
         """
-        for collection in () if held else channel.ledger.collections:
-            if not self._has_table(SCOPE, collection):
+        for collection in () if versions else channel.ledger.collections:
+            if not has_table(self._snapshot, SCOPE, collection):
                 channel.absent[collection] = self._snapshot.seq
             for name in (*channel.ledger.within(collection), *self._snapshot.departures.within(collection)):
                 channel.ledger.set(name, UNKNOWN)
@@ -478,8 +443,8 @@ class Session:
         ledger = channel.ledger
         if name == "*":
             ledger.wildcard = False
-            for known in [n for n in channel.known() if n not in ledger.names]:
-                channel.forget(known)
+            for each in [n for n in channel.names() if n not in ledger.names]:
+                channel.forget(each)
             return ()
         named = _named(channel, name)
         for each in named:
@@ -504,7 +469,7 @@ class Session:
 
     def _due(self, channel: Channel, now: float) -> Batch | None:
         """The batch that may be sent now, or None. No response of the channel is in flight."""
-        if channel.type_url in self._held:
+        if channel.type_url in self._on_hold:
             return None
         while channel.retries:
             if batch := self._sendable(channel, channel.retries.popleft(), now):
@@ -514,7 +479,7 @@ class Session:
         self._restage(channel, ready)
         batch = Batch()
         if channel.staged and ready >= channel.staged_seq and not self._awaits_return(channel):
-            batch = self._sendable(channel, self._next_part(channel), now)
+            batch = self._sendable(channel, next_part(channel, self._most), now)
         elif channel.type_url in _TABLES and self._done(_MAKE) >= channel.staged_seq:
             batch = self._sendable(channel, channel.staged.part(channel.returning), now)
 
@@ -525,31 +490,10 @@ class Session:
         if batch or (channel.initial_pending and not channel.staged):
             # A wildcard without matches gets an empty response, because Envoy waits for the first one.
             channel.initial_pending = False
-            batch, *others = self._parts(channel, batch)
+            batch, *others = parts(channel, batch)
             channel.retries.extend(others)
             return batch
         return None
-
-    def _next_part(self, channel: Channel) -> Batch:
-        """Take as much of what is staged as one response may have. The rest stays staged.
-
-        So what changes meanwhile, or leaves, is not sent in the version that it had.
-        """
-        staged, size = channel.staged, self._most.get(channel.type_url)
-        if size is None or len(staged.news) <= size:
-            return staged.take()
-        if channel.returning or not channel.ledger.holds_anything():
-            return staged.take()
-        if channel.type_url == SCOPE:
-            # Removals and shared scopes stay until the last: requests for other hostnames go to the latter.
-            names = [*islice((name for name in staged.news if not scopes.is_shared(name)), size)]
-        elif channel.type_url == ENDPOINT:
-            # Those that have changed last are at the end.
-            half = size // 2
-            names = [*islice(staged.news, size - half), *islice(reversed(staged.news), half)]
-        else:
-            names = [*islice(staged.news, size)]
-        return staged.part(names) if names else staged.take()
 
     def _sendable(self, channel: Channel, batch: Batch, now: float) -> Batch:
         """A batch without what lacks clusters, the removal of scopes that are back, and scopes that wait."""
@@ -569,7 +513,7 @@ class Session:
         missing = [
             (name, refused.message)
             for name, refused in sorted(clusters.rejected.items())
-            if clusters.ledger.get(name) in (None, ABSENT)
+            if not clusters.has(name)
         ]
         oldest = batch.oldest
         for resource in list(batch.news.values()) if missing else ():
@@ -587,27 +531,6 @@ class Session:
                     refused.again = True
                     channel.mark(name, self._snapshot.seq)
 
-    def _parts(self, channel: Channel, batch: Batch) -> list[Batch]:
-        """The responses that a batch is sent as."""
-        if channel.type_url == SECRET and len(batch.news) > 1:
-            return self._secrets(channel, batch)
-        if channel.type_url == SCOPE and batch.news and batch.gone:
-            removals = batch.part([name for name in batch.gone if not is_collection(name)])
-            return [batch, *([removals] if removals else [])]
-        return [batch]
-
-    def _secrets(self, channel: Channel, batch: Batch) -> list[Batch]:
-        """Secrets in batches of a bounded size; alone those among which a culprit is looked for."""
-        alone = [
-            name
-            for name, resource in batch.news.items()
-            if name in channel.kept or secrets.respelled(resource) is None
-        ]
-        gone, batch.gone = batch.gone, {}
-        first, *others = [*batch.part(alone).singly(), *batch.of_size(MOST_SECRETS)]
-        first.gone = gone
-        return [first, *others]
-
     def _ready(self, channel: Channel) -> float:
         """The last edit up to which all is answered that must be before a channel sends."""
         if channel.type_url in _TABLES and self._awaits(LISTENER):
@@ -615,11 +538,7 @@ class Session:
         return self._done(_BEFORE.get(channel.type_url, ()))
 
     def _awaits_return(self, channel: Channel) -> bool:
-        """Whether a listener has to wait for a route table that was removed and is back.
-
-        An old listener that drains keeps its route table in Envoy, even after the table was removed. Envoy
-        would give the old version of the table to the new listener, instead of waiting for the new version.
-        """
+        """Whether a listener has to wait for a route table that returns; see ``returning``."""
         if channel.type_url != LISTENER:
             return False
         waits = [self._stages_returning(t) for t in map(self._channels.get, _TABLES) if t is not None]
@@ -656,10 +575,10 @@ class Session:
             if had_staged:
                 staged.drop(name)
             resource = resources.get(name)
-            held = channel.ledger.get(name)
+            version = channel.ledger.get(name)
             refused = channel.rejected.get(name)
             if resource is not None:
-                if resource.version == held:
+                if resource.version == version:
                     channel.returning.discard(name)
                     channel.rejected.pop(name, None)
                     unsent[name] = resource.version
@@ -667,26 +586,26 @@ class Session:
                     staged.news[name] = resource
                 else:
                     channel.returning.discard(name)
-                    if channel.type_url == CLUSTER and held in (None, ABSENT):
+                    if channel.type_url == CLUSTER and not channel.has(name):
                         former = self._snapshot.former(name)
                         staged.news |= {name: former} if former is not None else {}
                 continue
             # Of a response that it refused. It does not use it, and would not use it later either.
-            kept = channel.type_url == SCOPE and held is None and name in channel.kept
+            kept = channel.type_url == SCOPE and version is None and name in channel.kept
             channel.waiting.pop(name, None)
-            if held in (None, ABSENT):
+            if not channel.has(name):
                 channel.returning.discard(name)
-            if refused is not None and held not in (None, ABSENT):
+            if refused is not None and channel.has(name):
                 refused.again = True  # the old version is in force until it is removed
             else:
                 channel.rejected.pop(name, None)
-            if held is None and name in channel.ledger.names:
+            if version is None and name in channel.ledger.names:
                 if (last := self._warming_with(channel, name)) is not None:
                     staged.news[name] = last
                     channel.pending_removal[name] = Dropped(self._snapshot.seq, staged.oldest)
                 else:
                     staged.gone[name] = None  # Envoy subscribed to it, and waits for an answer
-            elif held not in (None, ABSENT) or kept:
+            elif channel.has(name) or kept:
                 if channel.type_url in _REMOVED_WITH_NEWS:
                     staged.gone[name] = None
                 else:
@@ -829,7 +748,7 @@ class Session:
         elif batch.news:
             if channel.type_url in _KEPT:
                 channel.kept.update(batch.news)
-            channel.retries.extendleft(reversed(_parts_of_refused(channel, batch)))
+            channel.retries.extendleft(reversed(parts_of_refused(channel, batch)))
         else:
             # The batch has only removals. Envoy would refuse them again.
             channel.take(batch)
@@ -859,7 +778,7 @@ class Session:
             return ()
         others = self._snapshot.of(LISTENER)
         opening = batch.part(to_reopen(channel, self._channels.get(ROUTE), others, batch, blamed))
-        closing = [name for name in opening.news if channel.ledger.get(name) not in (None, ABSENT)]
+        closing = [name for name in opening.news if channel.has(name)]
         return Batch(gone=dict.fromkeys(closing), oldest=opening.oldest), opening
 
     def _refused_late(self, channel: Channel, batch: Batch, message: str) -> None:
@@ -913,7 +832,7 @@ class Session:
             channel.ledger.set(resource.name, UNKNOWN)
             channel.kept.discard(resource.name)
         channel.returning.discard(resource.name)
-        if channel.type_url == CLUSTER and channel.ledger.get(resource.name) in (None, ABSENT):
+        if channel.type_url == CLUSTER and not channel.has(resource.name):
             channel.mark(resource.name, self._snapshot.seq)
             channel.dirty_since = min(channel.dirty_since, oldest)
         self.events.append(self._nacked(channel, resource.name, resource.version, why, lacks))
@@ -974,18 +893,6 @@ class Session:
 def _named(channel: Channel, name: str) -> tuple[str, ...]:
     """The resources that a subscription names: one, or all in a collection."""
     return (name, *sorted(channel.within(name))) if is_collection(name) else (name,)
-
-
-def _table_of(tables: Channel, name: str) -> str:
-    """The route table that a resource is, or the collection of scopes that it is in."""
-    return collection_of(name) if tables.type_url == SCOPE else name
-
-
-def _parts_of_refused(channel: Channel, batch: Batch) -> Sequence[Batch]:
-    """What a batch is sent again as, if Envoy did not say which of it it refuses."""
-    if channel.type_url == SECRET:
-        return batch.singly()
-    return scopes.halves(batch) if channel.type_url == SCOPE else batch.halves()
 
 
 def _respelled(resource: XdsResource, spelling: str) -> XdsResource:

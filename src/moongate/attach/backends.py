@@ -36,6 +36,7 @@ from moongate.attach.backend_tls import (
 from moongate.attach.gateways import config, on_host
 from moongate.attach.grants import granted
 from moongate.attach.refused import absence
+from moongate.attach.route_kinds import Protocol
 from moongate.engine import query
 from moongate.problem import Problem
 from moongate.store import Index, find, get
@@ -138,10 +139,6 @@ class Endpoint(Struct, frozen=True):
     zone: str = ""
     hostname: str = ""
     draining: bool = False
-
-
-Protocol = Literal["HTTP", "HTTP2", "GRPC", "TCP", "UDP"]
-"""What a backend speaks, in the reference's words: part of a merged cluster's name."""
 
 
 class Backend(Struct, frozen=True):

@@ -14,7 +14,7 @@ Source: Gateway API, the kinds that each listener protocol supports; the referen
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from envoy.extensions.filters.http.grpc_stats.v3.config_pb2 import FilterConfig as GrpcStats
 from envoy.extensions.filters.http.grpc_web.v3.grpc_web_pb2 import GrpcWeb
@@ -34,8 +34,11 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from moongate.api.route import RouteRule
-    from moongate.attach.backends import Protocol
     from moongate.attach.matches import RequestMatch
+
+
+Protocol = Literal["HTTP", "HTTP2", "GRPC", "TCP", "UDP"]
+"""What a backend speaks, in the reference's words: part of a merged cluster's name."""
 
 
 class KindFilter(Struct, frozen=True, kw_only=True):

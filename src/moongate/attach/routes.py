@@ -23,8 +23,9 @@ from moongate.api.gateway import Gateway
 from moongate.api.listenerset import ListenerSet
 from moongate.api.route import RequestRoute, Route
 from moongate.api.shared import ParentReference
+from moongate.attach.judged_alone import PROTOCOLS
 from moongate.attach.listener_sets import gateway_of
-from moongate.attach.listeners import PROTOCOLS, Attachable, attachable, is_beside, was_beside
+from moongate.attach.listeners import Attachable, attachable, is_beside, was_beside
 from moongate.attach.matches import EVERYTHING, unbuildable
 from moongate.attach.namespaces import namespace_labels, selects
 from moongate.attach.route_kinds import REQUEST_ROUTE_TYPES, ROUTE_TYPES, route_kind, written_matches

@@ -118,7 +118,7 @@ def translated(
         for diagnostic in loaded.diagnostics
         if diagnostic.severity != "info"
     ]
-    resources = world.store.held()
+    resources = world.store.resources()
     dangling = dangling_references(
         resources,
         resources,
@@ -218,7 +218,7 @@ def statuses(world: World) -> list[dict[str, Any]]:
     from moongate.status.gateways import EnvoyState, GatewayStatus, live
     from moongate.translation import status_documents
 
-    resources = world.store.held()
+    resources = world.store.resources()
     all_statuses = world.statuses()
     documents: list[dict[str, Any]] = []
     for ref, document in zip(sorted(all_statuses), status_documents(world, {}), strict=True):
@@ -239,7 +239,7 @@ def status_diagnostics(world: World, files: Files) -> Iterator[Diagnostic]:
     from moongate.status.causes import causes
     from moongate.status.degraded import degradations
 
-    resources = world.store.held()
+    resources = world.store.resources()
     for ref, status in sorted(world.statuses().items()):
         faults = causes(world.db, resources[ref])
         for degradation in degradations(resources[ref], status):

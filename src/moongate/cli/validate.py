@@ -186,7 +186,7 @@ def _named(translation: Translated, fleet: str, refused: Refused) -> Iterator[tu
     from moongate.status.policies import policies_of_listener
     from moongate.xds.metadata import resources_of
 
-    resources = translation.world.store.held()
+    resources = translation.world.store.resources()
     if refused.what == "listener" and (listener := listener_of(refused.names[0])) is not None:
         # Envoy does not say which setting it is; those of a policy are likelier than the listener's own.
         for policy in policies_of_listener(translation.world.statuses(), listener):

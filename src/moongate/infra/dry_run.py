@@ -43,7 +43,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from moongate.attach.bootstraps import default_bootstrap
-from moongate.infra.binary import EnvoyMissingError
+from moongate.infra.binary import EnvoyMissingError, printed_by
 from moongate.infra.signals import exiting_by_signals
 from moongate.patience import run, within
 from moongate.xds.refusals import reason
@@ -117,13 +117,7 @@ async def bootstrap_refusal(binary: Path, file: Path, arguments: Sequence[str] =
         process = await asyncio.create_subprocess_exec(
             binary, *command, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE
         )
-        try:
-            async with within(_TIMEOUT_S):
-                _, complaint = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+        _, complaint = await printed_by(process, _TIMEOUT_S)
     except (OSError, TimeoutError) as error:
         return f"{binary} does not run: {error}."
     return _reason(complaint.decode(errors="replace"), file) if process.returncode else ""

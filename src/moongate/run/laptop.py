@@ -28,7 +28,8 @@ from moongate.attach.gateways import (
     laptop_class,
 )
 from moongate.attach.host_ports import listening
-from moongate.fleets import UNOPENED, Fleets
+from moongate.envoy_states import UNOPENED
+from moongate.fleets import Fleets
 from moongate.infra.authorities import authorities_file
 from moongate.infra.binary import envoy_binary
 from moongate.infra.journal import Journal
@@ -150,13 +151,13 @@ class Laptop:
         self.world.write(AUTHORITIES, authorities_file())
         self.world.write(NO_DEFAULT_ACCESS_LOG, not default_access_log)
         self._log = RunLog(
-            self.world.store.held(),
+            self.world.store.resources(),
             partial(has_slices, self.world.db),
             partial(listening, self.world.db),
             self._controller_name,
             self._causes,
         )
-        self.statuses = Statuses(self.world.store.held(), logged=self._log.has_unbuilt)
+        self.statuses = Statuses(self.world.store.resources(), logged=self._log.has_unbuilt)
         self._run = RunDirectory(run_dir, keep=keep_envoys)
         self._pump = Pump(self.world)
         self.rate_limits = RateLimits(
@@ -307,7 +308,7 @@ class Laptop:
         faults: list[Diagnostic] = []
         if self._redis is None:
             try:
-                self.rate_limits.count_in(configured_redis(self._in_force, self.world.store.held()))
+                self.rate_limits.count_in(configured_redis(self._in_force, self.world.store.resources()))
             except RedisConfigurationError as error:
                 faults.append(self._log.diagnostic(CONFIGURATION, error.problem, "error"))
         self._log.faults("redis", tuple(faults))
@@ -366,7 +367,7 @@ class Laptop:
         # Put in force before logging: if logging fails, these changes do not come a second time.
         self.put(loaded.batch)
         self._count_in_redis()
-        if self.world.refuse(refused_resources(loaded.diagnostics, self.world.store.held())):
+        if self.world.refuse(refused_resources(loaded.diagnostics, self.world.store.resources())):
             self._pump.on_write()
         self.loaded.set()
         self._log.loaded(
@@ -416,7 +417,7 @@ class Laptop:
             assert isinstance(before, GatewayClass), "it is the only built-in resource"
             built_in = structs.replace(before, spec=structs.replace(before.spec, controller_name=name))
             self._base[ref] = built_in
-            if self.world.store.held().get(ref) == before:
+            if self.world.store.resources().get(ref) == before:
                 self.put({ref: built_in})
 
     # -- out ----------------------------------------------------------------
@@ -502,7 +503,7 @@ class Laptop:
 
     def _causes(self, ref: Ref) -> Mapping[tuple[str, str], tuple[Problem, ...]]:
         """The faults behind the conditions of a resource; none if it is not in force any more."""
-        resource = self.world.store.held().get(ref)
+        resource = self.world.store.resources().get(ref)
         return {} if resource is None else causes(self.world.db, resource)
 
     def _settling(self) -> bool:

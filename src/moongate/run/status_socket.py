@@ -101,7 +101,7 @@ class StatusReport(Struct, frozen=True):
         """The statuses of all resources; an empty one for each route that has none, so that it is shown."""
         if self.settling():
             return self.statuses.documents()
-        resources = self.world.store.held()
+        resources = self.world.store.resources()
         routes = (ref for ref, resource in resources.items() if isinstance(resource, Route))
         unserved = sorted(ref for ref in routes if self.statuses.document(ref) is None)
         without = (
@@ -112,7 +112,7 @@ class StatusReport(Struct, frozen=True):
 
     def _unserved(self) -> list[dict[str, str]]:
         """Gateways whose class is none of this controller, so that they have no status."""
-        resources = self.world.store.held()
+        resources = self.world.store.resources()
         unserved = (ref for ref in resources if ref.is_a(Gateway) and self.statuses.document(ref) is None)
         return [{"namespace": ref.namespace, "name": ref.name} for ref in sorted(unserved)]
 
@@ -120,7 +120,7 @@ class StatusReport(Struct, frozen=True):
         """A status with the spec of its resource, parts of which a table shows beside it."""
         metadata = document["metadata"]
         ref = ref_of(document["kind"], metadata.get("namespace", ""), metadata["name"])
-        resource = self.world.store.held().get(ref)
+        resource = self.world.store.resources().get(ref)
         spec = getattr(resource, "spec", None)
         return document if spec is None else {**document, "spec": shareable(spec)}
 

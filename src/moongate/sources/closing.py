@@ -38,7 +38,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 from moongate.api.backend import Backend
 from moongate.api.backendtlspolicy import BackendTLSPolicy, FaultyBackendTLSPolicy
@@ -56,32 +56,13 @@ from moongate.policies.client_traffic_policy import ClientTrafficPolicy
 from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPolicy
 from moongate.sources.coverage import guarded_routes, losing, uncovering
 from moongate.sources.file_states import File, Held
-from moongate.sources.in_force import HeldResources
+from moongate.sources.in_force import Edit, HeldResources
 from moongate.sources.suspicion import EVERYTHING, guards_in, is_like_route, may_guard, may_route
 
 HIDDEN = ""
 """Stands for the folders that cannot be read, where there are paths of files."""
 
 _T = TypeVar("_T")
-
-Decisions = Mapping[Ref, Held | None]
-"""What is to be in force of each resource that a batch is about; None for nothing."""
-
-
-class Waits(Protocol):
-    """Says whether a change has to wait, as it may be the first half of an edit.
-
-    The arguments are what changes: a resource, or a file that closes requests; the file that it is in force
-    from; and whether other resources may be in force that are still to change with it.
-    """
-
-    def unfinished(self, what: Ref | str, file: str, /, *, used: bool) -> bool:
-        """Whether the edit may go on, so that what changes with this waits too."""
-        ...
-
-    def stays(self, what: Ref | str, file: str, /, *, used: bool) -> bool:
-        """Whether what is gone stays in force: as long as the edit may go on, or its file may come back."""
-        ...
 
 
 class Suspect(NamedTuple):
@@ -156,7 +137,7 @@ class Closing:
     def suspect(
         self,
         files: Iterable[File],
-        decisions: Decisions,
+        decisions: Edit,
         held: HeldResources,
         is_defined: Callable[[Ref], bool],
     ) -> None:
@@ -195,9 +176,7 @@ class Closing:
         for path in files:
             self.suspects[path] = (*self.suspects.get(path, ()), Suspect(ref, ref.namespace))
 
-    def _compare_with_former(
-        self, files: Iterable[File], decisions: Decisions, held: Mapping[Ref, Held]
-    ) -> None:
+    def _compare_with_former(self, files: Iterable[File], decisions: Edit, held: Mapping[Ref, Held]) -> None:
         """Add suspects if the files without faults take requests from policies of the former process."""
         outdated = _union(self.outdated)
         former = self.former() if outdated else HeldResources()
@@ -214,7 +193,7 @@ class Closing:
         """Whether there are suspects now, and were none before, though something was served."""
         return not self.at_start and not self._scopes and bool(_union(self._now()))
 
-    def holds_back(self, decisions: Decisions, held: HeldResources) -> dict[Ref, bool]:
+    def holds_back(self, decisions: Edit, held: HeldResources) -> dict[Ref, bool]:
         """What waits because of the documents that cannot be read now → whether it is removed."""
         back = self._held_back(_union(self._now()), decisions, held)
         if self.outdated and not self.at_start:
@@ -226,7 +205,7 @@ class Closing:
 
     def update(
         self,
-        decisions: Decisions,
+        decisions: Edit,
         held: HeldResources,
         back: Mapping[Ref, bool],
         waiting: Collection[Ref],
@@ -275,9 +254,7 @@ class Closing:
             now[HIDDEN] = frozenset({EVERYTHING})
         return now
 
-    def _held_back(
-        self, scopes: frozenset[str], decisions: Decisions, held: HeldResources
-    ) -> dict[Ref, bool]:
+    def _held_back(self, scopes: frozenset[str], decisions: Edit, held: HeldResources) -> dict[Ref, bool]:
         """What suspects of some scopes hold back → whether it is removed."""
         if self.at_start or not scopes:
             return {}
@@ -369,7 +346,7 @@ def _union(by_file: Mapping[str, frozenset[_T]]) -> frozenset[_T]:
     return frozenset[_T]().union(*by_file.values())
 
 
-def _exposed(decisions: Decisions, held: Mapping[Ref, Held]) -> tuple[str, ...]:
+def _exposed(decisions: Edit, held: Mapping[Ref, Held]) -> tuple[str, ...]:
     """The namespaces with a policy about who may pass, a target of which is missing or unknown."""
     after = {ref: each for ref, each in decisions.items() if each is not None}
     return tuple(
@@ -445,7 +422,7 @@ def _unsound_part(file: File, ref: Ref) -> object:
 
 
 def _taken_from_guards(
-    outdated: Collection[Ref], decisions: Decisions, held: HeldResources, replaced: Collection[Ref]
+    outdated: Collection[Ref], decisions: Edit, held: HeldResources, replaced: Collection[Ref]
 ) -> dict[Ref, bool]:
     """The changes that take requests from policies about who may pass → whether they are removals.
 

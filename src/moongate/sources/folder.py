@@ -12,16 +12,8 @@ Rules
 3. If two documents define the same resource, the one that was first in force stays. The other is an error
    with both places, and takes over when the first is removed.
 4. Files that change together are one batch, so a resource that moves to another file does not change.
-5. A change that may be the first half of an edit over several files may wait (``commit``): a resource is
-   removed, or refers to one that does not exist. All other changes take effect at once, except together with
-   the removal of a Gateway or ListenerSet, of a policy, or of what a policy refers to, or with a change that
-   takes a policy from a target or from requests (``coverage``): then all of the edit wait, so that no port is
-   wanted twice, and nothing is served without its policy.
-6. Changed endpoints do not wait with an edit that cannot change how they are used. They decide neither which
-   port is wanted nor which policy holds, but a policy that comes or goes may be meant for the new ones. So
-   they wait with one that names their backend, or a route to it; with one on a Gateway or with a selector, as
-   that may be about any route; and with any change that is no policy, as that may bring requests to them.
-   As with other changes, nothing is known of files that come later.
+5. A change that may be the first half of an edit over several files may wait (``commit``): which ones do is
+   said in ``unfinished_edits``.
 
 Theory of operation
 ===================
@@ -42,23 +34,17 @@ from moongate.api.backendtlspolicy import FaultyBackendTLSPolicy
 from moongate.api.base import Ref, Resource
 from moongate.api.core import Secret
 from moongate.api.envoygateway import EnvoyGateway
-from moongate.api.gateway import Gateway
-from moongate.api.listenerset import ListenerSet
-from moongate.api.route import Route
-from moongate.attach.backends import backends_of, is_of_endpoints
-from moongate.attach.policies import Policy
-from moongate.dangling import references_of
 from moongate.kinds import KINDS
 from moongate.policies.security_policy import FaultySecurityPolicy
 from moongate.problem import Problem
 from moongate.sources import chunks as cutting
 from moongate.sources.chunks import Chunk, Place
-from moongate.sources.closing import HIDDEN, Closing, Suspect, Waits, closing_effect, is_guard
-from moongate.sources.coverage import uncovering
+from moongate.sources.closing import HIDDEN, Closing, Suspect, closing_effect, is_guard
 from moongate.sources.diagnostics import NOWHERE, Diagnostic, Severity, as_of, some
 from moongate.sources.file_states import Definition, File, Held, LastGood, Unreadable, difference
-from moongate.sources.in_force import REFERRING, HeldResources
+from moongate.sources.in_force import HeldResources
 from moongate.sources.manifests import CONFIGURATION, LONG, Document, read_document
+from moongate.sources.unfinished_edits import Waits, unready
 
 STDIN = "<stdin>"
 """The file name of standard input."""
@@ -257,7 +243,7 @@ class Folder:
             for ref, after in decisions.items()
             if back.get(ref, True) and not (after is None and ref in waited)
         }
-        self._waiting = dict.fromkeys(self._unready(others, waits)) if waits is not None else {}
+        self._waiting = dict.fromkeys(unready(self._held, others, waits)) if waits is not None else {}
         if self._waiting:
             self._waiting |= dict.fromkeys(released)
         self.closing.update(
@@ -429,85 +415,6 @@ class Folder:
         return min((each.place for each in unread if _is_unread(each)), default=None)
 
     # --- deciding ---------------------------------------------------------------------------------
-
-    def _unready(self, decisions: Mapping[Ref, Held | None], waits: Waits) -> Iterator[Ref]:
-        """The resources that stay as they are until a later commit."""
-        removed = {
-            ref: held for ref, after in decisions.items() if after is None and (held := self._held.get(ref))
-        }
-        exclusive = self._is_exclusive(removed, decisions)
-        waiting = {
-            ref
-            for ref, held in removed.items()
-            if waits.stays(ref, held.file, used=exclusive or not isinstance(held.resource, Route))
-        }
-        going_on = {
-            ref
-            for ref, after in decisions.items()
-            if (either := self._held.get(ref) or after) is not None
-            and waits.unfinished(ref, either.file, used=True)
-        }
-        if exclusive and waiting & going_on:
-            waiting |= going_on.difference(self._apart(decisions))
-            yield from (ref for ref in decisions if ref in waiting)
-            return
-        for ref, after in decisions.items():
-            before = self._held.get(ref)
-            if before is None or after is None or before.resource == after.resource:
-                continue
-            missing = {
-                to
-                for to in references_of(after.resource)
-                if to not in self._held and decisions.get(to) is None
-            }
-            if ref in going_on and missing.difference(references_of(before.resource)):
-                waiting.add(ref)
-        # What waits may be just the policy of what does not.
-        ready = {ref: after for ref, after in decisions.items() if ref not in waiting}
-        if not going_on.isdisjoint(uncovering(self._held, ready)):
-            waiting |= going_on.difference(self._apart(decisions))
-        yield from (ref for ref in decisions if ref in waiting)
-
-    def _apart(self, decisions: Mapping[Ref, Held | None]) -> Collection[Ref]:
-        """The changed endpoints that no other change may be about (rule 6)."""
-        endpoints: dict[Ref, frozenset[Ref]] = {}
-        concerned: set[Ref] = set()
-        for ref, after in decisions.items():
-            before = self._held.get(ref)
-            old, new = before and before.resource, after and after.resource
-            if old == new:
-                continue
-            if is_of_endpoints(old, new):
-                endpoints[ref] = backends_of(ref, old, new)
-                continue
-            for state in (old, new):
-                named = self._named_by(state) if state is not None else ()
-                if named is None:
-                    return ()
-                concerned.update(named)
-        return [ref for ref, backends in endpoints.items() if concerned.isdisjoint(backends)]
-
-    def _named_by(self, resource: Resource | EnvoyGateway) -> Collection[Ref] | None:
-        """What a policy refers to, and what its targets do; None if it may be about any backend."""
-        if not isinstance(resource, Policy) or resource.spec.target_selectors:
-            return None
-        named = references_of(resource)
-        targets = [held.resource for ref in named if (held := self._held.get(ref)) is not None]
-        if any(isinstance(target, Gateway | ListenerSet) for target in targets):
-            return None
-        return named.union(*map(references_of, targets))
-
-    def _is_exclusive(self, removed: Collection[Ref], decisions: Mapping[Ref, Held | None]) -> bool:
-        """Whether one of these resources must not be in force beside what takes its place.
-
-        That is what has ports, a Gateway or ListenerSet; a policy, which has targets; and what one refers to.
-        """
-        if any(isinstance(self._held[ref].resource, Policy | Gateway | ListenerSet) for ref in removed):
-            return True
-        come = (after.resource for after in decisions.values() if after is not None)
-        return any(self._held.look_up(REFERRING, ref) for ref in removed) or any(
-            isinstance(policy, Policy) and not references_of(policy).isdisjoint(removed) for policy in come
-        )
 
     def _replace(self, path: str, new: File | None, touched: dict[Ref, None]) -> None:
         old = self._files.get(path) or File(path, (), ())

@@ -48,7 +48,7 @@ class Store:
 
     def __init__(self, db: Db, indexes: Iterable[AnyIndex]) -> None:
         self.db = db
-        self._held: dict[Ref, Resource] = {}
+        self._resources: dict[Ref, Resource] = {}
         self._repeats: dict[tuple[_Cell, Any], int] = {}
         """How many resources contribute a value to a bucket beyond the first, where any do."""
         self._by_kind: dict[tuple[str, str], list[AnyIndex]] = {}
@@ -58,7 +58,7 @@ class Store:
 
     def differing(self, batch: Mapping[Ref, Resource | None]) -> dict[Ref, Resource | None]:
         """The part of a batch that differs from the resources in force (``None`` deletes)."""
-        return {ref: new for ref, new in batch.items() if self._held.get(ref) != new}
+        return {ref: new for ref, new in batch.items() if self._resources.get(ref) != new}
 
     def apply(self, changes: Mapping[Ref, Resource | None], *, urgent: bool = False) -> None:
         """Put changes in force, with urgent writes or others.
@@ -69,13 +69,13 @@ class Store:
         """
         steps: _Steps = {}
         for ref, new in changes.items():
-            old = self._held.get(ref)
+            old = self._resources.get(ref)
             for index in self._by_kind.get((ref.group, ref.kind), ()):
                 _compare(index, ref, old, new, steps)
             if new is None:
-                del self._held[ref]
+                del self._resources[ref]
             else:
-                self._held[ref] = new
+                self._resources[ref] = new
             self.db.put(ref, new, urgent=urgent)
         parts: _Steps = {}
         for cell, values in steps.items():
@@ -85,9 +85,9 @@ class Store:
         for cell, values in parts.items():
             self._write(cell, values, urgent=urgent)
 
-    def held(self) -> Mapping[Ref, Resource]:
+    def resources(self) -> Mapping[Ref, Resource]:
         """Everything in force, in order of arrival."""
-        return self._held
+        return self._resources
 
     def _write(self, cell: _Cell, steps: Mapping[Any, int], *, urgent: bool) -> int:
         """Write one bucket: 1 if it came into being, -1 if it ceased to be, 0 otherwise."""

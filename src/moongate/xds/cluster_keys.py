@@ -20,8 +20,9 @@ from moongate import names
 if TYPE_CHECKING:
     from moongate.api.base import FleetId, ListenerId, Ref
     from moongate.api.shared import LocalObjectReference
-    from moongate.attach.backends import Protocol, Target
+    from moongate.attach.backends import Target
     from moongate.attach.client_validation import Authorities
+    from moongate.attach.route_kinds import Protocol
     from moongate.features.base import ExtraCluster, ExtraSecret
 
 
