@@ -12,6 +12,8 @@ chain with which they were accepted. Three rules make sure that no request passe
   connections with the bound filters that it has (``mark``), and a route that relies on one matches only
   connections with that mark; a second route answers all others with 500. So the order in which Envoy gets
   listener and routes does not matter, nor whether it accepts both, nor the age of a connection.
+  Some filters keep nobody out, such as one that compresses responses. Where a connection lacks only these,
+  the second route serves it without them (``Spared``).
   If per-route config is too large to be copied to every route, for example an htpasswd of hundreds of users,
   and the chain can carry all of it, the filter is bound as well.
 * A filter leaves a chain only after the routes that rely on it; until then it *lingers*. While a chain lacks
@@ -106,6 +108,18 @@ class ChainFilter(NamedTuple):
 
     def __repr__(self) -> str:
         return sized(self, self._fields)
+
+
+class Spared(NamedTuple):
+    """What a route does where a connection's chain lacks a bound filter that requests may pass without.
+
+    Args:
+        name: the instance of the filter that stands in every chain.
+        config: what the route says to it; ``None`` for nothing.
+    """
+
+    name: str
+    config: Message | None
 
 
 def lingering(table: TableId) -> tuple[str, TableId]:
@@ -407,6 +421,15 @@ def route_config(db: Db, feature: Feature[Any], effective: Effective[Any]) -> Me
     if stable_chains(db) and _large(db, feature, effective) is not None:
         return AS_IT_STANDS
     return feature.http_filter.route(db, effective)
+
+
+def spared(db: Db, feature: Feature[Any], effective: Effective[Any]) -> Spared | None:
+    """What a route does without the bound filter of a feature; ``None`` if no request passes without it."""
+    http_filter = feature.http_filter
+    if http_filter is None or http_filter.instead is None:
+        return None
+    config = http_filter.instead(db, effective)
+    return Spared(http_filter.stem, config if config is not None and config.ByteSize() < LARGE else None)
 
 
 def forwarding_config(
