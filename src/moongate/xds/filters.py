@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from moongate.attach.route_kinds import KindFilter
     from moongate.engine import Db
     from moongate.features.base import Effective, Feature, ListenerFacts
+    from moongate.features.base import HttpFilter as HttpFilterOf
     from moongate.xds.fallbacks import Fallback
 
 LARGE: Final = 4 * 1024
@@ -115,11 +116,11 @@ class Spared(NamedTuple):
 
     Args:
         name: the instance of the filter that stands in every chain.
-        config: what the route says to it; ``None`` for nothing.
+        config: what the route says to it, packed and encoded; empty for nothing.
     """
 
     name: str
-    config: Message | None
+    config: bytes
 
 
 def lingering(table: TableId) -> tuple[str, TableId]:
@@ -428,8 +429,25 @@ def spared(db: Db, feature: Feature[Any], effective: Effective[Any]) -> Spared |
     http_filter = feature.http_filter
     if http_filter is None or http_filter.instead is None:
         return None
-    config = http_filter.instead(db, effective)
-    return Spared(http_filter.stem, config if config is not None and config.ByteSize() < LARGE else None)
+    if http_filter.chain_says_all:
+        return _spared_of(db, FEATURES.index(feature), *effective.owners)
+    return _spared(http_filter, http_filter.instead(db, effective))
+
+
+@query
+def _spared_of(db: Db, order: int, owner: Ref, parent: Ref | None) -> Spared | None:
+    """As ``spared``, once for all routes of a policy, which may have thousands of settings."""
+    policy = effective_policy(db, owner, parent, None)
+    feature: Feature[Any] = FEATURES[order]
+    effective, http_filter = policy.effective(feature) if policy is not None else None, feature.http_filter
+    if effective is None or http_filter is None or http_filter.instead is None:
+        return None
+    return _spared(http_filter, http_filter.instead(db, effective))
+
+
+def _spared(http_filter: HttpFilterOf[Any], config: Message | None) -> Spared:
+    small = config is not None and config.ByteSize() < LARGE
+    return Spared(http_filter.stem, encode(packed(config)) if config is not None and small else b"")
 
 
 def forwarding_config(

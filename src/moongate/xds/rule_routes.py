@@ -421,8 +421,8 @@ def _spared(form: Route, spare: Mapping[str, Spared], *, scoped: bool) -> Route:
     message.name = f"{form.name}/filter-spared"
     for name, instead in spare.items():
         message.typed_per_filter_config.pop(name, None)
-        if instead.config is not None:
-            message.typed_per_filter_config[instead.name].CopyFrom(packed(instead.config))
+        if instead.config:
+            message.typed_per_filter_config[instead.name].ParseFromString(instead.config)
     if scoped:
         message.metadata.MergeFrom(switched_on(message.typed_per_filter_config))
     return message
