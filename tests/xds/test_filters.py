@@ -23,6 +23,7 @@ from moongate.store import get
 from moongate.xds.filters import MARK, filters_of, http_filters, lacking, lingering, mark, needed_filters
 from moongate.xds.route_entries import fail_closed
 from moongate.xds.rule_routes import route_entries_of
+from moongate.xds.scoped_chains import FINDER
 from tests.core import (
     EG,
     EG_FLEET,
@@ -275,6 +276,19 @@ def test_where_a_large_page_is_missing_its_response_has_no_body(headers: int, *,
     config = second.typed_per_filter_config[standing].SerializeToString()
     assert (b"x-0" in config) is told
     assert b"xxx" not in config
+
+
+def test_a_scoped_route_switches_on_what_it_says_without_a_large_page() -> None:
+    """In a scoped chain only what the metadata of a route names runs for it."""
+    page = f"{{statusCode: 410, body: {{inline: {'x' * 5000}}}}}"
+    override = f"responseOverride: [{{match: {{statusCodes: [{{value: 404}}]}}, response: {page}}}]"
+    core = stable(http_route(), policy("BackendTrafficPolicy", override))
+
+    [entry] = route_entries_of(core.db, WEB, route_ref(), True)
+    _, spared = VirtualHost.FromString(entry.body).routes
+
+    switched_on = spared.metadata.filter_metadata[FINDER].fields["filters"].struct_value.fields
+    assert list(switched_on) == ["envoy.filters.http.custom_response"]
 
 
 def test_a_connection_needs_the_filters_that_keep_somebody_out_in_any_case() -> None:
