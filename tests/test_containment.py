@@ -854,7 +854,7 @@ def assert_as_closed(one: RouteConfiguration, other: RouteConfiguration, besides
 
 def is_beside_another(name: str) -> bool:
     """Whether a route answers where another one cannot, which a closed one does itself."""
-    return "cors-preflight" in name or name.endswith("/filter-missing")
+    return "cors-preflight" in name or name.endswith(("/filter-missing", "/filter-spared"))
 
 
 def without_http3(route: Route) -> Route:

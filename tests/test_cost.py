@@ -497,6 +497,16 @@ def with_rule(edited: HTTPRoute) -> HTTPRouteSpec:
     return structs.replace(edited.spec, rules=(*edited.spec.rules, edited.spec.rules[0]))
 
 
+def test_a_large_page_is_prepared_once_for_all_routes(many: World) -> None:
+    """In the chain, and for connections that were opened before the chain had it."""
+    page = {"match": {"statusCodes": [{"value": 404}]}, "response": {"body": {"inline": "x" * 5_000}}}
+    change = cost(many, gateway_policy(responseOverride=[page]))
+    cost(many, retries(1))
+
+    assert change.runs["route_entries_of"] == 501
+    assert (change.runs["_large_of"], change.runs["_spared_of"]) == (1, 1)
+
+
 def test_a_first_policy_that_says_nothing_of_clusters_builds_none(many: World) -> None:
     """Nor does its end: thousands of clusters share what the policies of their Gateway say."""
     for change in (cost(many, retries(1).ref), cost(many, retries(1))):

@@ -345,6 +345,52 @@ async def test_a_changed_page_is_served_without_a_changed_policy(site: Site) -> 
     assert (await site.ask("live.test")).text == "second"
 
 
+LARGE = f"{{statusCode: 410, body: {{inline: {'x' * 5000}}}}}"
+"""What a response becomes, with more than each route can carry."""
+
+
+@pytest.mark.parametrize(
+    ("name", "policy", "before", "after"),
+    [
+        (
+            "short",
+            "compressor: [{type: Gzip, gzip: {}, minContentLength: 1Mi}]",
+            (200, '{"by":"one"'),
+            (200, '{"by":"one"'),
+        ),
+        (
+            "long",
+            f"responseOverride: [{{match: {{statusCodes: [{{value: 404}}]}}, response: {LARGE}}}]",
+            (404, '{"by":"one"'),
+            (410, ""),
+        ),
+    ],
+)
+async def test_an_open_connection_is_served_whatever_a_policy_needs_of_the_listener(
+    site: Site, name: str, policy: str, before: tuple[int, str], after: tuple[int, str]
+) -> None:
+    """It has no filter that came after it. One that keeps nobody out is no reason to turn requests away."""
+    await site.apply(m.route(name, f"[{{{m.to('one')}}}]"))
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+
+    async def asked(status: int) -> tuple[int, str]:
+        site.one.statuses.append(status)
+        writer.write(f"GET / HTTP/1.1\r\nhost: {name}.test\r\n\r\n".encode())
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        [length] = [line[15:] for line in head.split("\r\n") if line.startswith("content-length:")]
+        body = (await reader.readexactly(int(length))).decode()
+        return int(head.split(" ")[1]), body[: len('{"by":"one"')]
+
+    assert await asked(before[0]) == before
+    await site.apply(on_route(name, policy))
+
+    assert await asked(before[0]) == after
+    assert await asked(200) == (200, '{"by":"one"')
+    writer.close()
+    site.one.statuses.append(before[0])
+    assert (await site.ask(f"{name}.test", headers={"connection": "close"})).status_code == after[0]
+
+
 @pytest.mark.proves(
     "BackendTrafficPolicy",
     "telemetry.metrics.routeStatName",

@@ -44,7 +44,10 @@ FIELDS = (
     "admissionControl: {samplingWindow: 5s}",
     "bandwidthLimit: {response: {limit: {value: 1Gi, unit: Second}}}",
     "compressor: [{type: Gzip, gzip: {}}, {type: Zstd, zstd: {}}]",
+    "compressor: [{type: Gzip, gzip: {}, minContentLength: 1Ki}, {type: Brotli, brotli: {}}]",
     "responseOverride: [{match: {statusCodes: [{value: 404}]}, response: {body: {inline: gone}}}]",
+    "responseOverride: [{match: {statusCodes: [{value: 404}]}, "
+    f"response: {{body: {{inline: {'gone' * 1_500}}}}}}}]",
     "httpUpgrade: [{type: websocket}, {type: spdy/3.1}]",
     "requestBuffer: {limit: 1Mi}",
     "telemetry: {metrics: {routeStatName: '%ROUTE_NAME%'}, tracing: {tags: {a: b}}}",

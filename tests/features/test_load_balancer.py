@@ -9,7 +9,7 @@ from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.route.v3.route_components_pb2 import Route, RouteAction, WeightedCluster
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 
-from moongate.api.cluster_settings import ConsistentHash, LoadBalancer, PreferLocal
+from moongate.api.cluster_settings import ConsistentHash, LoadBalancer, PreferLocal, ZoneAware
 from moongate.engine import Db
 from moongate.features.base import ClusterEdit, Effective, RouteEdit, Zones
 from moongate.features.load_balancer import FEATURE
@@ -217,6 +217,25 @@ def test_settings_of_another_type_have_no_effect() -> None:
 
     assert list(FEATURE.check(Db(), merged)) == []
     assert not edit.message.route.hash_policy
+
+
+def test_a_dynamic_module_has_no_zones_of_what_it_merges_into() -> None:
+    merged = LoadBalancer(type="DynamicModule", zone_aware=ZoneAware(prefer_local=PreferLocal()))
+    assert FEATURE.zones is not None
+
+    assert FEATURE.zones(merged) is None
+
+
+def test_a_load_report_that_a_rule_removes_itself_is_removed_once() -> None:
+    assert FEATURE.route is not None
+    edit = RouteEdit(Route(route=RouteAction(), response_headers_to_remove=["endpoint-load-metrics"]))
+
+    FEATURE.route(edit, effective(FEATURE, {"type": "BackendUtilization", "backendUtilization": {}}))
+
+    assert list(edit.message.response_headers_to_remove) == [
+        "endpoint-load-metrics",
+        "endpoint-load-metrics-bin",
+    ]
 
 
 @pytest.mark.parametrize(

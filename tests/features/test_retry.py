@@ -102,6 +102,8 @@ def test_each_try_may_have_a_timeout() -> None:
         ({"baseInterval": "2s", "maxInterval": "1s"}, ["maxInterval"]),
         ({"baseInterval": "0s", "maxInterval": "0s"}, ["baseInterval", "maxInterval"]),
         ({"baseInterval": "1s", "maxInterval": "1s"}, []),
+        ({"baseInterval": "900ms", "maxInterval": "1s"}, []),
+        ({"baseInterval": "1m", "maxInterval": "2s"}, ["maxInterval"]),
     ],
 )
 def test_a_back_off_of_nothing_or_shrinking_is_a_fault(back_off: dict[str, str], where: list[str]) -> None:

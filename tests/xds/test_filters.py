@@ -23,6 +23,7 @@ from moongate.store import get
 from moongate.xds.filters import MARK, filters_of, http_filters, lacking, lingering, mark, needed_filters
 from moongate.xds.route_entries import fail_closed
 from moongate.xds.rule_routes import route_entries_of
+from moongate.xds.scoped_chains import FINDER
 from tests.core import (
     EG,
     EG_FLEET,
@@ -40,6 +41,8 @@ from tests.routes import WEB, grpc_route, grpc_route_ref, http_route, route_ref,
 
 CORS = "filters: [{type: CORS, cors: {allowOrigins: ['https://a.example.com']}}]"
 POLICY = policy("BackendTrafficPolicy", "faultInjection: {abort: {httpStatus: 418}}")
+COMPRESSED = "compressor: [{type: Gzip, gzip: {}, minContentLength: 1Mi}]"
+"""A compressor with a setting that no route can carry."""
 USERS = secret("users", {".htpasswd": b"ann:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g="}, type_="Opaque")
 MANY = secret(
     "users",
@@ -241,6 +244,67 @@ def test_a_route_that_relies_on_a_bound_filter_is_closed_to_connections_without_
     assert not second.match.filter_state
     del first.match.filter_state[:]
     assert second.match == first.match
+
+
+def test_a_connection_without_a_filter_that_keeps_nobody_out_is_served_without_it() -> None:
+    """It was opened before the chain had the filter: that is no reason to turn requests away."""
+    core = stable(http_route(), policy("BackendTrafficPolicy", COMPRESSED))
+    (name,) = [one.name for one in http_filters(core.db, "chain", (WEB,)) if one.bound]
+
+    first, second = routes(core)
+
+    assert [name in each.typed_per_filter_config for each in (first, second)] == [True, False]
+    assert second.name == f"{first.name}/filter-spared"
+    assert not second.match.filter_state
+    assert first.match.filter_state
+    assert second.route == first.route
+
+
+@pytest.mark.parametrize(("headers", "told"), [(1, True), (2, False)])
+def test_where_a_large_page_is_missing_its_response_has_no_body(headers: int, *, told: bool) -> None:
+    """Nor the one that it replaces: a page may be there to hide that. Each route could carry no more."""
+    more = ", ".join(f"{{name: x-{n}, value: {'y' * 2500}}}" for n in range(headers))
+    page = f"{{statusCode: 410, body: {{inline: {'x' * 5000}}}, header: {{set: [{more}]}}}}"
+    override = f"responseOverride: [{{match: {{statusCodes: [{{value: 404}}]}}, response: {page}}}]"
+    core = stable(http_route(), policy("BackendTrafficPolicy", override))
+
+    first, second = routes(core)
+
+    standing = "envoy.filters.http.custom_response"
+    assert second.name == f"{first.name}/filter-spared"
+    assert (standing in second.typed_per_filter_config) is told
+    config = second.typed_per_filter_config[standing].SerializeToString()
+    assert (b"x-0" in config) is told
+    assert b"xxx" not in config
+
+
+def test_a_scoped_route_switches_on_what_it_says_without_a_large_page() -> None:
+    """In a scoped chain only what the metadata of a route names runs for it."""
+    page = f"{{statusCode: 410, body: {{inline: {'x' * 5000}}}}}"
+    override = f"responseOverride: [{{match: {{statusCodes: [{{value: 404}}]}}, response: {page}}}]"
+    core = stable(http_route(), policy("BackendTrafficPolicy", override))
+
+    [entry] = route_entries_of(core.db, WEB, route_ref(), True)
+    _, spared = VirtualHost.FromString(entry.body).routes
+
+    switched_on = spared.metadata.filter_metadata[FINDER].fields["filters"].struct_value.fields
+    assert list(switched_on) == ["envoy.filters.http.custom_response"]
+
+
+def test_a_connection_needs_the_filters_that_keep_somebody_out_in_any_case() -> None:
+    core = stable(
+        http_route(),
+        auth("staff", "shop", "x-user"),
+        policy("BackendTrafficPolicy", COMPRESSED),
+    )
+
+    first, spared, closed = routes(core)
+
+    (needed,) = [state.string_match.contains for state in spared.match.filter_state]
+    assert needed.startswith("|envoy.filters.http.basic_auth/")
+    assert len(first.match.filter_state) == 2
+    assert closed.direct_response.status == 500
+    assert not closed.match.filter_state
 
 
 def test_a_chain_marks_its_connections_with_the_filters_that_are_bound_to_it() -> None:

@@ -302,6 +302,9 @@ class HttpFilter(Struct, Generic[M], frozen=True, kw_only=True):
             listener changes when it comes.
         chain_says_all: ``chain`` says all that ``route`` says. What is too large to be copied to every route
             then stands in the chain.
+        instead: for a filter that requests may pass without: what routes say to the instance that stands in
+            every chain, on connections that were opened before their chain had the one that a value needs;
+            ``None`` for nothing. Without this function such requests are answered with 500.
     """
 
     name: str
@@ -319,6 +322,7 @@ class HttpFilter(Struct, Generic[M], frozen=True, kw_only=True):
     forms: tuple[M, ...] = ()
     of_clusters: bool = False
     chain_says_all: bool = False
+    instead: Callable[[Db, Effective[M]], Message | None] | None = None
 
     @property
     def stem(self) -> str:

@@ -93,6 +93,9 @@ def _feature(type_: CompressorType, *, older: bool) -> Feature[Compressions]:
         config.overrides.response_direction_config.SetInParent()
         return config
 
+    def instead(db: Db, entries: Effective[Compressions]) -> None:
+        """Without its compressor a response goes out as it is."""
+
     def route(edit: RouteEdit, entries: Effective[Compressions]) -> None:
         # So that backends do not compress, and the gateway has something to do.
         if "accept-encoding" not in edit.message.request_headers_to_remove:
@@ -112,6 +115,7 @@ def _feature(type_: CompressorType, *, older: bool) -> Feature[Compressions]:
             route=per_route,
             stable=stable,
             forms=((alone,),),
+            instead=instead,
         ),
         route=route,
     )

@@ -21,7 +21,7 @@ from envoy.extensions.http.custom_response.redirect_policy.v3.redirect_policy_pb
 from envoy.type.matcher.v3.http_inputs_pb2 import HttpResponseHeaderMatchInput
 from envoy.type.matcher.v3.status_code_input_pb2 import HttpResponseStatusCodeMatchInput
 from google.protobuf.message import Message
-from msgspec import Meta
+from msgspec import Meta, structs
 from xds.core.v3.extension_pb2 import TypedExtensionConfig
 from xds.type.matcher.v3.cel_pb2 import CelMatcher
 from xds.type.matcher.v3.http_inputs_pb2 import HttpAttributesCelMatchInput
@@ -245,6 +245,17 @@ def _config(db: Db, overrides: Effective[ResponseOverrides]) -> Filter:
     return config
 
 
+def _without_bodies(db: Db, overrides: Effective[ResponseOverrides]) -> Filter:
+    """As ``_config``, without what is large: responses that are replaced have no body then."""
+    bare = tuple(
+        structs.replace(each, response=structs.replace(each.response, body=None))
+        if each.response is not None
+        else each
+        for each in overrides.value
+    )
+    return _config(db, structs.replace(overrides, value=bare))
+
+
 def _response(response: CustomResponse, body: bytes) -> LocalResponsePolicy:
     policy = LocalResponsePolicy()
     if body:
@@ -406,5 +417,6 @@ FEATURE = Feature(
         route=_config,
         stable=_stable,
         chain_says_all=True,
+        instead=_without_bodies,
     ),
 )

@@ -12,6 +12,8 @@ chain with which they were accepted. Three rules make sure that no request passe
   connections with the bound filters that it has (``mark``), and a route that relies on one matches only
   connections with that mark; a second route answers all others with 500. So the order in which Envoy gets
   listener and routes does not matter, nor whether it accepts both, nor the age of a connection.
+  Some filters keep nobody out, such as one that compresses responses. Where a connection lacks only these,
+  the second route serves it without them (``Spared``).
   If per-route config is too large to be copied to every route, for example an htpasswd of hundreds of users,
   and the chain can carry all of it, the filter is bound as well.
 * A filter leaves a chain only after the routes that rely on it; until then it *lingers*. While a chain lacks
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
     from moongate.attach.route_kinds import KindFilter
     from moongate.engine import Db
     from moongate.features.base import Effective, Feature, ListenerFacts
+    from moongate.features.base import HttpFilter as HttpFilterOf
     from moongate.xds.fallbacks import Fallback
 
 LARGE: Final = 4 * 1024
@@ -106,6 +109,18 @@ class ChainFilter(NamedTuple):
 
     def __repr__(self) -> str:
         return sized(self, self._fields)
+
+
+class Spared(NamedTuple):
+    """What a route does where a connection's chain lacks a bound filter that requests may pass without.
+
+    Args:
+        name: the instance of the filter that stands in every chain.
+        config: what the route says to it, packed and encoded; empty for nothing.
+    """
+
+    name: str
+    config: bytes
 
 
 def lingering(table: TableId) -> tuple[str, TableId]:
@@ -407,6 +422,32 @@ def route_config(db: Db, feature: Feature[Any], effective: Effective[Any]) -> Me
     if stable_chains(db) and _large(db, feature, effective) is not None:
         return AS_IT_STANDS
     return feature.http_filter.route(db, effective)
+
+
+def spared(db: Db, feature: Feature[Any], effective: Effective[Any]) -> Spared | None:
+    """What a route does without the bound filter of a feature; ``None`` if no request passes without it."""
+    http_filter = feature.http_filter
+    if http_filter is None or http_filter.instead is None:
+        return None
+    if http_filter.chain_says_all:
+        return _spared_of(db, FEATURES.index(feature), *effective.owners)
+    return _spared(http_filter, http_filter.instead(db, effective))
+
+
+@query
+def _spared_of(db: Db, order: int, owner: Ref, parent: Ref | None) -> Spared | None:
+    """As ``spared``, once for all routes of a policy, which may have thousands of settings."""
+    policy = effective_policy(db, owner, parent, None)
+    feature: Feature[Any] = FEATURES[order]
+    effective, http_filter = policy.effective(feature) if policy is not None else None, feature.http_filter
+    if effective is None or http_filter is None or http_filter.instead is None:
+        return None
+    return _spared(http_filter, http_filter.instead(db, effective))
+
+
+def _spared(http_filter: HttpFilterOf[Any], config: Message | None) -> Spared:
+    small = config is not None and config.ByteSize() < LARGE
+    return Spared(http_filter.stem, encode(packed(config)) if config is not None and small else b"")
 
 
 def forwarding_config(

@@ -51,6 +51,7 @@ from moongate.xds.filters import (
     listener_filters,
     missing_on,
     route_config,
+    spared,
     stable_chains,
 )
 from moongate.xds.matches import matcher
@@ -72,7 +73,7 @@ from moongate.xds.statistics import route_stat_name
 from moongate.xds.wire import encode, message_field, packed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator, Mapping
 
     from google.protobuf.any_pb2 import Any as AnyMessage
 
@@ -84,7 +85,7 @@ if TYPE_CHECKING:
     from moongate.features.base import ListenerFacts, ServiceLimit
     from moongate.policies.effective import RuleSettings
     from moongate.xds.destinations import Destination
-    from moongate.xds.filters import ChainFilter
+    from moongate.xds.filters import ChainFilter, Spared
 
 
 MOST_BYTES: Final = 4 * 1024 * 1024
@@ -276,7 +277,9 @@ def _rule_entries(
             for form in forms if scoped else ():
                 _look_at_host(form, own=has_scope(db, host))
             limits = _limits(served, at) if message.HasField("route") else ()
-            yield RouteEntry(rank, host, ref, _joined(forms, bound, tail), needs, limits=limits)
+            yield RouteEntry(
+                rank, host, ref, _joined(forms, bound, tail, scoped=scoped), needs, limits=limits
+            )
 
 
 def _look_at_host(message: Route, *, own: bool) -> None:
@@ -309,10 +312,11 @@ def _metadata(served: _ServedRule) -> bytes:
     return message_field(Route.METADATA_FIELD_NUMBER, described)
 
 
-def _common_route(db: Db, served: _ServedRule) -> tuple[Route, tuple[str, ...]]:
+def _common_route(db: Db, served: _ServedRule) -> tuple[Route, dict[str, Spared | None]]:
     """The common part of a rule's Envoy routes: action, headers, timeouts, per-route filter config.
 
-    The second value has the names of the bound filters that the connection's chain must have.
+    The second value has the names of the bound filters that it relies on, each with what it does where a
+    connection's chain lacks it: ``None`` if no request may pass then.
     """
     filters, settings, terms = served.filters, served.settings, served.terms
     message = Route()
@@ -321,9 +325,12 @@ def _common_route(db: Db, served: _ServedRule) -> tuple[Route, tuple[str, ...]]:
         there = f'h3=":{terms.http3_port}"; ma=86400'
         message.response_headers_to_add.add(header=HeaderValue(key="alt-svc", value=there))
     used: list[ChainFilter] = []
+    bound: dict[str, Spared | None] = {}
     forwarding: dict[str, AnyMessage] = {}
     for feature, effective in settings.features:
         config, one = route_config(db, feature, effective), chain_filter(db, feature, effective)
+        if one is not None and one.bound:
+            bound[one.name] = spared(db, feature, effective)
         if config is not None and one is not None:
             message.typed_per_filter_config[one.name].CopyFrom(packed(config))
             used.append(one)
@@ -351,7 +358,7 @@ def _common_route(db: Db, served: _ServedRule) -> tuple[Route, tuple[str, ...]]:
         for name, config in forwarding.items():
             message.typed_per_filter_config[name].CopyFrom(config)
         _forward(served, message)
-    return message, tuple(one.name for one in used if one.bound)
+    return message, {one.name: bound[one.name] for one in used if one.bound}
 
 
 def _configure_for_match(db: Db, served: _ServedRule, message: Route, rule: MatchedRule) -> None:
@@ -374,24 +381,51 @@ def _limits(served: _ServedRule, rule: MatchedRule) -> tuple[ServiceLimit, ...]:
     )
 
 
-def _joined(forms: tuple[Route, ...], bound: tuple[str, ...], tail: bytes) -> bytes:
+def _joined(
+    forms: tuple[Route, ...], bound: Mapping[str, Spared | None], tail: bytes, *, scoped: bool
+) -> bytes:
     """The encoded routes of one match under one hostname.
 
-    If the match has bound filters, connections whose chain lacks them meet only the last route, which answers
-    500. The last route always has the match alone.
+    If the match has bound filters, connections whose chain lacks them do not meet its first routes. Further
+    ones do without the filters that can be spared; without the others, the last one answers 500. The last
+    route always has the match alone.
     """
+    needed = [name for name, instead in bound.items() if instead is None]
+    spare = {name: instead for name, instead in bound.items() if instead is not None}
+    joined = [_marked(form, bound) for form in forms]
+    if spare:
+        joined += [_marked(_spared(form, spare, scoped=scoped), needed) for form in forms]
     number = VirtualHost.ROUTES_FIELD_NUMBER
-    if not bound:
-        return b"".join(message_field(number, encode(form) + tail) for form in forms)
-    marked: list[bytes] = []
-    for form in forms:
-        message = Route()
-        message.CopyFrom(form)
-        message.match.filter_state.extend(has_mark(name) for name in bound)
-        marked.append(message_field(number, encode(message) + tail))
+    encoded = b"".join(message_field(number, encode(message) + tail) for message in joined)
+    if not needed:
+        return encoded
     unmarked = Route(name=f"{forms[-1].name}/filter-missing", match=forms[-1].match)
     unmarked.direct_response.status = 500
-    return b"".join(marked) + message_field(number, encode(unmarked))
+    return encoded + message_field(number, encode(unmarked))
+
+
+def _marked(form: Route, bound: Collection[str]) -> Route:
+    """A route for connections whose chain has some bound filters."""
+    if not bound:
+        return form
+    message = Route()
+    message.CopyFrom(form)
+    message.match.filter_state.extend(has_mark(name) for name in bound)
+    return message
+
+
+def _spared(form: Route, spare: Mapping[str, Spared], *, scoped: bool) -> Route:
+    """A route that does without some bound filters."""
+    message = Route()
+    message.CopyFrom(form)
+    message.name = f"{form.name}/filter-spared"
+    for name, instead in spare.items():
+        message.typed_per_filter_config.pop(name, None)
+        if instead.config:
+            message.typed_per_filter_config[instead.name].ParseFromString(instead.config)
+    if scoped:
+        message.metadata.MergeFrom(switched_on(message.typed_per_filter_config))
+    return message
 
 
 def _forward(served: _ServedRule, message: Route) -> None:
