@@ -46,7 +46,7 @@ async def test_a_report_of_thousands_is_sent_in_parts(folder: Path) -> None:
         await until(lambda: len(running.statuses.documents()) > 3 * RESOURCES_AT_ONCE)
 
         parts = list(running.status.encoded({}))
-        resources = running.world.store.held()
+        resources = running.world.store.resources()
 
         report = msgspec.json.decode(b"".join(parts))
         whole = msgspec.json.decode(msgspec.json.encode(running.report()))

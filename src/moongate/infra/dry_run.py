@@ -45,7 +45,7 @@ from google.protobuf.message import Message
 from moongate.attach.bootstraps import default_bootstrap
 from moongate.infra.binary import EnvoyMissingError, printed_by
 from moongate.infra.signals import exiting_by_signals
-from moongate.patience import run, within
+from moongate.patience import run
 from moongate.xds.refusals import reason
 from moongate.xds.walk import visit
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, XdsResource, encode
