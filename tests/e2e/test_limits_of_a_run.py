@@ -195,7 +195,7 @@ async def count_in_another_redis() -> None:
         after = await laptop.limits()
 
     assert after["service"]["counts_in"] != "memory"
-    assert after["limits"][0]["used"] > 0
+    assert after["limits"][0]["used"]
     assert statuses == {429}
     assert one.requests == []
 
