@@ -30,6 +30,9 @@ def main() -> int:
         help="further changes that memory is to survive, 0 for none [%(default)s]",
     )
     parser.add_argument(
+        "--rest", type=float, default=5.0, help="seconds in which CPU at rest is measured [%(default)s]"
+    )
+    parser.add_argument(
         "--tables",
         choices=get_args(Tables),
         default="shipped",
@@ -50,6 +53,7 @@ def main() -> int:
         routes=tuple(sorted(int(n) for n in ("100,1000" if options.quick else options.routes).split(","))),
         changes=10 if options.quick else options.changes,
         leak=200 if options.quick else options.leak,
+        rest_s=options.rest,
         tables=options.tables,
         profile=options.profile,
         say=say,

@@ -39,7 +39,6 @@ MOST_ASKED = 8000
 """How many routes are asked for after the start."""
 
 _QUIET_S = 1.0
-_IDLE_S = 5.0
 _LEAK_PAUSE_S = 0.04
 
 
@@ -50,6 +49,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         routes: numbers of routes, ascending.
         changes: of each kind, with each number.
         leak: further changes with the greatest number, 0 for none.
+        rest_s: for how long nothing changes while CPU at rest is measured.
         tables: the form of route tables.
         profile: a folder for cProfile's files, one per kind of change; the figures then mean little.
         say: called with what goes on.
@@ -58,6 +58,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     routes: tuple[int, ...]
     changes: int
     leak: int
+    rest_s: float = 5.0
     tables: Tables = "shipped"
     profile: Path | None = None
     say: Callable[[str], None] = lambda _words: None
@@ -173,9 +174,10 @@ class _Bench:
     async def idle(self) -> tuple[float, float]:
         """What moongate and its Envoy use of a core while nothing changes."""
         before = cpu_s(self._gateway.pid), cpu_s(self.envoy)
-        await asyncio.sleep(_IDLE_S)
+        rest_s = self._plan.rest_s
+        await asyncio.sleep(rest_s)
         after = cpu_s(self._gateway.pid), cpu_s(self.envoy)
-        return (after[0] - before[0]) / _IDLE_S, (after[1] - before[1]) / _IDLE_S
+        return (after[0] - before[0]) / rest_s, (after[1] - before[1]) / rest_s
 
     async def all_served(self, prober: Prober) -> float:
         """When the last route was served, all others being so too: seconds of ``perf_counter``.
