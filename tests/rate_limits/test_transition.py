@@ -201,6 +201,38 @@ def test_nobody_waits_for_limits_that_are_not_raised(fleets: Fleets, then: tuple
     assert fleets.transition.raised_at is None
 
 
+def test_limits_of_a_former_process_count_until_envoys_that_outlived_it_have_new_routes(
+    fleets: Fleets,
+) -> None:
+    """They ask by its routes, and each fleet has its first edit with ours."""
+    kept = {domain: encode(config(level("rule-0", limit=NOTHING), domain=domain)) for domain in ("shop", "x")}
+    fleets.transition = Transition(lambda: fleets.now, kept)
+    before_all = fleets.counted()
+    fleets.newest = {}
+    fleets.review()
+    fleets.had = {"one": 0}
+    at_once(fleets.transition.take({"shop": encode(config(level("rule-0", limit=MUCH)))}, {}))
+    fleets.newest = {"one": 1}
+    fleets.review()
+    fleets.pass_time(2 * UNDER_WAY_S)
+    during, gone = fleets.counted(), fleets.counted("x")
+    fleets.acknowledge()
+
+    assert before_all == []
+    assert during == gone == [NOTHING]
+    assert fleets.counted() == [MUCH]
+    assert fleets.counted("x") == []
+
+
+def test_limits_that_are_as_those_of_a_former_process_are_not_former(fleets: Fleets) -> None:
+    same = encode(config(level("rule-0", limit=NOTHING)))
+    fleets.transition = Transition(lambda: fleets.now, {"shop": same})
+    at_once(fleets.transition.take({"shop": same}, {}))
+
+    assert fleets.counted() == [NOTHING]
+    assert fleets.transition.until is None
+
+
 def test_routes_that_are_held_are_waited_for(fleets: Fleets) -> None:
     """They may be handed out in later edits, such as without a part that an Envoy refuses."""
     fleets.take(NOTHING)

@@ -257,6 +257,29 @@ async def _taken(service: ExternalService, count: int = 1) -> list[Limits]:
     return configurations
 
 
+@pytest.mark.parametrize("keep", [True, False])
+async def test_limits_of_a_former_moongate_count_until_envoys_that_outlived_it_have_new_routes(
+    tmp_path: Path, keep: bool
+) -> None:
+    """Without such Envoys nothing of them is kept."""
+    service = ExternalService(address="localhost:8081", configuration_port=free_port())
+    with RunDirectory(tmp_path / "r", keep=keep) as run:
+        async with RateLimits(run, external=service) as first:
+            at_once(first.publish({"shop": b"", "gone": b""}, {}))
+            at_once(first.publish({**TWO_A_YEAR, "gone": None}, {}))
+            first.review(NoRoutes())
+        async with RateLimits(run, external=service) as limits:
+            at_once(limits.publish({"shop": encode(config(level("user", limit=(9, "SECOND"))))}, {}))
+            limits.review(OldRoutes())
+            [[during]] = await _taken(service)
+            limits.review(NewRoutes())
+            [*_, [after]] = await _taken(service, 2 if keep else 1)
+            kept = sorted(path.name for path in run.path.iterdir())
+
+    assert (during.requests, after.requests) == (2 if keep else 9, 9)
+    assert kept == (["lifeline", "limits"] if keep else [])
+
+
 async def test_routes_wait_for_an_answer_that_nobody_could_hear(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

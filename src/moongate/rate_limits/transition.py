@@ -17,7 +17,8 @@ Facts
 * a limit in shadow refuses nothing, so every limit that is enforced is stricter
 * stricter means fewer requests per second. The count goes on in the bucket of the limit that counts
 * an Envoy acknowledges routes before all its threads have them, and the service may get a question late
-* a fleet without an edit has the routes that it had, so nobody waits for it
+* a fleet without an edit has the routes that it had, so nobody waits for it. But Envoys that outlived a
+  former process ask by its routes, so its limits are former ones until all Envoys have routes of ours
 * there are two former configurations at most, and what comes while both are needed joins the younger. So
   under edits without an end each is forgotten once the Envoys have what followed it
 * Envoys that do not answer are not waited for longer than ``FORMER_S`` after the last change that joined
@@ -52,14 +53,15 @@ class _Former(Struct):
 
     Args:
         configs: encoded ``RateLimitConfig`` messages, by name.
-        edits: how many each fleet had before the routes of the next configuration.
+        edits: how many each fleet had before the routes of the next configuration; None if that was before
+            this process.
         until: when it is forgotten.
         awaited: the edit with which each fleet gets those routes; None until they are handed out.
         replaced: whether the Envoys have them.
     """
 
     configs: dict[str, bytes]
-    edits: Mapping[str, int]
+    edits: Mapping[str, int] | None
     until: float
     awaited: Mapping[str, int] | None = None
     replaced: bool = False
@@ -90,13 +92,16 @@ class Transition:
 
     Args:
         clock: the time, in seconds.
+        kept: what a former process has published, by which Envoys that outlived it may ask.
 
     Attributes:
         newest: the configuration that is wanted: encoded ``RateLimitConfig`` messages, by name.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], kept: Mapping[str, bytes] | None = None) -> None:
         self.newest: dict[str, bytes] = {}
+        self._kept = dict(kept or {})
+        """It is former once there is something newer."""
         self._clock = clock
         self._former: list[_Former] = []
         """The oldest first."""
@@ -117,9 +122,12 @@ class Transition:
                 self.newest[name] = config
             if before is not None and before != config:
                 former[name] = before
+        until = self._clock() + FORMER_S
+        if kept := {name: each for name, each in self._kept.items() if self.newest.get(name) != each}:
+            self._former.append(_Former(kept, None, until))
+        self._kept.clear()
         if not former:
             return
-        until = self._clock() + FORMER_S
         if len(self._former) < _MOST:
             self._former.append(_Former(former, edits, until))
             return
@@ -142,7 +150,9 @@ class Transition:
         for former in self._former:
             if former.awaited is None and edits is not None:
                 before = former.edits
-                former.awaited = {name: n for name, n in edits.items() if before.get(name, n) != n}
+                former.awaited = {
+                    name: n for name, n in edits.items() if before is None or before.get(name, n) != n
+                }
             if former.awaited is None or former.replaced:
                 continue
             if all(routes.in_force(name, edit) for name, edit in former.awaited.items()):

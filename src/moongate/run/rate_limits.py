@@ -11,7 +11,8 @@ until Envoys have the routes, the limits of the former ones count as well (``rat
 Facts
 -----
 * where Envoys may outlive moongate, our process does, and goes on with its last configuration; the next
-  moongate adopts it, with its counts
+  moongate adopts it, with its counts. What was published is in the folder of the run, so that it counts until
+  Envoys have the routes of the next moongate
 * our process goes on when the last limit is removed, so that counts are kept while manifests are edited
 * a process that counts in memory begins at zero; so a change from Redis to memory, which needs another
   process, does too
@@ -30,6 +31,7 @@ import structlog
 from msgspec import Struct
 
 from moongate.ads.sotw import SotwServer
+from moongate.infra.journal import Journal
 from moongate.infra.ports import PortError
 from moongate.infra.rate_limit_process import RateLimitProcess
 from moongate.patience import STEPS, Clock, Patience, within
@@ -57,6 +59,7 @@ CONFIGURATION_PORT: Final = 18001
 ENFORCED_WITHIN_S: Final = 10.0
 """Seconds that routes wait at most for the service."""
 
+_KEPT: Final = "limits"
 _READY_WITHIN_S: Final = 10.0
 _REPORT_WITHIN_S: Final = 1.0
 
@@ -101,6 +104,8 @@ class RateLimits:
         self._clock = Clock(FORMER_S / STEPS)
         """While we stand still, Envoys do not get their routes."""
         self._transition = Transition(self._clock)
+        self._kept: Journal[str, bytes] | None = None
+        """What is published, for the next moongate of Envoys that may outlive this one."""
         self._forgetting: asyncio.TimerHandle | None = None
         """Looks again whether former limits are to count."""
         self._merging = False
@@ -126,6 +131,10 @@ class RateLimits:
             PortError: the port for the configuration of an external service is taken.
         """
         async with AsyncExitStack() as stack:
+            if self._run.lifeline is not None:
+                kept = Journal[str, bytes](self._run.path / _KEPT, tuple[str, bytes | None])
+                self._kept = stack.enter_context(kept)
+                self._transition = Transition(self._clock, kept.entries)
             if self._external is not None:
                 address = f"127.0.0.1:{self._external.configuration_port}"
                 try:
@@ -173,7 +182,7 @@ class RateLimits:
             configs = yield from self._transition.published()
         finally:
             self._merging = False
-        differs = self._server.publish(configs)
+        differs = self._hand_out(configs)
         # What comes during a wait does not begin it anew: under many changes it would have no end.
         if differs and self._wanted.is_set() and self._waiting is None:
             self._waiting = Patience(ENFORCED_WITHIN_S, self._give_up)
@@ -206,9 +215,17 @@ class RateLimits:
 
     def _renew(self) -> Generator[None, None, None]:
         configs = yield from self._transition.published()
-        self._server.publish(configs)
+        self._hand_out(configs)
         self._end_wait_if_taken()
         self._on_change()
+
+    def _hand_out(self, configs: Mapping[str, bytes]) -> bool:
+        """Publish this instead of what was published before, and say whether it differs."""
+        if self._kept is not None:
+            before = self._kept.entries
+            names = configs.keys() | before.keys()
+            self._kept.put({n: configs.get(n) for n in names if configs.get(n) != before.get(n)})
+        return self._server.publish(configs)
 
     def _cancel_renewal(self) -> None:
         if self._renewal is not None:
