@@ -161,7 +161,7 @@ def test_an_endpoint_on_port_0_says_that_nothing_listens_there(endpoint: str) ->
         ("maxPendingRequests", "Requests are answered with 503."),
         ("maxParallelRequests", "Requests are answered with 503."),
         ("maxParallelRetries", "no request is ever tried again."),
-        ("maxConnections", "Requests are served."),
+        ("maxConnections", "Requests are served; connections of TCPRoutes and TLSRoutes are closed."),
     ],
 )
 def test_a_limit_of_zero_says_what_requests_get(field: str, effect: str) -> None:

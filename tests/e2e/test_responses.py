@@ -387,8 +387,33 @@ async def test_an_open_connection_is_served_whatever_a_policy_needs_of_the_liste
     assert await asked(before[0]) == after
     assert await asked(200) == (200, '{"by":"one"')
     writer.close()
-    site.one.statuses.append(before[0])
-    assert (await site.ask(f"{name}.test", headers={"connection": "close"})).status_code == after[0]
+
+
+async def test_a_large_page_that_envoy_refuses_takes_no_route_down(site: Site) -> None:
+    """Nor does the response show that it replaces. Status of route and policy say what is wrong."""
+
+    def page(text: str) -> m.Document:
+        response = f"{{statusCode: 410, body: {{inline: '{text}'}}}}"
+        match = "match: {statusCodes: [{value: 404}]}"
+        return on_route("refused", f"responseOverride: [{{{match}, response: {response}}}]")
+
+    route = m.route("refused", f"[{{{m.to('one')}}}]")
+    await site.apply(route, page("x" * 5000))
+
+    await site.apply(page("y" * 5000 + "%NOPE%"))
+
+    assert await site.status("refused.test") == 200
+    site.one.statuses.append(404)
+    answer = await site.ask("refused.test")
+    assert (answer.status_code, answer.text) == (410, "")
+    for each in (route, page("")):
+        message = site.conditions(each)["Programmed"]["message"]
+        assert "NOPE. Requests are served without it until what Envoy names is mended." in message
+    await site.apply(page("z" * 5000))
+    site.one.statuses.append(404)
+    async with httpx.AsyncClient(timeout=DEADLINE_S, trust_env=False) as client:
+        answer = await site.ask("refused.test", client=client)
+    assert answer.text == "z" * 5000
 
 
 @pytest.mark.proves(

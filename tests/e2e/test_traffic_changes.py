@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.envoy, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
+LARGE = f"{{body: {{inline: {'gone' * 1_500}}}}}"
 HASH = "loadBalancer: {type: ConsistentHash, consistentHash: "
 FIELDS = (
     f"{HASH}{{type: SourceIP}}}}",
@@ -46,8 +47,7 @@ FIELDS = (
     "compressor: [{type: Gzip, gzip: {}}, {type: Zstd, zstd: {}}]",
     "compressor: [{type: Gzip, gzip: {}, minContentLength: 1Ki}, {type: Brotli, brotli: {}}]",
     "responseOverride: [{match: {statusCodes: [{value: 404}]}, response: {body: {inline: gone}}}]",
-    "responseOverride: [{match: {statusCodes: [{value: 404}]}, "
-    f"response: {{body: {{inline: {'gone' * 1_500}}}}}}}]",
+    f"responseOverride: [{{match: {{statusCodes: [{{value: 404}}]}}, response: {LARGE}}}]",
     "httpUpgrade: [{type: websocket}, {type: spdy/3.1}]",
     "requestBuffer: {limit: 1Mi}",
     "telemetry: {metrics: {routeStatName: '%ROUTE_NAME%'}, tracing: {tags: {a: b}}}",

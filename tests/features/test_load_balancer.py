@@ -226,6 +226,28 @@ def test_a_dynamic_module_has_no_zones_of_what_it_merges_into() -> None:
     assert FEATURE.zones(merged) is None
 
 
+def test_where_requests_name_their_endpoint_there_is_nothing_to_balance() -> None:
+    cluster = Cluster()
+    cluster.cluster_type.name = "envoy.clusters.dynamic_forward_proxy"
+    cluster.load_balancing_policy.policies.add().typed_extension_config.name = "as-it-was"
+    before = plain(cluster)
+    assert FEATURE.cluster is not None
+
+    FEATURE.cluster(ClusterEdit(cluster, HttpProtocolOptions()), effective(FEATURE, {"type": "Random"}))
+
+    assert plain(cluster) == before
+
+
+@pytest.mark.parametrize(
+    ("spec", "alone"),
+    [({"type": "Random"}, False), ({"type": "ConsistentHash", "consistentHash": {"type": "SourceIP"}}, True)],
+)
+def test_a_hash_needs_all_endpoints_of_a_rule_in_one_cluster(spec: dict[str, Any], *, alone: bool) -> None:
+    assert FEATURE.one_cluster is not None
+
+    assert FEATURE.one_cluster(effective(FEATURE, spec).value) is alone
+
+
 def test_a_load_report_that_a_rule_removes_itself_is_removed_once() -> None:
     assert FEATURE.route is not None
     edit = RouteEdit(Route(route=RouteAction(), response_headers_to_remove=["endpoint-load-metrics"]))

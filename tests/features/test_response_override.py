@@ -164,3 +164,13 @@ def test_a_page_is_of_a_kind_whatever_group_is_written() -> None:
 
     assert built[0] == built[1]
     assert "sorry" in str(built[0])
+
+
+def test_a_percent_sign_in_a_header_is_one() -> None:
+    """Else Envoy would look for a command there, and refuse what has none."""
+    more = {"header": {"set": [{"name": "x-full", "value": "100% of %PROTOCOL%"}]}}
+    assert FEATURE.http_filter is not None
+
+    built = plain(FEATURE.http_filter.chain(Db(), value({"match": STATUS, "response": more})))
+
+    assert "100%% of %PROTOCOL%" in str(built)

@@ -239,6 +239,26 @@ def test_connections_end_where_a_policy_cannot_be_enforced(demand: str) -> None:
     assert listener(core.db, EG_FLEET, "default/eg/raw") is None, "nobody could do anything there"
 
 
+@pytest.mark.parametrize(
+    "faulty",
+    [
+        policy("BackendTrafficPolicy", "faultInjection: {delay: {fixedDelay: 0s}}", target="Gateway/eg"),
+        policy("BackendTrafficPolicy", "timeout: {tcp: {connectTimeout: 0s}}", target="{kind}/shop"),
+    ],
+    ids=["of-requests", "of-connections"],
+)
+@pytest.mark.parametrize("protocol", ["TCP", "UDP"])
+def test_a_fault_in_a_policy_that_keeps_nobody_out_closes_no_connections(protocol: str, faulty: str) -> None:
+    """They go on without what cannot be built, as in Envoy Gateway: nobody was promised any of it."""
+    kind = f"{protocol}Route"
+    core = Core(gateway(raw("raw", protocol)), connection_route(kind))
+    before = sent(core, "default/eg/raw")
+
+    core.apply(faulty.replace("{kind}", kind))
+
+    assert sent(core, "default/eg/raw") == before
+
+
 @pytest.mark.parametrize("protocol", ["TCP", "UDP"])
 def test_nobody_passes_where_the_policy_of_clients_cannot_be_built(protocol: str) -> None:
     """It may be the one that says who may connect."""

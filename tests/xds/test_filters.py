@@ -361,6 +361,17 @@ def test_routes_are_closed_while_their_chain_lacks_a_filter(config: EnvoyGateway
     assert VirtualHost.FromString(entry.body).routes[0].HasField("route")
 
 
+def test_routes_that_can_do_without_a_filter_are_served_while_their_chain_lacks_it() -> None:
+    """A page that Envoy refuses takes nothing down."""
+    core = stable(http_route(), policy("BackendTrafficPolicy", COMPRESSED))
+    (table,) = route_configurations(core.db, EG_FLEET)
+    lacked = {one.name: "no" for one in needed_filters(core.db, (WEB,))}
+    assert lacked
+    core.db.put(lacking(TableId(EG_FLEET, table.name)), lacked)
+
+    assert [route.HasField("route") for route in routes(core)] == [True, True]
+
+
 def unpacked(body: bytes) -> BasicAuth:
     config = BasicAuth()
     HttpFilter.FromString(body).typed_config.Unpack(config)

@@ -47,13 +47,12 @@ def hints(breaker: CircuitBreaker) -> Iterator[Problem]:
         message = "No retry may be under way, so no request is ever tried again."
         yield Problem("maxParallelRetries", message, "Unused")
     per_endpoint = breaker.per_endpoint
-    for path, most in (
-        ("maxConnections", breaker.max_connections),
-        ("perEndpoint.maxConnections", per_endpoint.max_connections if per_endpoint is not None else None),
-    ):
-        if most == 0:
-            message = "Envoy opens one connection to an endpoint even if the limit is 0. Requests are served."
-            yield Problem(path, message, "Unused")
+    served = "Envoy opens one connection to an endpoint even if the limit is 0. Requests are served"
+    if breaker.max_connections == 0:
+        message = f"{served}; connections of TCPRoutes and TLSRoutes are closed."
+        yield Problem("maxConnections", message, "Unused")
+    if per_endpoint is not None and per_endpoint.max_connections == 0:
+        yield Problem("perEndpoint.maxConnections", f"{served}.", "Unused")
 
 
 def cluster(edit: ClusterEdit, breaker: Effective[CircuitBreaker]) -> None:

@@ -71,6 +71,8 @@ Settings = tuple[tuple[Feature[Any], Effective[Any]], ...]
 RULE_POLICIES: Final = tuple(kind.KIND for kind in POLICY_KINDS if not kind.OF_LISTENERS)
 """The kinds of policies that may hold for a rule of a route."""
 
+_GUARDS: Final = frozenset(kind.KIND for kind in POLICY_KINDS if kind.GUARDS)
+"""The kinds of policies without which nobody may pass."""
 
 _READ: Final = tuple(
     (f, f.native.read) for f in FEATURES if f.native is not None and f.native.read is not None
@@ -329,12 +331,15 @@ def refuses_connections(db: Db, listener: ListenerId, route: Ref) -> bool:
     """Whether no connection may pass to a route that takes them as they are.
 
     A policy for the route that lets only some requests pass cannot be enforced, as no request is looked at.
+    A fault in a policy that keeps nobody out is no reason: connections go on without what cannot be built.
     """
     resource = get(db, Route, route)
     names = {rule.name or "" for rule in resource.spec.rules} if resource is not None else set[str]()
     own = {policy for _, policy in policy_attachments(db, route)}
     for rule in sorted(names):
-        policies = rule_policies(db, listener, route, rule)
+        policies = tuple(
+            each for each in rule_policies(db, listener, route, rule) if each.owner.kind in _GUARDS
+        )
         if rule_settings(db, policies).failed:
             return True
         owners = (each for applied in policies for each in applied if each in own)

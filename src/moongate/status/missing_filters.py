@@ -1,14 +1,15 @@
 """Conditions for filters that a chain lacks because Envoy refuses the listener that has them.
 
-Routes that rely on such a filter answer 500. Their statuses report it, and so does the policy's status.
+Routes that rely on such a filter answer 500, unless they can do without it. Their statuses report it, and so
+does the policy's status.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from moongate.status.conditions import condition, sentence
-from moongate.xds.filters import chain_filter, missing_on
+from moongate.xds.filters import chain_filter, missing_on, spared
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from moongate.api.base import Condition, ListenerId, Ref
     from moongate.engine import Db
     from moongate.policies.effective import RuleSettings
+
+
+_CLOSED: Final = "Requests that rely on it are answered with 500"
+_SERVED: Final = "Requests are served without it"
 
 
 def refusals(db: Db, listener: ListenerId, settings: Iterable[RuleSettings]) -> Iterator[tuple[Ref, str]]:
@@ -32,10 +37,11 @@ def refusals(db: Db, listener: ListenerId, settings: Iterable[RuleSettings]) -> 
     for feature, effective in (each for some in settings for each in some.features):
         one = chain_filter(db, feature, effective)
         if one is not None and one.name in missing:
+            served = one.bound and spared(db, feature, effective) is not None
             message = (
                 f"Envoy refuses the listener {listener.name!r} of {listener.gateway} with a filter that "
                 f"{effective.owner} asks for: {sentence(missing[one.name])} "
-                "Requests that rely on it are answered with 500 until what Envoy names is mended."
+                f"{_SERVED if served else _CLOSED} until what Envoy names is mended."
             )
             yield effective.owner, message
 

@@ -17,9 +17,9 @@ chain with which they were accepted. Three rules make sure that no request passe
   If per-route config is too large to be copied to every route, for example an htpasswd of hundreds of users,
   and the chain can carry all of it, the filter is bound as well.
 * A filter leaves a chain only after the routes that rely on it; until then it *lingers*. While a chain lacks
-  a filter, routes that rely on the filter answer 500 (``missing_on``). There are two possible causes: Envoy
-  refused the listener (``chain_transitions`` writes that into cells), or Envoy refused the filter, and
-  ``quarantine`` keeps it out of the listener.
+  a filter, routes that rely on it and cannot do without it answer 500 (``missing_on``). There are two
+  possible causes: Envoy refused the listener (``chain_transitions`` writes that into cells), or Envoy refused
+  the filter, and ``quarantine`` keeps it out of the listener.
 """
 
 from __future__ import annotations

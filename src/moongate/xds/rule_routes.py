@@ -346,7 +346,8 @@ def _common_route(db: Db, served: _ServedRule) -> tuple[Route, dict[str, Spared 
         used.append(one)
     of = (served.route.metadata.namespace, served.route.ref)
     failed = settings.failed or terms.failed or not terms.closed.isdisjoint(of)
-    if failed or filters.failed or any(one.name in terms.absent for one in used):
+    closed = any(one.name in terms.absent and bound.get(one.name) is None for one in used)
+    if failed or filters.failed or closed:
         message.direct_response.status = 500
     elif filters.direct is not None:
         apply_direct_response(message, filters.direct)
