@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import subprocess
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import DEVNULL, PIPE
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -63,23 +63,14 @@ async def build(binary: Path) -> str:
         )
     except OSError as error:
         raise _unstartable(binary, error) from None
-    printed, complaint = await printed_by(process, _VERSION_WITHIN_S)
-    return _build(binary, process.returncode, printed, complaint)
-
-
-async def printed_by(process: Process, within_s: float) -> tuple[bytes, bytes]:
-    """What a process prints until it ends, as output and as errors. If it does not end in time, it is killed.
-
-    Raises:
-        TimeoutError: it did not end in time.
-    """
     try:
-        async with asyncio.timeout(within_s):
-            return await process.communicate()
+        async with asyncio.timeout(_VERSION_WITHIN_S):
+            printed, complaint = await process.communicate()
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
+    return _build(binary, process.returncode, printed, complaint)
 
 
 def version_now(binary: Path) -> str:

@@ -43,7 +43,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from moongate.attach.bootstraps import default_bootstrap
-from moongate.infra.binary import EnvoyMissingError, printed_by
+from moongate.infra.binary import EnvoyMissingError
 from moongate.infra.signals import exiting_by_signals
 from moongate.xds.refusals import reason
 from moongate.xds.walk import visit
@@ -116,7 +116,13 @@ async def bootstrap_refusal(binary: Path, file: Path, arguments: Sequence[str] =
         process = await asyncio.create_subprocess_exec(
             binary, *command, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE
         )
-        _, complaint = await printed_by(process, _TIMEOUT_S)
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                _, complaint = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
     except (OSError, TimeoutError) as error:
         return f"{binary} does not run: {error}."
     return _reason(complaint.decode(errors="replace"), file) if process.returncode else ""
