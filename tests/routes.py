@@ -27,6 +27,15 @@ def rule(text: str = "", *backends: str) -> dict[str, Any]:
 
 SHOP = "{name: shop, port: 80}"
 
+REDIRECT = "filters: [{type: RequestRedirect, requestRedirect: {port: 81}}]"
+REDIRECTING = f"""
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: shop, namespace: default}}
+spec: {{parentRefs: [{{name: eg}}], rules: [{{{REDIRECT}}}]}}
+"""
+"""A route that needs no backend."""
+
 
 def http_route(
     *rules: dict[str, Any],

@@ -26,15 +26,8 @@ from tests.core import (
     secret,
     tls_secret,
 )
-
-REDIRECT = "filters: [{type: RequestRedirect, requestRedirect: {port: 81}}]"
-
-ROUTE = f"""
-apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {{name: shop, namespace: default}}
-spec: {{parentRefs: [{{name: eg}}], rules: [{{{REDIRECT}}}]}}
-"""
+from tests.routes import REDIRECT
+from tests.routes import REDIRECTING as ROUTE
 
 POLICY = """
 apiVersion: gateway.envoyproxy.io/v1alpha1

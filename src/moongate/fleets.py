@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 import httpx
 import structlog
@@ -75,9 +75,6 @@ if TYPE_CHECKING:
     from moongate.xds.patches import Form
 
 _log = structlog.get_logger("moongate")
-
-K = TypeVar("K", FleetId, Ref)
-T = TypeVar("T")
 
 STEP: Final = 100
 """How many resources are looked at in one step before they are handed out; less than a millisecond."""

@@ -23,14 +23,9 @@ from moongate.status.degraded import Degradation
 from moongate.status.policies import PolicyStatus
 from moongate.status.routes import ParentStatus, RouteStatus
 from tests.core import GATEWAY_CLASS, gateway, http
+from tests.routes import REDIRECT
+from tests.routes import REDIRECTING as ROUTE
 
-REDIRECT = "filters: [{type: RequestRedirect, requestRedirect: {port: 81}}]"
-ROUTE = f"""
-apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {{name: shop, namespace: default}}
-spec: {{parentRefs: [{{name: eg}}], rules: [{{{REDIRECT}}}]}}
-"""
 POLICY = """
 apiVersion: gateway.envoyproxy.io/v1alpha1
 kind: SecurityPolicy

@@ -74,13 +74,13 @@ class Snapshot:
         # Thousands may come at once, so this does little for each.
         for resource in put:
             type_url, name, version = resource.type_url, resource.name, resource.version
-            resources = self._resources[type_url]
-            was = (before.pop((type_url, name), None) if before else None) or resources.get(name)
+            held = self._resources[type_url]
+            was = (before.pop((type_url, name), None) if before else None) or held.get(name)
             if was is None or was.version != version:
                 differing[type_url].setdefault(name, None if was is None else was.version)
                 if type_url == CLUSTER and was is not None:
                     self._keep_former(was, version)
-            resources[name] = resource
+            held[name] = resource
         left: defaultdict[str, dict[str, str | None]] = defaultdict(dict)
         for (type_url, name), was in before.items():
             left[type_url][name] = was.version
