@@ -283,7 +283,13 @@ class Http3(QuicConnectionProtocol):
     def __init__(self, quic: QuicConnection) -> None:
         super().__init__(quic)
         self.opened = asyncio.get_running_loop().create_future()
+        self._ended = False
         self.transport: asyncio.BaseTransport | None = None
+
+    @property
+    def is_to_end(self) -> bool:
+        """Whether the server has said so, or has ended it, maybe between two requests."""
+        return self._ended or (self.http is not None and self.http.is_to_end)
 
     async def ask(self, host: str, headers: dict[str, str], path: str = "/") -> tuple[int, bool]:
         """The status of one request, and whether the connection stays open."""
@@ -298,9 +304,10 @@ class Http3(QuicConnectionProtocol):
         self.http.send_headers(stream, fields, end_stream=True)
         self.transmit()
         await self._done
-        return int(self.headers[b":status"]), not self.http.is_to_end
+        return int(self.headers[b":status"]), not self.is_to_end
 
     def quic_event_received(self, event: QuicEvent) -> None:
+        self._ended |= isinstance(event, ConnectionTerminated)
         if isinstance(event, HandshakeCompleted):
             self.opened.set_result(None)
         elif isinstance(event, ConnectionTerminated) and not self.opened.done():
@@ -370,6 +377,9 @@ class Callers:
         for host, caller in cycle(pairs):
             if stop.is_set():
                 break
+            if isinstance(connection, Http3) and connection.is_to_end:
+                connection.close()
+                connection = None
             begun = sent = monotonic()
             status, error, stays = 0, "", False
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,8 @@ FIELDS = (
     "scheme: MatchBackend",
     "grpc: {enableWeb: true}",
 )
+DRAIN_S, CUT = 5.0, "triggered_delayed_close_timeout"
+"""After how long Envoy ends what drains, and the reason that it gives over HTTP/3."""
 TARGETS = ("Gateway/clients", "Gateway/clients/secure", "Gateway/clients/plain")
 
 
@@ -55,6 +58,8 @@ async def test_no_request_fails_while_policies_about_clients_change(
     site: Site, tmp_path: Path, seed: int
 ) -> None:
     """From any field to any other, from a Gateway to a listener and back, merged and not.
+
+    But over HTTP/3, Envoy does not ask connections to end that drain; a slow machine sees it cut them.
 
     ``tcpKeepalive`` is not among them: a port is closed and opened again for it.
     """
@@ -92,5 +97,10 @@ async def test_no_request_fails_while_policies_about_clients_change(
         await site.delete(m.policy("ClientTrafficPolicy", name, "{}", TARGETS[0]))
     await site.delete(gateway)
 
-    assert not watch.shut_out()
+    cut = Counter(
+        (a.kind, a.status, a.error)
+        for a in watch.answers
+        if a.kind in QUIC_KINDS and CUT in a.error and a.received - a.opened > DRAIN_S
+    )
+    assert not watch.shut_out() - cut
     assert {answer.kind for answer in watch.answers} == {*KINDS, *QUIC_KINDS}
