@@ -197,6 +197,9 @@ class Fleets:
             if any(type_url == LISTENER for type_url, _ in gone):
                 self._hand_over(name)
                 left[name] = self._ports(name)
+                # Which Envoys are to take over its ports is known when all changes are handed out.
+                fleet.awaiting += 1
+                self._ads.hold(name, LISTENER)
             if not self._enforced():
                 self._hold_routes(name)
             self._transitions.handed_out(fleet.id, (), gone)
@@ -470,29 +473,33 @@ class Fleets:
         """Let an Envoy keep its listeners until Envoys that are to take over ports of it have started.
 
         Args:
-            name: the fleet of the Envoy.
+            name: the fleet of the Envoy, whose listeners are held.
             ports: those that it is to leave.
         """
         starting = [
-            fleet
-            for other, fleet in self._fleets.items()
+            other_fleet
+            for other, other_fleet in self._fleets.items()
             if other not in {name, *self._ending}
-            and fleet.process.state is State.STARTING
+            and other_fleet.process.state is State.STARTING
             and not ports.isdisjoint(self._ports(other))
         ]
-        if starting:
-            for fleet in starting:
-                fleet.handover.begin(SUCCESSOR_S)
-            self._fleets[name].awaiting += 1
-            self._ads.hold(name, LISTENER)
-            self._create_task(self._release_listeners(name, starting), name=f"listeners of {name}")
-
-    async def _release_listeners(self, name: str, starting: list[RunningFleet]) -> None:
         fleet = self._fleets[name]
+        if starting:
+            for successor in starting:
+                successor.handover.begin(SUCCESSOR_S)
+            releasing = self._release_after(name, fleet, starting)
+            self._create_task(releasing, name=f"listeners of {name}")
+        else:
+            self._release_listeners(name, fleet)
+
+    async def _release_after(self, name: str, fleet: RunningFleet, starting: list[RunningFleet]) -> None:
         with suppress(TimeoutError):
             async with within(SUCCESSOR_S):
                 for successor in starting:
                     await successor.started()
+        self._release_listeners(name, fleet)
+
+    def _release_listeners(self, name: str, fleet: RunningFleet) -> None:
         fleet.awaiting -= 1
         if not fleet.awaiting and self._fleets.get(name) is fleet:
             self._ads.release(name, LISTENER)

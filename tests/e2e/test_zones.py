@@ -72,13 +72,14 @@ async def test_a_hash_chooses_within_the_shares_of_zones(site: Site) -> None:
         policy("hashed", f"{{type: ConsistentHash, {hashed}, zoneAware: {{weightedZones: {weights}}}}}"),
     )
 
-    async def users() -> list[str]:
-        return [(await site.reached("hashed.test", headers={"x-user": f"u{n}"})).by for n in range(90)]
+    async def users(count: int) -> list[str]:
+        return [(await site.reached("hashed.test", headers={"x-user": f"u{n}"})).by for n in range(count)]
 
-    first = await users()
+    # Ports differ from run to run, and hashes with them: of 90 users, all may be in one zone.
+    first = await users(240)
 
-    assert first == await users()
-    assert Counter(first)["one"] > 60
+    assert first[:60] == await users(60)
+    assert Counter(first)["one"] > 170
     assert set(first) == {"one", "two"}
 
 
@@ -93,7 +94,7 @@ async def test_backends_of_a_rule_keep_their_weights(site: Site) -> None:
 
     shares = await answers(site, "weighed.test")
 
-    assert 115 <= shares["three"] <= 180
+    assert 110 <= shares["three"] <= 187
     assert shares["two"] > shares["one"]
 
 
@@ -111,7 +112,7 @@ async def test_requests_stay_in_the_zone_of_the_proxy(site: Site) -> None:
         zoned(site, "near", "a", "b", "b"),
         m.route("near", f"[{{{m.to('near')}}}]", parents="[{name: zonal}]"),
     )
-    assert set(await answers(site, "near.test", port=port, times=40)) == {"one", "two", "three"}
+    assert set(await answers(site, "near.test", port=port, times=80)) == {"one", "two", "three"}
 
     local = "preferLocal: {minEndpointsThreshold: 1, force: {minEndpointsInZoneThreshold: 1}}"
     await site.apply(policy("near", f"{{type: RoundRobin, zoneAware: {{{local}}}}}"))
@@ -127,7 +128,7 @@ async def test_requests_stay_in_the_zone_of_the_proxy(site: Site) -> None:
     for other in everywhere:
         await site.apply(policy("near", f"{{type: RoundRobin, zoneAware: {{{other}}}}}"))
 
-        assert set(await answers(site, "near.test", port=port, times=40)) == {"one", "two", "three"}
+        assert set(await answers(site, "near.test", port=port, times=80)) == {"one", "two", "three"}
 
 
 class LoadServer(CallServer):

@@ -406,15 +406,17 @@ class TestWatch:
 
     async def test_folders_come_and_go(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(files, "EMPTIED_S", 0.0)
-        (tmp_path / "a.yaml").write_text(backend("a"))
+        root = tmp_path / "m"
+        root.mkdir()
+        (root / "a.yaml").write_text(backend("a"))
 
-        async with watching(tmp_path) as watched:
-            (tmp_path / "sub" / "deeper").mkdir(parents=True)
-            (tmp_path / "sub" / "deeper" / "b.yaml").write_text(backend("b", 1))
+        async with watching(root) as watched:
+            (root / "sub" / "deeper").mkdir(parents=True)
+            (root / "sub" / "deeper" / "b.yaml").write_text(backend("b", 1))
             await watched.until(lambda: watched.ports.get("b") == 1)
-            (tmp_path / "sub" / "deeper" / "b.yaml").write_text(backend("b", 2))
+            (root / "sub" / "deeper" / "b.yaml").write_text(backend("b", 2))
             await watched.until(lambda: watched.ports.get("b") == 2)
-            (tmp_path / "sub").rename(tmp_path.parent / f"{tmp_path.name}-elsewhere")
+            (root / "sub").rename(tmp_path / "elsewhere")
             await watched.until(lambda: set(watched.held) == {A})
 
     async def test_a_folder_in_place_of_a_file_is_read(self, tmp_path: Path) -> None:
