@@ -35,6 +35,7 @@ OUTSIDE_THE_CORE = {
     "infra",
     "line_writer",
     "patience",
+    "loading",
     "rate_limits",
     "report",
     "run",
