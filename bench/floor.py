@@ -30,8 +30,8 @@ from moongate.infra.binary import envoy_binary
 from moongate.infra.bootstrap import bootstrap
 from moongate.infra.process import EnvoyProcess
 from moongate.infra.rundir import RunDirectory
+from moongate.loading import loading
 from moongate.report.logs import configure
-from moongate.run.standalone import loading
 from moongate.sources.files import Files
 from moongate.world import World
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, encode, message_field

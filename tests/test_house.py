@@ -37,6 +37,7 @@ OUTSIDE_THE_CORE = {
     "infra",
     "line_writer",
     "patience",
+    "loading",
     "rate_limits",
     "report",
     "run",

@@ -250,3 +250,37 @@ async def test_what_made_the_process_grow_is_not_searched_for_garbage() -> None:
             run.put(worlds.route(1, f"/without/{many}"))
             await run.settled()
         gc.unfreeze()
+
+
+@pytest.mark.usefixtures("shortest_slices")
+async def test_nobody_waits_for_a_slice_and_for_a_search_for_garbage() -> None:
+    """Both take some milliseconds, so the event loop runs in between."""
+    seen: list[int] = []
+    searches: list[tuple[int, int]] = []
+
+    async def look(pump: Pump) -> None:
+        while True:
+            seen.append(pump.slices)
+            await asyncio.sleep(0)
+
+    async with running(*worlds.routes_with_services(2)) as run, asyncio.TaskGroup() as tasks:
+
+        def note(phase: str, info: dict[str, int]) -> None:
+            if phase == "start" and info["generation"] == 2:
+                searches.append((run.pump.slices, seen[-1]))
+
+        looking = tasks.create_task(look(run.pump))
+        large = [[n] for n in range(100_000)]
+        await asyncio.sleep(0)
+        gc.callbacks.append(note)
+        try:
+            run.put(worlds.route(1, "/other"))
+            await run.settled()
+        finally:
+            gc.callbacks.remove(note)
+            looking.cancel()
+            gc.unfreeze()
+
+    assert large
+    assert searches
+    assert [slices for slices, last_seen in searches if slices != last_seen] == []

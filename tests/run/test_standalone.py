@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 import socket
@@ -16,7 +15,6 @@ import structlog
 
 from moongate.infra.ports import PortError
 from moongate.run import Laptop, LaptopOptions, run_laptop
-from moongate.run.standalone import loading
 from tests.core import extension, gateway_class
 from tests.deadline import DEADLINE_S
 from tests.e2e.backends import Echo
@@ -88,18 +86,3 @@ async def test_a_run_does_not_end_because_of_the_envoy_of_one_gateway(folder: Pa
         await run_laptop(LaptopOptions(documents=(app(free_port(), 1), proxy), run_dir=folder), served=served)
 
     assert [each["envoy"]["state"] for each in reports[0]["gateways"]] == ["failed"]
-
-
-@pytest.mark.usefixtures("only_own_garbage")
-def test_the_first_load_is_not_searched_for_garbage() -> None:
-    """Neither while it is built nor later: what it has made lives as long as the process."""
-    collections = [generation["collections"] for generation in gc.get_stats()]
-    frozen = gc.get_freeze_count()
-
-    with loading():
-        world = [[n] for n in range(100_000)]
-        assert [generation["collections"] for generation in gc.get_stats()] == collections
-
-    assert gc.isenabled()
-    assert gc.get_freeze_count() >= frozen + len(world)
-    gc.unfreeze()

@@ -91,12 +91,14 @@ def translated(
     from moongate.attach.gateways import AUTHORITIES, BIND, CLOSED, laptop_class
     from moongate.dangling import ROUTABLE, dangling_references, selecting_nothing
     from moongate.infra.authorities import authorities_file
+    from moongate.loading import loading
     from moongate.sources.diagnostics import EMPTY, refused_resources, without_reported
     from moongate.sources.files import Files
     from moongate.world import World
 
     files = Files(names, namespace=namespace)
-    loaded = files.load()
+    with loading():
+        loaded = files.load()
     in_force = (configuration or loaded.configuration or EnvoyGateway.shipped()).on_host()
     if traceable:
         flags = in_force.runtime_flags.without("MetadataWhereRead", "ScopedTables", "ScopedLargeTables")
@@ -109,9 +111,10 @@ def translated(
     # As in a run: a certificate that is out of date is not served.
     world.write(NOW, int(time()))
     world.write(CLOSED, loaded.refused)
-    world.apply(resources)
-    world.refuse(refused_resources(loaded.diagnostics, resources))
-    world.pull()
+    with loading():
+        world.apply(resources)
+        world.refuse(refused_resources(loaded.diagnostics, resources))
+        world.pull()
     # To judge nothing is no success: it is a slip in a path, or the failure of a program before a pipe.
     faults = [
         structs.replace(diagnostic, severity="error") if diagnostic.problem.reason == EMPTY else diagnostic

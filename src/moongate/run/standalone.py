@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -19,12 +18,13 @@ from moongate.infra.orphans import reap_orphans
 from moongate.infra.ports import PortError
 from moongate.infra.process import EnvoyFailedError
 from moongate.infra.signals import has_terminal, is_ignored
+from moongate.loading import loading
 from moongate.run.laptop import Laptop
 from moongate.run.rate_limits import CONFIGURATION_PORT
 from moongate.sources.files import Files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
     from pathlib import Path
 
     from moongate.api.envoygateway import EnvoyGateway
@@ -175,19 +175,3 @@ async def _announce(running: Laptop, served: Callable[[Laptop], None]) -> None:
             await running.served(timeout_s=60)
     served(running)
     await running.end_left_over()
-
-
-@contextmanager
-def loading() -> Generator[None]:
-    """Keep the garbage collector from the objects of the first load: they live as long as the process.
-
-    To look through them again and again while they grow in number costs a tenth of a load of thousands of
-    routes, or much more if it is done as often as by default.
-    """
-    gc.disable()
-    gc.freeze()  # modules live as long, too
-    try:
-        yield
-        gc.freeze()
-    finally:
-        gc.enable()
