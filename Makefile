@@ -2,7 +2,7 @@
 #
 #   make run     serve an example on this machine, to try with curl
 #   make test    run all tests
-#   make quick   run those that are quick, on all cores: about 15 seconds
+#   make quick   run those that are quick, on all cores: about two minutes of one core
 #   make check   run what CI runs: lint, layers, types, then all tests
 #   make scoped  run the tests with a real Envoy where each hostname has a route table of its own
 #   make long    run the tests that take minutes each, such as 50 rounds through all kinds

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +32,11 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 # gRPC looks after its threads in each fork. A program that a test starts after code of its own
 # (``preexec_fn``) is forked, and has waited for these threads for good where gRPC had been in use before.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+# A script starts what is in its background with Ctrl-C ignored, and so would be what tests start: they expect
+# it as in a terminal.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 gc.disable()  # until all modules are imported
 

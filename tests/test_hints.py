@@ -244,7 +244,7 @@ def test_a_time_that_ends_no_session_is_noticed(session: str, hint: str | None) 
 @pytest.mark.parametrize(
     ("on", "hint"),
     [
-        ("triggers: [5xx], httpStatusCodes: [429]", "httpStatusCodes: No status is retried"),
+        ("triggers: [5xx], httpStatusCodes: [429]", "httpStatusCodes: The statuses have no effect"),
         ("triggers: [retriable-status-codes]", "triggers: The trigger retriable-status-codes retries"),
         ("triggers: [retriable-status-codes], httpStatusCodes: [429]", None),
         ("httpStatusCodes: [429]", None),

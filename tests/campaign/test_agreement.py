@@ -37,11 +37,11 @@ def check(files: Mapping[str, str | bytes | None]) -> set[str]:
     """What is said of the healthy folder with other files; the same by both."""
     with tempfile.TemporaryDirectory() as home:
         cold.write(Path(home), files, values())
-        said = cold.said_by_validate(Path(home))
+        lines = cold.said_by_validate(Path(home))
 
-        assert cold.said_by_run(Path(home)) == said
+        assert cold.said_by_run(Path(home)) == lines
 
-        return {line.replace(f"{home}/", "") for line in said}
+        return {line.replace(f"{home}/", "") for line in lines}
 
 
 def test_nothing_is_said_of_a_healthy_folder() -> None:
@@ -88,10 +88,10 @@ def test_a_service_without_endpoints_says_what_to_write(address: str) -> None:
         ("name: two", "name: s"),
     )
 
-    [said] = check({"service.yaml": service} | shop)
+    [line] = check({"service.yaml": service} | shop)
 
-    assert "add an EndpointSlice with the label kubernetes.io/service-name: s, or use a Backend" in said
-    assert "Requests are answered with 503." in said
+    assert "add an EndpointSlice with the label kubernetes.io/service-name: s, or use a Backend" in line
+    assert "Requests are answered with 503." in line
 
 
 @pytest.mark.parametrize(
@@ -108,11 +108,11 @@ def test_a_key_of_a_secret_that_an_api_server_refuses_has_its_place(key: str, sa
 
 
 def test_two_routes_for_the_same_requests_are_said_of_both() -> None:
-    said = check({"twin.yaml": SHOP.replace("name: shop\n", "name: twin\n")})
+    lines = check({"twin.yaml": SHOP.replace("name: shop\n", "name: twin\n")})
 
-    assert sorted(line.partition(":")[0] for line in said) == ["shop.yaml", "twin.yaml"]
-    assert all("Some rules match the same requests" in line for line in said)
-    assert all("They go to the oldest of these routes" in line for line in said)
+    assert sorted(line.partition(":")[0] for line in lines) == ["shop.yaml", "twin.yaml"]
+    assert all("Some rules match the same requests" in line for line in lines)
+    assert all("They go to the oldest of these routes" in line for line in lines)
 
 
 def test_listeners_that_share_a_certificate_are_said_to() -> None:
@@ -120,9 +120,9 @@ def test_listeners_that_share_a_certificate_are_said_to() -> None:
     again = "tls: {certificateRefs: [{name: certificate}]}\n"
     other = f"  - {{name: wide, port: @TLS_PORT@, protocol: HTTPS, hostname: '*.test', {again.strip()}}}\n"
 
-    said = check(swap("gateway.yaml", (again, again + other)))
+    lines = check(swap("gateway.yaml", (again, again + other)))
 
-    assert len(said) == 2
+    assert len(lines) == 2
 
 
 @pytest.mark.slow

@@ -424,10 +424,10 @@ async def test_a_request_says_what_it_costs_and_its_response_too(site: Site, ser
 async def test_a_type_leaves_the_other_limits_out(
     site: Site, service: LimitService, kind: str | None, asked: int, status: int
 ) -> None:
-    said = f"type: {kind}, " if kind else ""
+    type_field = f"type: {kind}, " if kind else ""
     local = "local: {rules: [{limit: {requests: 1, unit: Hour}}]}"
     name = f"typed-{kind or 'none'}".lower()
-    await site.apply(*limited(name, f"{{{said}global: {{rules: [{{{TWICE}}}]}}, {local}}}"))
+    await site.apply(*limited(name, f"{{{type_field}global: {{rules: [{{{TWICE}}}]}}, {local}}}"))
 
     assert await statuses(site, f"{name}.test", 2) == [200, status]
     # What is above a local limit is not asked about.
@@ -512,7 +512,7 @@ async def test_each_domain_is_asked_about_once(site: Site, service: LimitService
 
 async def test_a_request_passes_while_the_service_does_not_answer(site: Site, service: LimitService) -> None:
     await site.apply(*limited("g-gone", f"{{global: {{rules: [{{{TWICE}}}]}}}}"))
-    was = site.laptop.world.db.read(SERVICE)
+    socket = site.laptop.world.db.read(SERVICE)
     service.over = True
     assert await site.status("g-gone.test") == 429
 
@@ -520,6 +520,6 @@ async def test_a_request_passes_while_the_service_does_not_answer(site: Site, se
     await site.apply(m.route("another", f"[{{{m.to('one')}}}]"))
     assert await site.status("g-gone.test") == 200
 
-    site.laptop.world.write(SERVICE, was)
+    site.laptop.world.write(SERVICE, socket)
     await site.apply(m.route("another", f"[{{{m.to('two')}}}]"))
     assert await site.status("g-gone.test") == 429

@@ -18,8 +18,10 @@ def configured(redis: dict[str, Any] | None, *documents: dict[str, Any]) -> Any:
         document["rateLimit"] = {"backend": {"type": "Redis", "redis": redis}}
     config = configuration(document)
     assert config is not None
-    held: dict[Ref, Resource] = {ref: each for ref, each in admitted(*documents).items() if each is not None}
-    return configured_redis(config, held)
+    resources: dict[Ref, Resource] = {
+        ref: each for ref, each in admitted(*documents).items() if each is not None
+    }
+    return configured_redis(config, resources)
 
 
 def secret(namespace: str = "envoy-gateway-system", **data: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def shard(age: str, *problems: str, at: Ref = EG) -> Judged:
     drafts = Drafts()
     drafts.place = (1, -1, (age,))
     draft = drafts.at(at, "")
-    draft.hold([])
+    draft.apply([])
     for message in problems:
         draft.refuse(Problem("", message, "Conflicted"))
     return drafts.judged()
@@ -52,7 +52,7 @@ def test_ancestors_stand_in_the_order_of_the_targets_that_lead_to_them(first: Pl
     drafts = Drafts()
     drafts.join(shard("2022"))
     drafts.place = first
-    drafts.at(WEB, "http").hold([])
+    drafts.at(WEB, "http").apply([])
 
     assert [ancestor for ancestor, _ in drafts.in_order()] == [(WEB, "http"), (EG, "")]
 
@@ -62,7 +62,7 @@ def test_a_draft_that_only_says_what_merged_is_not_judged() -> None:
     drafts.at(EG, "http").merge("Merged.")
     ((_, draft),) = drafts.in_order()
 
-    assert (draft.judged, draft.held, draft.faults, draft.messages("merged")) == (
+    assert (draft.judged, draft.applies, draft.faults, draft.messages("merged")) == (
         False,
         False,
         [],

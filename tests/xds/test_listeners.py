@@ -10,6 +10,8 @@ from moongate.xds.listeners import listener, listener_names
 from tests.core import EG_FLEET, ON_HOST, Core, gateway, http, https, tls_secret
 from tests.listeners import manager, sent
 
+PROXY = {"parametersRef": {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "both"}}
+
 
 def test_a_plain_listener_has_one_chain_and_safe_defaults() -> None:
     core = Core(gateway(http("web")))
@@ -68,9 +70,6 @@ def test_a_listener_that_could_never_be_judged_has_a_chain_that_ends_its_connect
     assert [each.name for each in closed.filters] == ["envoy.filters.network.direct_response"]
     assert wide.filters[-1].name == HCM
     assert sent(core, "default/eg/b").filter_chains[0].name == "default/eg/b"
-
-
-PROXY = {"parametersRef": {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "both"}}
 
 
 def test_readiness_comes_over_xds_in_a_cluster() -> None:

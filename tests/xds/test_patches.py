@@ -123,8 +123,8 @@ def test_a_patch_of_anything_else_is_another_when_that_differs() -> None:
     assert versions(world, CLUSTER, SHARED)[:1] != before
 
 
-def form(of: Patch, known_by: bytes = b"") -> Form:
-    return Form(of, version(of.body + known_by))
+def form(of: Patch, patched: bytes = b"") -> Form:
+    return Form(of, version(of.body + patched))
 
 
 def test_a_suspect_is_what_the_good_version_does_not_have() -> None:

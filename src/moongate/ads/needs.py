@@ -56,8 +56,8 @@ def needs_scopes(resource: XdsResource) -> frozenset[str]:
 def sends_to(resource: XdsResource, cluster: str) -> bool:
     """Whether a route table, a part of one, or a proxy of a listener sends requests to a cluster.
 
-    What else a listener names is no place for requests: a log may be lost, and a filter whose cluster is
-    missing lets nobody pass.
+    The other clusters that a listener names, such as that of its access log, or of a filter that asks who may
+    pass, get no requests of clients.
     """
     if not has_string(resource.body, cluster):
         return False
@@ -97,11 +97,11 @@ def _managers(resource: XdsResource) -> Iterator[HttpConnectionManager]:
 
 
 class Needed(NamedTuple):
-    """Who needs the resources of a type.
+    """Which resources need those of a type.
 
     Args:
-        by: the type of those that need them.
-        names: what one of those needs.
+        by: their type.
+        names: the names that one of them needs.
     """
 
     by: str
@@ -113,7 +113,7 @@ NEEDED_BY: Final[Mapping[str, Needed]] = {
     ROUTE: Needed(LISTENER, needs_routes),
     SCOPE: Needed(LISTENER, needs_scopes),
 }
-"""The types that Envoy requests only when it has others that need them."""
+"""The types that Envoy requests only if it has resources that need them."""
 
 
 class Socket(NamedTuple):
@@ -122,7 +122,7 @@ class Socket(NamedTuple):
     Args:
         host: the address.
         port: its number.
-        is_udp: whether it is a port of UDP; those of TCP are others.
+        is_udp: whether it is a port of UDP. The same number is another port of TCP.
     """
 
     host: str

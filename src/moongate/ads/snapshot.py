@@ -63,35 +63,36 @@ class Snapshot:
         """Make one edit.
 
         Returns:
-            The real differences. An equal resource is no change, and neither is the end of an unknown name.
+            The real differences. An equal resource is no change, and neither is the removal of a name that is
+            not there.
             A name that is both in ``gone`` and in ``put`` stays.
         """
-        before: dict[Key, XdsResource] = {}
+        removed: dict[Key, XdsResource] = {}
         for type_url, name in gone:
-            if (was := self._resources[type_url].pop(name, None)) is not None:
-                before[type_url, name] = was
-        differing: defaultdict[str, dict[str, str | None]] = defaultdict(dict)
+            if (former := self._resources[type_url].pop(name, None)) is not None:
+                removed[type_url, name] = former
+        changed: defaultdict[str, dict[str, str | None]] = defaultdict(dict)
         # Thousands may come at once, so this does little for each.
         for resource in put:
             type_url, name, version = resource.type_url, resource.name, resource.version
-            held = self._resources[type_url]
-            was = (before.pop((type_url, name), None) if before else None) or held.get(name)
-            if was is None or was.version != version:
-                differing[type_url].setdefault(name, None if was is None else was.version)
-                if type_url == CLUSTER and was is not None:
-                    self._keep_former(was, version)
-            held[name] = resource
-        left: defaultdict[str, dict[str, str | None]] = defaultdict(dict)
-        for (type_url, name), was in before.items():
-            left[type_url][name] = was.version
-        differences = {t: left.get(t, {}) | differing.get(t, {}) for t in (*left, *differing)}
+            resources = self._resources[type_url]
+            former = (removed.pop((type_url, name), None) if removed else None) or resources.get(name)
+            if former is None or former.version != version:
+                changed[type_url].setdefault(name, None if former is None else former.version)
+                if type_url == CLUSTER and former is not None:
+                    self._keep_former(former, version)
+            resources[name] = resource
+        withdrawn: defaultdict[str, dict[str, str | None]] = defaultdict(dict)
+        for (type_url, name), former in removed.items():
+            withdrawn[type_url][name] = former.version
+        differences = {t: withdrawn.get(t, {}) | changed.get(t, {}) for t in (*withdrawn, *changed)}
         if differences or not self.seq:
             self.seq += 1
-        for type_url, names in left.items():
+        for type_url, names in withdrawn.items():
             for name in names:
                 self._note(type_url, name, existed=True)
-        for type_url, names in differing.items():
-            for name in (name for name, was in names.items() if was is None):
+        for type_url, names in changed.items():
+            for name in (name for name, version in names.items() if version is None):
                 self._note(type_url, name, existed=False)
         return differences
 
@@ -180,10 +181,10 @@ class Snapshot:
             self._needs[key] = resource.version, answer
         return answer
 
-    def _keep_former(self, was: XdsResource, version: str) -> None:
-        former = self._former.setdefault(was.name, was)
+    def _keep_former(self, replaced: XdsResource, version: str) -> None:
+        former = self._former.setdefault(replaced.name, replaced)
         if former.version == version:
-            del self._former[was.name]
+            del self._former[replaced.name]
 
     def _note(self, type_url: str, name: str, *, existed: bool) -> None:
         exists = name in self._resources[type_url]

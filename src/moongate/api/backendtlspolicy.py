@@ -120,7 +120,7 @@ class BackendTLSPolicy(Resource, frozen=True, kw_only=True):
 
 
 class FaultyBackendTLSPolicy(BackendTLSPolicy, frozen=True, kw_only=True):
-    """Stands in for a manifest with faults that never was without: nothing is sent to its targets.
+    """Stands in for a manifest that has had faults from the start: nothing is sent to its targets.
 
     Only its targets are sound.
 

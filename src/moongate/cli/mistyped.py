@@ -1,4 +1,4 @@
-"""What a command line says that no command understands: one sentence, with what was probably meant.
+"""What is wrong with a command line that no command understands, with what was probably meant.
 
 Rules
 =====
@@ -37,7 +37,7 @@ _OPTIONS = {
     "--upstream": "--to",
     "-p": "--port",
 }
-"""Words of other tools for an option: the words, and ours."""
+"""Options of other tools, with ours."""
 
 _PATHS = {"-f", "-k", "-R", "-r", "--dir", "--file", "--filename", "--folder", "--manifests", "--path"}
 """Options of other tools that name files."""
@@ -63,20 +63,20 @@ _COMMANDS = {
     "up": "run",
     "verify": "validate",
 }
-"""Words of other tools for a command: the words, and ours."""
+"""Commands of other tools, with ours."""
 
 _FLAGS = {"-V": "--version", "-?": "--help", "-help": "--help"}
-"""The same for an option in the place of a command."""
+"""Options that other tools take instead of a command, with ours."""
 
 _LIKE = 0.75
-"""How much an option must be like the word that was written to be meant by it."""
+"""The similarity of a word and an option, from 0 to 1, from which on the option is proposed."""
 
 
 def explained(error: CycloptsError, commands: Collection[str]) -> str:
     """What is wrong with a command line, in one sentence or two.
 
     Args:
-        error: what Cyclopts found.
+        error: of Cyclopts.
         commands: the names of the commands.
     """
     match error:
@@ -124,14 +124,14 @@ def _command(word: str, commands: Collection[str]) -> str:
 
 
 def _proposal(word: str, candidates: Sequence[str], others: dict[str, str]) -> str:
-    """A question for one of the known words; "" if none is meant."""
+    """A question whether one of the candidates is meant; "" if none is similar."""
     same = others.get(word)
     close = [same] if same in candidates else difflib.get_close_matches(word, candidates, n=1, cutoff=_LIKE)
     return f" Did you mean {close[0]}?" if close else ""
 
 
 def _chosen_by(app: App | None, chain: Iterable[str] | None, word: str) -> str:
-    """A question for the option of a command that has this word among its values."""
+    """A question whether the option is meant that has this word among its values; "" if there is none."""
     if app is None:
         return ""
     _, apps, _ = app.parse_commands([*(chain or ())])

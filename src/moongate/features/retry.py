@@ -100,7 +100,7 @@ def hints(retry: Retry) -> Iterator[Problem]:
     if on is None or not on.triggers:
         return
     if on.http_status_codes and _STATUSES not in on.triggers:
-        message = f"No status is retried, as triggers has no {_STATUSES}. Add it."
+        message = f"The statuses have no effect, as triggers has no {_STATUSES}. Add it."
         yield Problem("retryOn.httpStatusCodes", message, "Unused")
     if _STATUSES in on.triggers and not on.http_status_codes:
         message = f"The trigger {_STATUSES} retries the statuses in httpStatusCodes, which has none."

@@ -30,12 +30,12 @@ class RedisConfigurationError(Exception):
         self.problem = Problem(f"{_AT}.{path}", f"{message} The former Redis, or memory, goes on to count.")
 
 
-def configured_redis(config: EnvoyGateway, held: Mapping[Ref, Resource]) -> Redis | None:
+def configured_redis(config: EnvoyGateway, resources: Mapping[Ref, Resource]) -> Redis | None:
     """The Redis of a configuration; ``None`` if it names none.
 
     Args:
         config: the configuration.
-        held: the resources in force.
+        resources: those in force.
 
     Raises:
         RedisConfigurationError: it cannot be used.
@@ -46,7 +46,7 @@ def configured_redis(config: EnvoyGateway, held: Mapping[Ref, Resource]) -> Redi
     path, url = "url", settings.url
     if settings.url_ref is not None:
         path, of = "urlRef.secretKeyRef", settings.url_ref.secret_key_ref
-        secret = _secret(held, path, CONTROLLER_NAMESPACE, of.name)
+        secret = _secret(resources, path, CONTROLLER_NAMESPACE, of.name)
         if of.key not in secret.data:
             raise RedisConfigurationError(path, f"The Secret {_name(secret)} must have {of.key!r}.")
         url = _text(secret, of.key)
@@ -63,7 +63,7 @@ def configured_redis(config: EnvoyGateway, held: Mapping[Ref, Resource]) -> Redi
     if named is None:
         return Redis(address=address)
     path = "tls.certificateRef"
-    secret = _secret(held, path, named.namespace or CONTROLLER_NAMESPACE, named.name)
+    secret = _secret(resources, path, named.namespace or CONTROLLER_NAMESPACE, named.name)
     parts = {key: _text(secret, key) for key in ("tls.crt", "tls.key", "ca.crt")}
     if not parts["tls.crt"] or not parts["tls.key"]:
         message = f"The Secret {_name(secret)} must have tls.crt and tls.key, as PEM."
@@ -71,8 +71,8 @@ def configured_redis(config: EnvoyGateway, held: Mapping[Ref, Resource]) -> Redi
     return Redis(address=address, certificate=parts["tls.crt"], key=parts["tls.key"], ca=parts["ca.crt"])
 
 
-def _secret(held: Mapping[Ref, Resource], path: str, namespace: str, name: str) -> Secret:
-    secret = held.get(Ref.of(Secret, namespace, name))
+def _secret(resources: Mapping[Ref, Resource], path: str, namespace: str, name: str) -> Secret:
+    secret = resources.get(Ref.of(Secret, namespace, name))
     if not isinstance(secret, Secret):
         raise RedisConfigurationError(path, f"There is no Secret {namespace}/{name}.")
     return secret

@@ -33,7 +33,7 @@ class Malformed(Exception):  # noqa: N818  it is data for a diagnostic, caught b
     """A text that is no document.
 
     Args:
-        message: what was found and what would be right.
+        message: what is wrong and what would be right.
         line: within the chunk, from 1.
         column: from 1.
         trace: the frames of an exception that nobody foresaw, for the log.
@@ -79,7 +79,7 @@ class _Composer(CParser):
 
 
 class _CountingComposer(_Composer):
-    """Counts levels. It calls itself for each, in C, so a text without a bottom would end the process."""
+    """Counts levels: libyaml's composer calls itself for each, so the stack could overflow."""
 
     def __init__(self, text: str) -> None:
         CParser.__init__(self, text)
@@ -123,7 +123,7 @@ class _Values:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._left = EXPANDED if "*" in text else sys.maxsize
+        self._values_left = EXPANDED if "*" in text else sys.maxsize
 
     def value(self, node: Node, depth: int) -> Any:
         tag = node.tag
@@ -131,8 +131,8 @@ class _Values:
             if tag == _PLAIN:
                 return _scalar(node.value)
             return node.value if not tag else self._tagged(node, tag)
-        self._left -= len(node.value) + 1
-        if self._left < 0:
+        self._values_left -= len(node.value) + 1
+        if self._values_left < 0:
             raise _at(
                 node,
                 f"The aliases of this document come to more than {EXPANDED} values; write some of them out.",
@@ -303,7 +303,7 @@ _HINTS = (
     ("found incompatible YAML document", "it asks for another version than YAML 1.1 or 1.2"),
     ("found a tab character", "there is a tab where only spaces may be"),
 )
-"""Words of libyaml and what to say instead."""
+"""Fragments of libyaml's messages, and what the user reads instead."""
 
 
 _LINE_END = re.compile(r"\r\n|[\n\r\x85\u2028\u2029]")
@@ -345,7 +345,8 @@ _OPENED = {"while parsing a flow sequence": ("[", "]"), "while parsing a flow ma
 
 
 def _opened(lines: list[str], error: yaml.MarkedYAMLError) -> Malformed | None:
-    """The place that the parser was still about when it failed on a later line, if that says more."""
+    """The fault at the beginning of what the parser was reading when it failed on a later line, if that says
+    more."""
     about, mark = error.context_mark, error.problem_mark
     if about is None or mark is None or about.line >= mark.line or about.line >= len(lines):
         return None

@@ -232,7 +232,7 @@ def _judge_owner(db: Db, policy: Ref, target: Target, drafts: Drafts) -> None:
         if section in ("", listener.id.name)
     ]
     if not _KINDS[policy.kind].OF_LISTENERS:
-        draft.hold(_problems(db, Applied(policy, None)))
+        draft.apply(_problems(db, Applied(policy, None)))
         _note_overrides(db, policy, target, draft)
         for listener in beneath:
             _note_refusals(db, Applied(policy, None), listener, draft)
@@ -258,16 +258,16 @@ def _judge_clients(db: Db, policy: Ref, beneath: Sequence[ListenerId], draft: Dr
                 authorities_conflict(db, listener),
                 http3_conflict(db, listener),
             )
-            draft.hold(conflict for conflict in conflicts if conflict is not None)
+            draft.apply(conflict for conflict in conflicts if conflict is not None)
             effect = f"Requests to listener {names.listener(listener)} are answered with 500."
-            draft.hold(fault.saying(effect) for fault in listener_faults(db, listener))
+            draft.apply(fault.saying(effect) for fault in listener_faults(db, listener))
             if http3_dropped(db, listener):
                 draft.drop(listener.name)
         elif policy in holding:
             merged.append(names.listener(listener))
     for application in applications or (Applied(policy, None),):
         problems = _problems(db, application)
-        draft.hold(problems)
+        draft.apply(problems)
         for warning in _warnings(db, application):
             draft.warn(warning)
         for parent in (application.parent, application.grandparent) if not problems else ():
@@ -299,12 +299,12 @@ def _judge_route(db: Db, policy: Ref, target: Target, drafts: Drafts) -> None:
             continue
         parents = {listener: _parent(db, policy.kind, listener, target) for listener, _ in attachment.hosts}
         if not parents:
-            draft.hold(_problems(db, Applied(policy, None)))
+            draft.apply(_problems(db, Applied(policy, None)))
         for listener, parent in parents.items():
             problems = _problems(db, Applied(policy, parent))
             if (problem := unenforceable(db, policy, route)) is not None:
                 problems.append(problem)
-            draft.hold(problems)
+            draft.apply(problems)
             _note_refusals(db, Applied(policy, parent), listener, draft)
             if parent is None:
                 continue
@@ -513,7 +513,7 @@ def _warning(draft: Draft, deprecated: str, generation: int) -> Iterator[Conditi
     for warning in draft.warnings:
         line = f"{warning.path}: {warning.message}"
         warnings[warning.reason] = "\n".join(filter(None, (warnings.get(warning.reason), line)))
-    if deprecated and draft.held:
+    if deprecated and draft.applies:
         warnings["DeprecatedField"] = deprecated
     if warnings:
         reason = next(iter(warnings)) if len(warnings) == 1 else "Warnings"

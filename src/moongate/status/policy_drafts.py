@@ -40,14 +40,14 @@ class Draft:
         self._place = place
 
     def refuse(self, problem: Problem) -> None:
-        """The policy does not hold a target that leads here."""
+        """The policy is refused at a target that leads here."""
         self._state("judged", "")
         self._state("fault", problem)
 
-    def hold(self, problems: Iterable[Problem]) -> None:
-        """The policy holds a target that leads here, with these problems."""
+    def apply(self, problems: Iterable[Problem]) -> None:
+        """The policy applies to a target that leads here, with these problems."""
         self._state("judged", "")
-        self._state("held", "")
+        self._state("applies", "")
         for problem in problems:
             self._state("fault", problem)
 
@@ -89,9 +89,9 @@ class Draft:
         return ("judged", "") in self._statements
 
     @property
-    def held(self) -> bool:
-        """Whether the policy holds a target that leads here."""
-        return ("held", "") in self._statements
+    def applies(self) -> bool:
+        """Whether the policy applies to a target that leads here."""
+        return ("applies", "") in self._statements
 
     def _about(self, subject: str) -> list[Problem | str]:
         own = [(place, content) for (about, content), place in self._statements.items() if about == subject]

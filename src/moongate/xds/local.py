@@ -50,12 +50,12 @@ FLEET_SERVICES = Index("fleet-services", (Service,), _by_owner)
 @query
 def local_cluster(db: Db, fleet: FleetId) -> XdsResource | None:
     """The fleet's own cluster; ``None`` where it has none."""
-    at = next(iter(local_targets(db, fleet)), None)
-    if at is None:
+    target = next(iter(local_targets(db, fleet)), None)
+    if target is None:
         return None
     message = eds_cluster(names.fleet(fleet))
     if "cluster" in holders(db, fleet):
-        message.metadata.MergeFromString(metadata(at.ref, str(at.port)))
+        message.metadata.MergeFromString(metadata(target.ref, str(target.port)))
     policy = LeastRequest()
     policy.locality_lb_config.zone_aware_lb_config.min_cluster_size.value = 1
     balancing = LoadBalancingPolicy()
@@ -69,18 +69,18 @@ def local_cluster(db: Db, fleet: FleetId) -> XdsResource | None:
 @query
 def local_assignment(db: Db, fleet: FleetId) -> XdsResource | None:
     """The fleet's own endpoints, by zone."""
-    at = next(iter(local_targets(db, fleet)), None)
-    if at is None:
+    target = next(iter(local_targets(db, fleet)), None)
+    if target is None:
         return None
     message = ClusterLoadAssignment(cluster_name=names.fleet(fleet))
-    # Not to_service: a policy is about backends, and the fleet is none.
-    own = endpoints(db, at, fleet_proxy(db, fleet).spec.routing_type == "Service")
-    for zone in sorted({e.zone for e in own}):
+    # The routing type of a policy does not count: policies are for backends, and the fleet is none.
+    fleet_endpoints = endpoints(db, target, fleet_proxy(db, fleet).spec.routing_type == "Service")
+    for zone in sorted({e.zone for e in fleet_endpoints}):
         locality = message.endpoints.add()
         locality.locality.zone = zone
         if "endpoint" in holders(db, fleet):
-            locality.metadata.MergeFromString(metadata(at.ref, str(at.port)))
-        for endpoint in own:
+            locality.metadata.MergeFromString(metadata(target.ref, str(target.port)))
+        for endpoint in fleet_endpoints:
             if endpoint.zone == zone:
                 add_endpoint(locality, endpoint)
     return XdsResource.of(ENDPOINT, message.cluster_name, encode(message))
