@@ -83,6 +83,6 @@ def test_what_is_read_is_not_searched_for_garbage(shop: Path) -> None:
     finally:
         gc.set_threshold(*threshold)
 
-    assert len(translation.world.store.held()) > 200
+    assert len(translation.world.store.resources()) > 200
     assert sum(generation["collections"] for generation in gc.get_stats()) - before < 20
     gc.unfreeze()
