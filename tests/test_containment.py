@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 import pytest
+from envoy.config.listener.v3.listener_components_pb2 import FilterChain
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
+from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import DownstreamTlsContext
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Struct, structs
@@ -49,7 +51,7 @@ from moongate.xds.filter_chains import DIRECT_RESPONSE
 from moongate.xds.filters import filters_of
 from moongate.xds.listeners import listener_head
 from moongate.xds.needed_resources import route_resources
-from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, SCOPE, XdsResource, encode
+from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, SCOPE, XdsResource
 from moongate.xds.wire import SECRET as SECRET_TYPE
 from tests.connections import chains
 from tests.faults import SECRET, Call, When, calls, faulty, put_fault
@@ -199,6 +201,52 @@ def test_edits_of_a_gateway_take_effect_while_a_query_of_another_in_its_fleet_fa
         if name in {"listeners", "parts_beside_others"}:
             assert members_hosts(warm, EG) == before, "it keeps what it had"
         for call in failing:
+            put_fault(warm, call, None)
+        warm.pull()
+        assert_same(warm, twin)
+
+
+LISTENING = (
+    "applied_to_listener",
+    "is_default",
+    "is_served",
+    "policy_attachments",
+    "rule_destination",
+    "rule_policies",
+    "table_size",
+    "to_service",
+)
+"""Queries about one Gateway that a fleet, or what its routes need, is computed from."""
+
+
+@pytest.mark.parametrize(
+    ("name", "failing"),
+    [*((name, ref) for name in LISTENING for ref in (EG, OTHER)), ("listener_cluster_settings", EG)],
+    ids=lambda each: each.namespace if isinstance(each, Ref) else each,
+)
+def test_a_fleet_that_comes_about_while_a_query_of_a_gateway_fails_serves_the_others(
+    name: str, failing: Ref
+) -> None:
+    """Nothing of it was ever built. A route of both has its clusters, or requests of the other would fail."""
+    both = tuple(ParentReference(name="eg", namespace=namespace) for namespace in ("default", "other"))
+    shared = BASE[Ref.of(HTTPRoute, "other", "r0")]
+    assert isinstance(shared, HTTPRoute)
+    shared = structs.replace(shared, spec=structs.replace(shared.spec, parent_refs=both))
+    merging = {**MERGED_BASE, shared.ref: shared}
+    with faulty():
+        warm, twin = world(None), world(None, merging)
+        failing_calls = [
+            call for call in calls(twin) if call[0].name == name and gateways_of(call) == {failing}
+        ]
+        assert failing_calls
+        for call in failing_calls:
+            put_fault(warm, call, "before")
+        warm.pull()
+        play(merging, warm)
+
+        assert_contained(warm, twin)
+        assert_members_alike(warm, twin, failing_calls[0])
+        for call in failing_calls:
             put_fault(warm, call, None)
         warm.pull()
         assert_same(warm, twin)
@@ -711,11 +759,13 @@ def assert_members_alike(of: World, twin: World, call: Call) -> None:
     """What a merged fleet has of the Gateways that a failing call does not name is as it would be.
 
     The Gateway that it names stays as it was. If it has lost or won a hostname in the twin, the hostnames of
-    the others differ too, so there is nothing to compare. A cluster that its routes need as well has settings
-    of its policies, so that may stay as it was; but it is there.
+    the others differ too, so there is nothing to compare; nor is there if it is not known that it shares
+    Envoys with them. A cluster that its routes need as well has settings of its policies, so that may stay as
+    it was; but it is there. And a chain offers HTTP/2 unless another one has a certificate for its hostnames.
     """
-    if any(places(of, gateway) != places(twin, gateway) for gateway in gateways_of(call)):
-        return
+    for ref in gateways_of(call):
+        if places(of, ref) != places(twin, ref) or fleet_of.last_good(of.db, ref) != fleet_of(twin.db, ref):
+            return
     for fleet, resources in flat(twin).items():
         mine = flat(of).get(fleet, {})
         failing = [f"{each.namespace}/{each.name}/" for each in gateways_of(call)]
@@ -723,11 +773,27 @@ def assert_members_alike(of: World, twin: World, call: Call) -> None:
         for each in twin.store.resources().keys() - gateways_of(call):
             if each.kind == Gateway.KIND:
                 own = f"{each.namespace}/{each.name}/"
-                assert chains_of(mine, own) == chains_of(resources, own), own
+                assert_chains_alike(chains_of(mine, own), chains_of(resources, own))
                 assert hosts_of(mine, own) == hosts_of(resources, own), own
                 for cluster in clusters_of(hosts_of(resources, own)):
                     key = (CLUSTER, cluster)
                     assert mine.get(key) == resources.get(key) or (cluster in shared and key in mine), cluster
+
+
+def assert_chains_alike(one: Mapping[str, FilterChain], other: Mapping[str, FilterChain]) -> None:
+    """HTTPS chains are equal, but for whether they offer HTTP/2."""
+    assert one.keys() == other.keys()
+    for name, chain in one.items():
+        assert chain == other[name] or without_alpn(chain) == without_alpn(other[name]), name
+
+
+def without_alpn(chain: FilterChain) -> FilterChain:
+    other, tls = FilterChain(), DownstreamTlsContext()
+    other.CopyFrom(chain)
+    if other.transport_socket.typed_config.Unpack(tls):
+        del tls.common_tls_context.alpn_protocols[:]
+        other.transport_socket.typed_config.Pack(tls)
+    return other
 
 
 def places(of: World, gateway: Ref) -> set[tuple[int, str]] | None:
@@ -743,11 +809,11 @@ def members_hosts(of: World, gateway: Ref) -> dict[str, VirtualHost]:
     return hosts_of(flat(of)["eg"], f"{gateway.namespace}/{gateway.name}/")
 
 
-def chains_of(resources: Mapping[tuple[str, str], XdsResource], prefix: str) -> dict[str, bytes]:
+def chains_of(resources: Mapping[tuple[str, str], XdsResource], prefix: str) -> dict[str, FilterChain]:
     """The HTTPS chains of a Gateway, by name. A plaintext chain is everybody's."""
     listeners = (Listener.FromString(r.body) for (t, _), r in resources.items() if t == LISTENER)
     chains = (chain for listener in listeners for chain in listener.filter_chains)
-    return {chain.name: encode(chain) for chain in chains if chain.name.startswith(prefix)}
+    return {chain.name: chain for chain in chains if chain.name.startswith(prefix)}
 
 
 def hosts_of(resources: Mapping[tuple[str, str], XdsResource], prefix: str) -> dict[str, VirtualHost]:

@@ -10,7 +10,8 @@ leaves the fleet.
 A failure is not an emptiness. A resource whose query failed keeps its last bytes in force. An inventory that
 failed keeps all that it named, and one of which a part failed keeps what it named of that part. What was
 never built stays away, and what needs it stays closed: a listener waits for its routes and certificates, and
-no request passes to a cluster that Envoy does not know.
+no request passes to a cluster that Envoy does not know. But Gateways may share Envoys and routes, so of a
+route there are the clusters of the listeners that are known, and they are as the first of these has them.
 
 While all Gateways of a fleet are rejected, its Envoys keep all they have.
 
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from moongate.attach.envoy_listeners import RouteTable
     from moongate.engine import Db, Query, Root
     from moongate.xds.cluster_keys import ResourceKey, SinkCluster
+    from moongate.xds.needed_resources import Needs
     from moongate.xds.patches import Call, Form, Patches
     from moongate.xds.sinks import Sink
 
@@ -169,7 +171,10 @@ class Outbox:
 class Entry:
     """One resource of a fleet: the inventories that name it, and the resource as it was last built."""
 
-    __slots__ = ("built", "built_by", "call", "key", "made", "parts", "patches", "root", "users", "waits")
+    __slots__ = (
+        *("beside_failure", "built", "built_by", "call", "key", "made"),
+        *("parts", "patches", "root", "users", "waits"),
+    )
 
     def __init__(self, key: tuple[str, str]) -> None:
         self.key = key
@@ -181,6 +186,8 @@ class Entry:
         self.root: Root[Any] | None = None
         self.users = 0
         self.built: XdsResource | None = None
+        self.beside_failure = False
+        """Whether what builds it failed before it had built anything."""
         self.waits = -1
         """Endpoints are not urgent until ``Outbox.takes`` exceeds this: they or their use are new."""
         self.parts: tuple[Any, ...] = ()
@@ -198,7 +205,8 @@ class _Inventory:
     """One inventory of a fleet.
 
     Args:
-        parts: splits its value into parts. A failed part is ``None``; the resources that it named stay.
+        parts: splits its value into parts. ``None`` is what failed of a part; the resources that
+            it named stay.
     """
 
     __slots__ = ("named", "parts", "taken")
@@ -330,9 +338,11 @@ class FleetInventory:
     def _created(self, value: tuple[tuple[str, str], ...]) -> Iterator[_Part]:
         yield "", [(*key, patches.nothing, (self._fleet, *key)) for key in value]
 
-    def _clusters(self, value: tuple[tuple[Ref, tuple[ResourceKey, ...] | None], ...]) -> Iterator[_Part]:
-        for route, keys in value:
-            yield route, None if keys is None else [named for key in keys for named in _built_from(key)]
+    def _clusters(self, value: tuple[Needs, ...]) -> Iterator[_Part]:
+        for route, keys, all_known in value:
+            yield route, [named for key in keys for named in _built_from(key)]
+            if not all_known:
+                yield route, None
 
     def _shard(self, root: Root[tuple[int, ...]]) -> None:
         """Keep one inventory of clusters for each shard that has routes."""
@@ -397,10 +407,10 @@ class FleetInventory:
         if value is inventory.taken or value is None or isinstance(value, Failed) or self._passes_over(root):
             return
         before = inventory.named
-        after: _Parts = {
-            part: before.get(part, {}) if named is None else {(t, n): (q, a) for t, n, q, a in named}
-            for part, named in inventory.parts(value)
-        }
+        after: dict[Hashable, Mapping[tuple[str, str], Call]] = {}
+        for part, named in inventory.parts(value):
+            calls = before.get(part, {}) if named is None else {(t, n): (q, a) for t, n, q, a in named}
+            after[part] = {**after[part], **calls} if part in after else calls
         inventory.taken, inventory.named = value, after
         for key, call in _without(after, before):
             self._use(key, call)
@@ -422,6 +432,8 @@ class FleetInventory:
         """Observe the call that builds a resource: its own query, or the patching query around it."""
         key, call = entry.key, entry.built_by
         assert call is not None, "a resource that is used is built by some query"
+        if entry.beside_failure:
+            call = clusters.beside_failure(call)
         if self._patches is not None and key in self._patched:
             target = Patched(self._patches, self._fleet, *key, key[0] in JOINED_FROM, call)
             call = patches.patched, (target,)
@@ -483,6 +495,9 @@ class FleetInventory:
         type_url, _ = entry.key
         value: XdsResource | Failed | None = root.value
         if isinstance(value, Failed):
+            if entry.built is None and not entry.beside_failure:
+                entry.beside_failure = True
+                self._observe(entry)
             return
         # Another patch may have the same effect.
         entry.patches = self._patches_of(entry)

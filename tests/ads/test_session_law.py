@@ -6,9 +6,11 @@ Nor is it without its listener: a route may rely on a filter that the listener h
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import cycle
 from math import inf
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
@@ -25,7 +27,7 @@ from moongate.ads.ledger import collection_of
 from moongate.ads.parts import MOST
 from moongate.ads.scopes import shared
 from moongate.ads.session import Session
-from moongate.ads.snapshot import Snapshot
+from moongate.ads.snapshot import PART, Snapshot
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, XdsResource, encode, packed
 
 if TYPE_CHECKING:
@@ -139,6 +141,41 @@ class Edit:
         return {**rest, self.name: what} if what else rest
 
 
+@dataclass(frozen=True)
+class Rewrite:
+    """Much that is there changes at once, but for listeners."""
+
+    contents: tuple[int, ...]
+    """They are given out in turn; 0 for what stays as it is."""
+    turn: int
+    """Which other cluster each route and scope sends to."""
+    ends: bool
+    """Whether all send to the same one, and another cluster ends, as well as a scope."""
+
+    def of(self, world: World) -> World:
+        if not world.clusters:
+            return world
+        contents = cycle(self.contents)
+        names = sorted(world.clusters)
+        moved = {
+            name: names[self.turn % len(names) if self.ends else (n + self.turn) % len(names)]
+            for n, name in enumerate(names)
+        }
+        gone = {name for name in names if name not in moved.values()} if self.ends else set[str]()
+        ended = [at for at in world.scopes if self.ends and at[1] != "_"][:1]
+        return replace(
+            world,
+            clusters={n: next(contents) or what for n, what in world.clusters.items() if n not in gone},
+            endpoints={n: next(contents) or what for n, what in world.endpoints.items() if n not in gone},
+            routes={n: (moved[to], next(contents) or what) for n, (to, what) in world.routes.items()},
+            scopes={
+                at: (moved[to], next(contents) or what)
+                for at, (to, what) in world.scopes.items()
+                if at not in ended
+            },
+        )
+
+
 NAMES = [
     *((CLUSTER, name) for name in CLUSTERS),
     *((ENDPOINT, name) for name in CLUSTERS),
@@ -148,16 +185,21 @@ NAMES = [
 ]
 
 
-def steps(*others: str) -> st.SearchStrategy[list[World | Edit | str]]:
+Step: TypeAlias = "World | Edit | Rewrite | str"
+
+
+def steps(*others: str) -> st.SearchStrategy[list[Step]]:
     edits = st.tuples(st.sampled_from(NAMES), CONTENT | st.just(0)).map(lambda e: Edit(*e[0], e[1]))
+    contents = st.lists(CONTENT | st.just(0), min_size=1, max_size=7).map(tuple)
+    rewrites = st.builds(Rewrite, contents, st.integers(0, 3), st.booleans())
     # Answers come more often than changes, or hardly any change would ever be through.
     words = st.sampled_from(("read",) * 4 + ("read all",) * 2 + ("wait", "wait long", "drain", *others))
-    one = st.one_of(worlds(), edits, words, words).map(lambda step: [step])
+    one = st.one_of(worlds(), edits, rewrites, words, words).map(lambda step: [step])
     several = st.lists(one | st.sampled_from(CLUSTERS).map(_leaves), min_size=10, max_size=50)
     return several.map(lambda parts: [step for part in parts for step in part])
 
 
-def _leaves(name: str) -> list[World | Edit | str]:
+def _leaves(name: str) -> list[Step]:
     """A cluster goes after its endpoints, while another is on its way."""
     return [Edit(ENDPOINT, name, 0), "wait", Edit(CLUSTER, name, 0), Edit(CLUSTER, "new", 1), "wait long"]
 
@@ -457,28 +499,73 @@ class History:
             self.last[type_url, name, resource.body] = self.edits
 
 
+@dataclass
+class Publisher:
+    """Publishes what a world has, much of it in parts: as the server does."""
+
+    snapshot: Snapshot
+    client: Client
+    world: World
+    pending: list[Sequence[XdsResource]] = field(default_factory=list[Sequence[XdsResource]])
+    """The parts that are still to be put."""
+    gone: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+    overtaken: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+
+    def publish(self, step: World | Edit | Rewrite) -> None:
+        before, world = self.world.resources(), step if isinstance(step, World) else step.of(self.world)
+        after = world.resources()
+        put = [each for key, each in after.items() if each != before.get(key)]
+        urgent = all(each.type_url == ENDPOINT and (ENDPOINT, each.name) in before for each in put)
+        if self.pending and not (put and urgent and after.keys() == before.keys()):
+            self.finish()
+        self.world = world
+        self.client.history.add(world)
+        if self.pending:
+            self.overtaken |= {(ENDPOINT, each.name) for each in put}
+            self._edit(put, ())
+            return
+        self.overtaken.clear()
+        self.gone = before.keys() - after.keys()
+        self.pending = self.snapshot.in_parts(put, self.gone)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Put the next part, if there is one."""
+        if self.pending:
+            put = [each for each in self.pending.pop(0) if (each.type_url, each.name) not in self.overtaken]
+            self._edit(put, () if self.pending else self.gone)
+
+    def finish(self) -> None:
+        while self.pending:
+            self.go_on()
+
+    def _edit(self, put: Iterable[XdsResource], gone: Iterable[tuple[str, str]]) -> None:
+        self.client.session.touch(self.snapshot.apply(put, gone))
+        self.client.listen()
+
+
 @pytest.mark.slow
 @settings(max_examples=300, deadline=None)
-@given(steps("reconnect"), st.sampled_from((MOST, ONE, TWO)))
+@given(steps("reconnect"), st.sampled_from((MOST, ONE, TWO)), st.sampled_from((PART, 1, 2)))
 def test_no_route_is_ever_without_its_warm_cluster_and_in_the_end_all_is_there(
-    history: list[World | Edit | str], most: Mapping[str, int]
+    history: list[Step], most: Mapping[str, int], part: int
 ) -> None:
-    """Nor if it takes many responses to send what is one edit."""
-    converse(history, most)
+    """Nor if it takes many responses to send what is one edit, or many edits to publish what changed."""
+    converse(history, most, part)
 
 
 @pytest.mark.slow
 @settings(max_examples=300, deadline=None)
-@given(steps("warm slowly", "warm at once"), st.sampled_from((MOST, ONE, TWO)))
+@given(steps("warm slowly", "warm at once"), st.sampled_from((MOST, ONE, TWO)), st.sampled_from((PART, 1, 2)))
 def test_in_the_end_all_is_there_also_where_clusters_warmed_for_too_long(
-    history: list[World | Edit | str], most: Mapping[str, int]
+    history: list[Step], most: Mapping[str, int], part: int
 ) -> None:
     """What is not waited for any more may be refused later than what came after it."""
-    converse(history, most, hurried=True)
+    converse(history, most, part, hurried=True)
 
 
-def converse(history: list[World | Edit | str], most: Mapping[str, int], *, hurried: bool = False) -> None:
-    snapshot = Snapshot()
+def converse(history: list[Step], most: Mapping[str, int], part: int, *, hurried: bool = False) -> None:
+    snapshot = Snapshot(part=part)
     patience = 5 if hurried else inf
 
     def session() -> Session:
@@ -495,16 +582,12 @@ def converse(history: list[World | Edit | str], most: Mapping[str, int], *, hurr
     client = Client(session(), History(), hurried=hurried)
     snapshot.departures.connected(client.session, client.now)
     client.start()
-    world = World({}, {}, {}, {})
+    publisher = Publisher(snapshot, client, World({}, {}, {}, {}))
 
     for step in history:
         match step:
-            case World() | Edit():
-                before = world.resources()
-                world = step if isinstance(step, World) else step.of(world)
-                after = world.resources()
-                client.history.add(world)
-                client.session.touch(snapshot.apply(after.values(), before.keys() - after.keys()))
+            case World() | Edit() | Rewrite():
+                publisher.publish(step)
             case "read all":
                 while client.inbox:
                     client.read()
@@ -526,10 +609,14 @@ def converse(history: list[World | Edit | str], most: Mapping[str, int], *, hurr
             case _:
                 pass
         client.listen()
+        if isinstance(step, str):
+            publisher.go_on()
         snapshot.departures.forget(client.now)
-        if client.session.settled(snapshot.seq):
-            client.check_scopes(world)
+        if client.session.settled(snapshot.seq) and not publisher.pending:
+            client.check_scopes(publisher.world)
             assert not len(snapshot.departures), "Envoy has answered for all"
+    publisher.finish()
+    world = publisher.world
     client.warm(slowly=False)
     for _ in range(6):
         while client.inbox:

@@ -34,9 +34,9 @@ def test_a_route_whose_clusters_are_unknown_does_not_take_those_of_others_along(
     core.db.put(broken.ref, structs.replace(broken, spec=structs.replace(broken.spec, rules=(None,))))
 
     assert isinstance(route_resources.attempt(core.db, EG_FLEET, broken.ref), Failed)
-    needed = dict(each for part in range(SHARDS) for each in resource_keys(core.db, EG_FLEET, part))
-    assert {route.name: keys and [key.name for key in keys] for route, keys in needed.items()} == {
-        "r0": ["httproute/default/r0/rule/0"],
-        "r1": None,
-        "r2": ["httproute/default/r2/rule/0"],
+    needed = [each for part in range(SHARDS) for each in resource_keys(core.db, EG_FLEET, part)]
+    assert {each.route.name: ([key.name for key in each.keys], each.all_known) for each in needed} == {
+        "r0": (["httproute/default/r0/rule/0"], True),
+        "r1": ([], False),
+        "r2": (["httproute/default/r2/rule/0"], True),
     }

@@ -41,7 +41,13 @@ Names that the fleet has no more stand before the others of their type.
 class Snapshot:
     """The resources of one fleet by type and name, shared by all its sessions."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, part: int = PART) -> None:
+        """Create one that nobody has published anything in.
+
+        Args:
+            part: how many resources are put in one edit if there may be several.
+        """
+        self._part = part
         self._resources: defaultdict[str, dict[str, XdsResource]] = defaultdict(dict)
         self.responses = Responses()
         """The responses that its sessions have sent and that are not answered yet."""
@@ -107,7 +113,7 @@ class Snapshot:
             put: resources that are new or changed.
             gone: what the last of these edits is to end.
         """
-        if len(put) <= PART or any(type_url == LISTENER for type_url, _ in gone):
+        if len(put) <= self._part or any(type_url == LISTENER for type_url, _ in gone):
             return [put]
         by_type: dict[str, list[XdsResource]] = {type_url: [] for type_url in _IN_TURN}
         # What answers for hostnames without a scope may only do so once the scopes are as they should be.
@@ -118,7 +124,7 @@ class Snapshot:
             is_last = each.type_url == SCOPE and is_shared(each.name)
             (shared if is_last else by_type[each.type_url]).append(each)
         in_turn = [each for some in (*by_type.values(), shared) for each in some]
-        return [in_turn[at : at + PART] for at in range(0, len(in_turn), PART)]
+        return [in_turn[at : at + self._part] for at in range(0, len(in_turn), self._part)]
 
     def depart(self, names: Iterable[str]) -> list[str]:
         """Note scopes that an Envoy has. Those that the fleet should not have depart in one edit.

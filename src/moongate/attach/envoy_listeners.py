@@ -27,8 +27,8 @@ from moongate.attach.fleets import fleet_of, members
 from moongate.attach.gateways import config
 from moongate.attach.listeners import HTTP_CHAINS, SECURE, ChainKind, Listener, all_last_judged
 from moongate.attach.patch_policies import named_resources
-from moongate.attach.sizes import table_size
-from moongate.engine import query
+from moongate.attach.sizes import Size, table_size
+from moongate.engine import Failed, query
 from moongate.xds.wire import LISTENER, ROUTE
 
 if TYPE_CHECKING:
@@ -219,7 +219,9 @@ def _next_form(
     """The form that a table should have, by what it has now, and by its form until now if there is one."""
     if form == "whole for good":
         return form
-    size = table_size(db, group.members)
+    known = table_size.last_good(db, group.members)
+    # What was never known is no reason for a form of its own, and no other table is to wait for it.
+    size = known if not isinstance(known, Failed) else Size(large=False, has_others=False)
     if size.has_others or _is_patched(db, fleet, group, listener):
         return "whole for good" if form == "scoped" else "whole"
     return "scoped" if size.large or form == "scoped" else "whole"

@@ -12,7 +12,7 @@ Source: envoy/config/cluster/v3/cluster.proto; the reference's constants.
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster, LoadBalancingPolicy
 from envoy.config.core.v3.base_pb2 import DataSource, TransportSocket
@@ -45,7 +45,7 @@ from moongate.attach.patch_policies import named_resources
 from moongate.attach.policies import Applied
 from moongate.attach.route_kinds import route_kind
 from moongate.attach.routes import attached_hosts
-from moongate.engine import query
+from moongate.engine import Contained, Failed, query
 from moongate.features.base import ClusterEdit, Lookup, Zones
 from moongate.features.shared import by_zone, over_ads
 from moongate.policies.effective import (
@@ -90,19 +90,21 @@ from moongate.xds.dynamic_resolvers import guarded, lookup_family, resolve_reque
 from moongate.xds.fallbacks import Concern
 from moongate.xds.filter_chains import TLS_SOCKET
 from moongate.xds.metadata import holders, metadata, shown
+from moongate.xds.served_listeners import served_on
 from moongate.xds.upstream_tls import form, mark, negotiates, secure, secure_requests
 from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource, encode, packed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from moongate.api.base import FleetId, Ref
     from moongate.api.cluster_settings import PreferLocal
     from moongate.api.health_checks import HealthCheckLog
-    from moongate.engine import Db
+    from moongate.engine import Db, Query
     from moongate.features.base import ExtraCluster
     from moongate.policies.effective import Settings
     from moongate.xds.cluster_keys import ClusterKey, SecretServerCluster
+    from moongate.xds.patches import Call
 
 BUFFER_LIMIT: Final = 32768
 CONNECT_TIMEOUT_S: Final = 10
@@ -295,6 +297,49 @@ def load_assignment(db: Db, key: ClusterKey) -> XdsResource | None:
         return None
     name = _assignment_name(db, key, backends)
     return XdsResource.of(ENDPOINT, name, encode(_assignment(db, key, members, name, of_names=False)))
+
+
+@query
+def _cluster_beside_failure(db: Db, key: RuleCluster | MirrorCluster) -> XdsResource | None:
+    return _as_first_known(db, cluster, key)
+
+
+@query
+def _assignment_beside_failure(db: Db, key: RuleCluster | MirrorCluster) -> XdsResource | None:
+    return _as_first_known(db, load_assignment, key)
+
+
+_BESIDE_FAILURE: Final[Mapping[Query[..., Any], Query[..., Any]]] = {
+    cluster: _cluster_beside_failure,
+    load_assignment: _assignment_beside_failure,
+}
+
+
+def beside_failure(call: Call) -> Call:
+    """What builds a resource in place of a call that fails, and always has; the call itself if nothing else.
+
+    Listeners that share a cluster have that of the first of them. If of this one it was never known, maybe
+    because of a policy of another Gateway, they have it as the next one says.
+    """
+    builder, args = call
+    key = args[0] if builder in _BESIDE_FAILURE else None
+    if isinstance(key, RuleCluster | MirrorCluster) and key.listener is None and not is_of_connections(key):
+        return _BESIDE_FAILURE[builder], args
+    return call
+
+
+def _as_first_known(
+    db: Db, built: Query[[ClusterKey], XdsResource | None], key: RuleCluster | MirrorCluster
+) -> XdsResource | None:
+    """What a call builds or last built; if it always failed, what it builds for another listener."""
+    own = built.last_good(db, key)
+    if not isinstance(own, Failed):
+        return own
+    for listener in served_on(db, key.fleet, key.route)[1:]:
+        other = built.attempt(db, key._replace(listener=listener))
+        if not isinstance(other, Failed):
+            return other
+    raise Contained(own)
 
 
 def _are_names(usable: list[Backend]) -> bool:

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from moongate.api.base import FleetId, ListenerId, Ref
+from moongate.api.gateway import Gateway
 from moongate.api.route import ConnectionRoute, RequestRule, Route
 from moongate.attach.backends import reached_from
 from moongate.attach.connections import own_hosts
 from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import OWN_CERTIFICATE
 from moongate.attach.listeners import fleet_owners
-from moongate.attach.routes import route_shards, routes_under
+from moongate.attach.routes import DEFAULTS, ROUTES, is_default, route_shards
 from moongate.attach.rule_filters import extension_refs, rule_filters
 from moongate.engine import Failed, query
 from moongate.features.base import Effective, ExtraCluster
 from moongate.policies.effective import extended, extra_resources, natives, rule_policies
-from moongate.store import SHARDS, get
+from moongate.store import SHARDS, find_in, get
 from moongate.xds.cluster_keys import CertificateSecret, PolicyCluster, PolicySecret, ResourceKey
 from moongate.xds.connection_destinations import connection_cluster, connection_destination, connection_source
 from moongate.xds.destinations import rule_destination, secrets_for
 from moongate.xds.route_entries import kept_resources
-from moongate.xds.served_listeners import first_gateway, listeners_serving
+from moongate.xds.served_listeners import first_gateway, listeners_serving, served_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -39,22 +40,39 @@ def route_resources(db: Db, fleet: FleetId, route: Ref) -> tuple[ResourceKey, ..
     resource = get(db, Route, route)
     if resource is None:
         return ()
-    keys: dict[ResourceKey, None] = {}
-    if isinstance(resource, ConnectionRoute):
-        serving = [at for at in listeners_serving(db, fleet, resource) if own_hosts(db, at, route)]
-        source = connection_source(db, fleet, route)
-        if not serving or source is None:
-            return ()
-        keys.update(dict.fromkeys(connection_cluster(db, fleet, at, route) for at in serving))
-        keys.update(dict.fromkeys(connection_destination(db, source.listener, route).secrets))
-        return tuple(keys)
-    for listener in listeners_serving(db, fleet, resource):
-        for index, rule in enumerate(resource.spec.rules):
-            keys.update(dict.fromkeys(rule_destination(db, listener, route, index).needs()))
-            keys.update(dict.fromkeys(of_policies(db, listener, route, rule.name or "")))
-            keys.update(dict.fromkeys(of_filters(db, listener, resource, index)))
-        keys.update(dict.fromkeys(kept_resources(db, listener, route)))
-    return tuple(keys)
+    serving = listeners_serving(db, fleet, resource)
+    return tuple(dict.fromkeys(key for at in serving for key in _needed_on(db, fleet, at, resource)))
+
+
+@query
+def _resources_on(db: Db, fleet: FleetId, listener: ListenerId, route: Ref) -> tuple[ResourceKey, ...]:
+    """What a route needs on one listener. It is asked only where that of all listeners is not known."""
+    resource = get(db, Route, route)
+    return () if resource is None else tuple(_needed_on(db, fleet, listener, resource))
+
+
+def _known_resources(db: Db, fleet: FleetId, route: Ref) -> tuple[ResourceKey, ...]:
+    """What a route needs on those listeners of which it is known; others may be of another Gateway."""
+    serving = served_on.attempt(db, fleet, route)
+    if isinstance(serving, Failed):
+        return ()
+    needed = (_resources_on.attempt(db, fleet, at, route) for at in serving)
+    return tuple(dict.fromkeys(key for of in needed if not isinstance(of, Failed) for key in of))
+
+
+def _needed_on(db: Db, fleet: FleetId, listener: ListenerId, route: Route) -> Iterator[ResourceKey]:
+    """What a route needs on one of the listeners that serve it."""
+    if isinstance(route, ConnectionRoute):
+        source = connection_source(db, fleet, route.ref) if own_hosts(db, listener, route.ref) else None
+        if source is not None:
+            yield connection_cluster(db, fleet, listener, route.ref)
+            yield from connection_destination(db, source.listener, route.ref).secrets
+        return
+    for index, rule in enumerate(route.spec.rules):
+        yield from rule_destination(db, listener, route.ref, index).needs()
+        yield from of_policies(db, listener, route.ref, rule.name or "")
+        yield from of_filters(db, listener, route, index)
+    yield from kept_resources(db, listener, route.ref)
 
 
 def of_filters(db: Db, listener: ListenerId, route: Route, index: int) -> tuple[ResourceKey, ...]:
@@ -124,22 +142,46 @@ def _owners_in(db: Db, fleet: FleetId, part: int) -> tuple[Ref, ...]:
     return _owners_by_shard(db, fleet).get(part, ())
 
 
-@query
-def resource_keys(
-    db: Db, fleet: FleetId, part: int
-) -> tuple[tuple[Ref, tuple[ResourceKey, ...] | None], ...]:
-    """The clusters, and the secrets of policies, that each route of one shard needs in a fleet.
+class Needs(NamedTuple):
+    """What a route needs in a fleet.
 
-    The value is ``None`` for a route whose query failed: the fleet then keeps the route's clusters and
-    secrets. Requests to a cluster that does not exist fail.
+    Args:
+        route: the route.
+        keys: the clusters, and the secrets of policies.
+        all_known: whether that is all. What the fleet has for the route besides then stays.
+    """
+
+    route: Ref
+    keys: tuple[ResourceKey, ...]
+    all_known: bool = True
+
+
+@query
+def resource_keys(db: Db, fleet: FleetId, part: int) -> tuple[Needs, ...]:
+    """What each route of one shard needs in a fleet.
+
+    Requests to a cluster that does not exist fail. So where a query failed that is about one listener, the
+    others of the route have their clusters all the same.
     """
     owners = fleet_owners(db, fleet)
     if len(owners) > 1:
         # Few of many have a route in this shard.
         owners = _owners_in(db, fleet, part)
-    routes = sorted({route for owner in owners for route in routes_under(db, owner, part)})
+    routes = sorted({route for owner in owners for route in _routes_that_may_be_under(db, owner, part)})
     needed = route_resources.attempt_each(db, [(fleet, route) for route in routes])
     return tuple(
-        (route, None if isinstance(keys, Failed) else keys)
+        Needs(route, _known_resources(db, fleet, route), all_known=False)
+        if isinstance(keys, Failed)
+        else Needs(route, keys)
         for route, keys in zip(routes, needed, strict=True)
     )
+
+
+def _routes_that_may_be_under(db: Db, owner: Ref, part: int) -> Iterator[Ref]:
+    """As ``routes_under``; and those without parentRefs of a Gateway of which nobody knows if it takes them.
+
+    A route says itself which listeners take it.
+    """
+    by_default = owner.is_a(Gateway) and is_default.attempt(db, owner) is not False
+    for parent in (owner, DEFAULTS) if by_default else (owner,):
+        yield from find_in(db, ROUTES, parent, part)

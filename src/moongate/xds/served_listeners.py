@@ -42,7 +42,8 @@ def listeners_serving(db: Db, fleet: FleetId, route: Route) -> tuple[ListenerId,
     judged = (attachments_at.last_good(db, route.ref, owner) for owner in _in_order(db, fleet, parents))
     attachments = (each for of in judged if not isinstance(of, Failed) for each in of)
     taken = (at for attachment in attachments for at, _ in attachment.hosts)
-    return tuple(dict.fromkeys(at for at in taken if is_served(db, fleet, at)))
+    # Of a listener that fails, the last that was known counts, so that it does not concern the others.
+    return tuple(dict.fromkeys(at for at in taken if is_served.last_good(db, fleet, at) is True))
 
 
 def _in_order(db: Db, fleet: FleetId, parents: list[Ref]) -> list[Ref]:
