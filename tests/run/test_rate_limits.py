@@ -5,6 +5,7 @@ import shutil
 import socket
 import time
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from structlog.testing import capture_logs
 
 from moongate.infra.ports import PortError
 from moongate.infra.rundir import RunDirectory
+from moongate.patience import Clock
 from moongate.rate_limits import transition
 from moongate.rate_limits.redis_address import redis_address
 from moongate.rate_limits.settings import Redis
@@ -208,7 +210,7 @@ async def test_an_envoy_that_never_answers_does_not_keep_former_limits_in_force(
     """Nothing else may happen by which the end of a wait would be noticed."""
     now = 0.0
     monkeypatch.setattr(transition, "FORMER_S", 0.05)
-    monkeypatch.setattr(rate_limits, "monotonic", lambda: now)
+    monkeypatch.setattr(rate_limits, "Clock", partial(Clock, time=lambda: now))
     service = ExternalService(address="localhost:8081", configuration_port=free_port())
     taken: asyncio.Queue[Limits] = asyncio.Queue()
     with RunDirectory(tmp_path / "r") as run:
