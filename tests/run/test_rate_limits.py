@@ -282,6 +282,24 @@ async def test_limits_of_a_former_moongate_count_until_envoys_that_outlived_it_h
     assert kept == (["lifeline", "limits"] if keep else [])
 
 
+async def test_limits_are_kept_for_the_next_moongate_though_somebody_removes_the_folder(
+    tmp_path: Path,
+) -> None:
+    """It finds the Envoys all the same, and they ask by the former routes."""
+    service = ExternalService(address="localhost:8081", configuration_port=free_port())
+    with RunDirectory(tmp_path / "r", keep=True) as run:
+        async with RateLimits(run, external=service) as first:
+            at_once(first.publish(TWO_A_YEAR, {}))
+            shutil.rmtree(run.path)
+            await run.restore()
+        async with RateLimits(run, external=service) as limits:
+            at_once(limits.publish({"shop": encode(config(level("user", limit=(9, "SECOND"))))}, {}))
+            limits.review(OldRoutes())
+            [[during]] = await _taken(service)
+
+    assert during.requests == 2
+
+
 async def test_routes_wait_for_an_answer_that_nobody_could_hear(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,9 +132,10 @@ class RateLimits:
         """
         async with AsyncExitStack() as stack:
             if self._run.lifeline is not None:
-                kept = Journal[str, bytes](self._run.path / _KEPT, tuple[str, bytes | None])
-                self._kept = stack.enter_context(kept)
-                self._transition = Transition(self._clock, kept.entries)
+                kept = self._run.standing(self._run.path / _KEPT, self._keeping)
+                await stack.enter_async_context(kept)
+            if self._kept is not None:
+                self._transition = Transition(self._clock, self._kept.entries)
             if self._external is not None:
                 address = f"127.0.0.1:{self._external.configuration_port}"
                 try:
@@ -312,6 +313,15 @@ class RateLimits:
             "counts_in": str(self._redis.address) if self._redis is not None else "memory",
             "trouble": trouble,
         }
+
+    @asynccontextmanager
+    async def _keeping(self) -> AsyncGenerator[None]:
+        """Keep what is published on the disk, and what was kept before somebody removed the folder."""
+        before = self._kept.entries if self._kept is not None else {}
+        with Journal[str, bytes](self._run.path / _KEPT, tuple[str, bytes | None]) as kept:
+            kept.put(before)
+            self._kept = kept
+            yield
 
     async def _serve(self) -> None:
         await self._wanted.wait()
