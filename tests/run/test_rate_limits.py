@@ -16,6 +16,7 @@ import pytest
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
 from structlog.testing import capture_logs
 
+from moongate.infra.journal import Journal
 from moongate.infra.ports import PortError
 from moongate.infra.rundir import RunDirectory
 from moongate.patience import Clock
@@ -280,6 +281,27 @@ async def test_limits_of_a_former_moongate_count_until_envoys_that_outlived_it_h
 
     assert (during.requests, after.requests) == (2 if keep else 9, 9)
     assert kept == (["lifeline", "limits"] if keep else [])
+
+
+def _of_another_version() -> bytes:
+    later = config(level("user", limit=(2, "YEAR")))
+    later.descriptors[0].rate_limit.unit = 99  # pyright: ignore[reportAttributeAccessIssue] - it is unknown here
+    return encode(later)
+
+
+@pytest.mark.parametrize("kept", [_of_another_version(), b"\xff\xff", b"other"])
+async def test_kept_limits_that_cannot_be_used_end_nothing(tmp_path: Path, kept: bytes) -> None:
+    service = ExternalService(address="localhost:8081", configuration_port=free_port())
+    with RunDirectory(tmp_path / "r", keep=True) as run:
+        with Journal[str, bytes](run.path / "limits", tuple[str, bytes | None]) as journal:
+            journal.put({"shop": kept})
+            assert journal.flush(DEADLINE_S)
+        async with RateLimits(run, external=service) as limits:
+            at_once(limits.publish(TWO_A_YEAR, {}))
+            limits.review(OldRoutes())
+            [[during]] = await _taken(service)
+
+    assert during.requests == 2
 
 
 async def test_limits_are_kept_for_the_next_moongate_though_somebody_removes_the_folder(
