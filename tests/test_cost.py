@@ -1009,7 +1009,6 @@ def test_a_new_tls_route_builds_one_chain_and_one_cluster(tls_worlds: list[World
             "connection_chain",
             "refuses_connections",
             "policy_attachments",
-            "rule_policies",
             "connection_policies",
         ),
         **one("chains_in", "connection_part", "listener"),

@@ -7,8 +7,9 @@ import subprocess
 import sys
 import textwrap
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 import msgspec
@@ -30,7 +31,7 @@ from tests.deadline import DEADLINE_S
 from tests.rate_limits.configs import ASK, config, descriptor, level, request
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Callable, Coroutine
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +44,7 @@ async def _at_once() -> None:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, redis: str = "", answered: Callable[[], Awaitable[None]] = _at_once
+    folder: Path, redis: str = "", answered: Callable[[], Coroutine[Any, Any, None]] = _at_once
 ) -> AsyncGenerator[RateLimitProcess]:
     """A process with one limit, whose socket is ``folder/limits.sock``; it has the configuration."""
     server, address = SotwServer(RATE_LIMIT_CONFIG, NODE), f"unix:{folder}/xds.sock"
@@ -130,6 +131,29 @@ async def test_one_that_does_not_answer_is_started_again(
 
     assert why == "It is stopped, has not answered for 1 s, and was killed."
     assert [each["message"] for each in log if each["event"] == "rate_limits.ended"] == [why]
+
+
+async def test_one_that_is_stopped_before_it_serves_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else would notice: it never says that it serves."""
+    monkeypatch.setattr("moongate.infra.rate_limit_process.STARTED_WITHIN_S", 1.0)
+    server, address = SotwServer(RATE_LIMIT_CONFIG, NODE), f"unix:{tmp_path}/xds.sock"
+    server.publish({"shop": encode(config(level("user", limit=(2, "YEAR"))))})
+    settings = msgspec.json.encode(Settings(configuration=address))
+    ask = partial(answered, f"unix:{tmp_path}/limits.sock")
+    process = RateLimitProcess(settings, ServiceFiles.of(tmp_path), answered=ask)
+    async with server.listen(address), process, asyncio.timeout(DEADLINE_S):
+        while process.pid is None:  # noqa: ASYNC110 - the process has no event for a test
+            await asyncio.sleep(0)
+        os.kill(process.pid, signal.SIGSTOP)
+        while process.restarts == 0:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        monkeypatch.undo()
+        await process.ready()
+
+        assert (await codes(tmp_path))[0] == RateLimitResponse.OK
+        assert process.last_end == "It is stopped, has not answered for 1 s, and was killed."
 
 
 async def test_a_password_is_neither_in_its_arguments_nor_in_the_log(tmp_path: Path) -> None:

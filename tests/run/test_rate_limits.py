@@ -5,6 +5,7 @@ import shutil
 import socket
 import time
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +16,10 @@ import pytest
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
 from structlog.testing import capture_logs
 
+from moongate.infra.journal import Journal
 from moongate.infra.ports import PortError
 from moongate.infra.rundir import RunDirectory
+from moongate.patience import Clock
 from moongate.rate_limits import transition
 from moongate.rate_limits.redis_address import redis_address
 from moongate.rate_limits.settings import Redis
@@ -208,7 +211,7 @@ async def test_an_envoy_that_never_answers_does_not_keep_former_limits_in_force(
     """Nothing else may happen by which the end of a wait would be noticed."""
     now = 0.0
     monkeypatch.setattr(transition, "FORMER_S", 0.05)
-    monkeypatch.setattr(rate_limits, "monotonic", lambda: now)
+    monkeypatch.setattr(rate_limits, "Clock", partial(Clock, time=lambda: now))
     service = ExternalService(address="localhost:8081", configuration_port=free_port())
     taken: asyncio.Queue[Limits] = asyncio.Queue()
     with RunDirectory(tmp_path / "r") as run:
@@ -278,6 +281,45 @@ async def test_limits_of_a_former_moongate_count_until_envoys_that_outlived_it_h
 
     assert (during.requests, after.requests) == (2 if keep else 9, 9)
     assert kept == (["lifeline", "limits"] if keep else [])
+
+
+def _of_another_version() -> bytes:
+    later = config(level("user", limit=(2, "YEAR")))
+    later.descriptors[0].rate_limit.unit = 99  # pyright: ignore[reportAttributeAccessIssue] - it is unknown here
+    return encode(later)
+
+
+@pytest.mark.parametrize("kept", [_of_another_version(), b"\xff\xff", b"other"])
+async def test_kept_limits_that_cannot_be_used_end_nothing(tmp_path: Path, kept: bytes) -> None:
+    service = ExternalService(address="localhost:8081", configuration_port=free_port())
+    with RunDirectory(tmp_path / "r", keep=True) as run:
+        with Journal[str, bytes](run.path / "limits", tuple[str, bytes | None]) as journal:
+            journal.put({"shop": kept})
+            assert journal.flush(DEADLINE_S)
+        async with RateLimits(run, external=service) as limits:
+            at_once(limits.publish(TWO_A_YEAR, {}))
+            limits.review(OldRoutes())
+            [[during]] = await _taken(service)
+
+    assert during.requests == 2
+
+
+async def test_limits_are_kept_for_the_next_moongate_though_somebody_removes_the_folder(
+    tmp_path: Path,
+) -> None:
+    """It finds the Envoys all the same, and they ask by the former routes."""
+    service = ExternalService(address="localhost:8081", configuration_port=free_port())
+    with RunDirectory(tmp_path / "r", keep=True) as run:
+        async with RateLimits(run, external=service) as first:
+            at_once(first.publish(TWO_A_YEAR, {}))
+            shutil.rmtree(run.path)
+            await run.restore()
+        async with RateLimits(run, external=service) as limits:
+            at_once(limits.publish({"shop": encode(config(level("user", limit=(9, "SECOND"))))}, {}))
+            limits.review(OldRoutes())
+            [[during]] = await _taken(service)
+
+    assert during.requests == 2
 
 
 async def test_routes_wait_for_an_answer_that_nobody_could_hear(

@@ -653,6 +653,29 @@ def test_a_fault_of_a_policy_says_what_requests_get() -> None:
     assert fault.endswith("All requests of its listeners are answered with 500 until this is fixed.")
 
 
+@pytest.mark.parametrize(
+    ("subject", "effect"),
+    [
+        (
+            btp("times", "TCPRoute/shop", timeout={"tcp": {"connectTimeout": "0s"}}),
+            "Connections of TCPRoute default/shop go on without this setting until it is fixed.",
+        ),
+        (
+            security("users", "TCPRoute/shop", basicAuth={"users": {"name": "nobody"}}),
+            "All connections of TCPRoute default/shop are closed until this is fixed.",
+        ),
+    ],
+    ids=["keeps-nobody-out", "keeps-somebody-out"],
+)
+def test_a_fault_of_a_policy_for_connections_says_what_becomes_of_them(subject: str, effect: str) -> None:
+    core = Core(gateway(raw("raw", "TCP")), connection_route("TCPRoute"), subject)
+
+    fault = message(core, subject, "Accepted")
+
+    assert effect in fault
+    assert "500" not in fault
+
+
 def test_a_guard_that_is_not_built_says_what_requests_get() -> None:
     subject = security("keys", "HTTPRoute/shop", jwt={})
     core = Core(TWO, route("shop"), subject)

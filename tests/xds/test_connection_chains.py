@@ -239,6 +239,19 @@ def test_connections_end_where_a_policy_cannot_be_enforced(demand: str) -> None:
     assert listener(core.db, EG_FLEET, "default/eg/raw") is None, "nobody could do anything there"
 
 
+@pytest.mark.parametrize("target", ["Gateway/eg", "Gateway/eg/raw"])
+def test_a_policy_of_a_route_that_asks_nobody_lets_nobody_pass_whom_the_one_above_asks(target: str) -> None:
+    """As in Envoy Gateway, what it does not say about connections is said by the next one."""
+    above = policy("SecurityPolicy", "authorization: {defaultAction: Deny}", name="above", target=target)
+    own = policy("SecurityPolicy", "cors: {allowOrigins: ['*']}", target="TCPRoute/shop")
+    core = Core(gateway(raw("raw", "TCP")), connection_route("TCPRoute"), own)
+    assert chains(sent(core, "default/eg/raw")) == {(): SHOP_TCP}
+
+    core.apply(above)
+
+    assert listener(core.db, EG_FLEET, "default/eg/raw") is None
+
+
 @pytest.mark.parametrize(
     "faulty",
     [

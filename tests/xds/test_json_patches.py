@@ -511,3 +511,27 @@ def test_a_patch_of_a_table_leaves_matches_by_cookies_alone() -> None:
     assert after.max_direct_response_body_size_bytes.value == 9
     assert after.virtual_hosts == route.virtual_hosts
     assert encode(after.virtual_hosts[0]) == encode(route.virtual_hosts[0])
+
+
+def test_a_patch_of_one_envoy_route_is_passed_on_no_other() -> None:
+    """It may be what says who may pass, and a connection that lacks a compressor would meet another route."""
+    guard: dict[str, Any] = {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute",
+        "rbac": {},
+    }
+    at = "/virtual_hosts/0/routes/0/typed_per_filter_config"
+    made = world(policy(("route", TABLE, {"op": "add", "path": f"{at}/guard", "value": guard})))
+    compressor: list[Any] = [{"type": "Gzip", "gzip": {}, "minContentLength": "1Mi"}]
+    target = {"group": GATEWAY_GROUP, "kind": "Gateway", "name": "eg"}
+    spec: dict[str, Any] = {"spec": {"targetRefs": [target], "compressor": compressor}}
+    made.apply({(each := resource("BackendTrafficPolicy", "default", "c", spec)).ref: each})
+    made.pull()
+
+    table = made.resource(EG_FLEET, ROUTE, TABLE)
+    assert table is not None
+    first, second = RouteConfiguration.FromString(table.body).virtual_hosts[0].routes
+
+    assert "guard" in first.typed_per_filter_config
+    assert first.match.filter_state
+    assert second.name == f"{first.name}/filter-missing"
+    assert second.direct_response.status == 500

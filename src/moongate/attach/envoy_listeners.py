@@ -233,9 +233,15 @@ def _is_patched(db: Db, fleet: FleetId, group: ChainGroup, listener: str) -> boo
     A patch is written for the whole one, and for the filters that a connection manager has then.
     """
     others: Renamed = db.read(renamed(fleet)) or Renamed()
-    table = next((usual for usual, other in others.tables if other == group.name), group.name)
     listener = next((usual for usual, other in others.listeners if other == listener), listener)
-    return not named_resources(db, fleet).isdisjoint({(ROUTE, table), (LISTENER, listener)})
+    return _has_patched_table(db, fleet, group.name) or (LISTENER, listener) in named_resources(db, fleet)
+
+
+def _has_patched_table(db: Db, fleet: FleetId, table: str) -> bool:
+    """Whether a patch names a route configuration by its usual name."""
+    others: Renamed = db.read(renamed(fleet)) or Renamed()
+    table = next((usual for usual, other in others.tables if other == table), table)
+    return (ROUTE, table) in named_resources(db, fleet)
 
 
 def _shut_beside(members: Sequence[Listener], shut: Sequence[Listener]) -> tuple[ListenerId, ...]:
@@ -335,6 +341,13 @@ def table_of(db: Db, listener: ListenerId) -> TableId | None:
     if placement is None or not placement.group.has_table:
         return None
     return TableId(fleet_of(db, listener.gateway), placement.group.name)
+
+
+@query
+def has_patched_routes(db: Db, listener: ListenerId) -> bool:
+    """Whether a patch names the route configuration with a listener's routes."""
+    table = table_of(db, listener)
+    return table is not None and _has_patched_table(db, table.fleet, table.name)
 
 
 def chain_of(db: Db, table: TableId) -> tuple[str, tuple[ListenerId, ...]] | None:

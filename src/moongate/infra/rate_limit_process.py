@@ -48,7 +48,7 @@ from moongate.infra.rundir import open_fifo
 from moongate.patience import within
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
     from types import TracebackType
 
     from moongate.infra.rundir import ServiceFiles
@@ -66,6 +66,9 @@ ASKED_EVERY_S: Final = 5.0
 
 SILENT_S: Final = 10.0
 """Seconds without an answer after which it is started again. Under load, or with many limits, it is slow."""
+
+STARTED_WITHIN_S: Final = 30.0
+"""Seconds after which one that has not answered yet is started again. Under load, Python starts slowly."""
 
 _LONGEST_LINE: Final = 1 << 20
 _LEVELS: Final = frozenset({"debug", "info", "warning", "error"})
@@ -106,7 +109,7 @@ class RateLimitProcess:
         *,
         lifeline: int | None = None,
         is_same: Callable[[], Awaitable[bool]] = _never,
-        answered: Callable[[], Awaitable[None]] = _at_once,
+        answered: Callable[[], Coroutine[Any, Any, None]] = _at_once,
         on_change: Callable[[], None] = lambda: None,
         backoff: Backoff = Backoff(),  # noqa: B008 - frozen
     ) -> None:
@@ -226,17 +229,28 @@ class RateLimitProcess:
             self.pid = None
 
     async def _end_if_silent(self, process: ProcessRun) -> None:
-        """Kill a process that serves, once it does not answer for too long."""
+        """Kill a process once it does not answer for too long, also one that has never answered."""
+        patience_s = STARTED_WITHIN_S
         try:
+            async with within(patience_s):
+                await self._lives()
             while True:
-                await self.ready()
                 await asyncio.sleep(ASKED_EVERY_S)
-                async with within(SILENT_S):
+                patience_s = SILENT_S
+                async with within(patience_s):
                     await self._answered()
         except TimeoutError:
             state = "It is stopped" if is_stopped(process.pid) else "It hangs"
-            self._silence = f"{state}, has not answered for {SILENT_S:g} s, and was killed."
+            self._silence = f"{state}, has not answered for {patience_s:g} s, and was killed."
             process.send(signal.SIGKILL)
+
+    async def _lives(self) -> None:
+        """Return when the process serves, or answers although it has no configuration yet."""
+        async with asyncio.TaskGroup() as tasks:
+            signs = [tasks.create_task(self.ready()), tasks.create_task(self._answered())]
+            await asyncio.wait(signs, return_when=asyncio.FIRST_COMPLETED)
+            for sign in signs:
+                sign.cancel()
 
     async def _adopted(self) -> ProcessRun | None:
         """The process that a former moongate left running, if it has our settings.

@@ -337,8 +337,9 @@ def refuses_connections(db: Db, listener: ListenerId, route: Ref) -> bool:
     names = {rule.name or "" for rule in resource.spec.rules} if resource is not None else set[str]()
     own = {policy for _, policy in policy_attachments(db, route)}
     for rule in sorted(names):
+        # What a policy of the route does not say, the one above it does.
         policies = tuple(
-            each for each in rule_policies(db, listener, route, rule) if each.owner.kind in _GUARDS
+            each for each in connection_policies(db, listener, route, rule) if each.owner.kind in _GUARDS
         )
         if rule_settings(db, policies).failed:
             return True

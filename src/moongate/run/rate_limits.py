@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import grpc.aio
 import msgspec
 import structlog
+from google.protobuf.message import DecodeError
 from msgspec import Struct
 
 from moongate.ads.sotw import SotwServer
@@ -35,7 +36,7 @@ from moongate.infra.journal import Journal
 from moongate.infra.ports import PortError
 from moongate.infra.rate_limit_process import RateLimitProcess
 from moongate.patience import STEPS, Clock, Patience, within
-from moongate.rate_limits.config import Limits
+from moongate.rate_limits.config import ConfigError, Limits
 from moongate.rate_limits.rls_conf_pb2 import RateLimitConfig
 from moongate.rate_limits.service import FORMER_S, Report, answered, is_same, reported, unused
 from moongate.rate_limits.settings import Redis, Settings, identity
@@ -132,9 +133,11 @@ class RateLimits:
         """
         async with AsyncExitStack() as stack:
             if self._run.lifeline is not None:
-                kept = Journal[str, bytes](self._run.path / _KEPT, tuple[str, bytes | None])
-                self._kept = stack.enter_context(kept)
-                self._transition = Transition(self._clock, kept.entries)
+                keeping = self._run.standing(self._run.path / _KEPT, self._keeping)
+                await stack.enter_async_context(keeping)
+            if self._kept is not None:
+                kept = {name: body for name, body in self._kept.entries.items() if _is_usable(body)}
+                self._transition = Transition(self._clock, kept)
             if self._external is not None:
                 address = f"127.0.0.1:{self._external.configuration_port}"
                 try:
@@ -313,6 +316,15 @@ class RateLimits:
             "trouble": trouble,
         }
 
+    @asynccontextmanager
+    async def _keeping(self) -> AsyncGenerator[None]:
+        """Keep what is published on the disk, and what was kept before somebody removed the folder."""
+        before = self._kept.entries if self._kept is not None else {}
+        with Journal[str, bytes](self._run.path / _KEPT, tuple[str, bytes | None]) as kept:
+            kept.put(before)
+            self._kept = kept
+            yield
+
     async def _serve(self) -> None:
         await self._wanted.wait()
         xds = self._run.socket("limits-xds")
@@ -349,6 +361,15 @@ class RateLimits:
                 self._process = None
                 if self._run.outlived:
                     process.leave()
+
+
+def _is_usable(kept: bytes) -> bool:
+    """Whether limits that a former moongate has kept can count; another version may have other ones."""
+    try:
+        Limits([RateLimitConfig.FromString(kept)])
+    except (ConfigError, DecodeError):
+        return False
+    return True
 
 
 async def _run(steps: Iterator[None]) -> None:

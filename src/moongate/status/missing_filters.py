@@ -37,7 +37,7 @@ def refusals(db: Db, listener: ListenerId, settings: Iterable[RuleSettings]) -> 
     for feature, effective in (each for some in settings for each in some.features):
         one = chain_filter(db, feature, effective)
         if one is not None and one.name in missing:
-            served = one.bound and spared(db, feature, effective) is not None
+            served = one.bound and spared(db, listener, feature, effective) is not None
             message = (
                 f"Envoy refuses the listener {listener.name!r} of {listener.gateway} with a filter that "
                 f"{effective.owner} asks for: {sentence(missing[one.name])} "

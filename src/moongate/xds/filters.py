@@ -13,7 +13,7 @@ chain with which they were accepted. Three rules make sure that no request passe
   connections with that mark; a second route answers all others with 500. So the order in which Envoy gets
   listener and routes does not matter, nor whether it accepts both, nor the age of a connection.
   Some filters keep nobody out, such as one that compresses responses. Where a connection lacks only these,
-  the second route serves it without them (``Spared``).
+  the second route serves it without them (``Spared``), unless the table is patched.
   If per-route config is too large to be copied to every route, for example an htpasswd of hundreds of users,
   and the chain can carry all of it, the filter is bound as well.
 * A filter leaves a chain only after the routes that rely on it; until then it *lingers*. While a chain lacks
@@ -44,6 +44,7 @@ from moongate.attach.envoy_listeners import (
     TableId,
     chain_of,
     envoy_listener,
+    has_patched_routes,
     http_groups,
     table_of,
 )
@@ -424,10 +425,11 @@ def route_config(db: Db, feature: Feature[Any], effective: Effective[Any]) -> Me
     return feature.http_filter.route(db, effective)
 
 
-def spared(db: Db, feature: Feature[Any], effective: Effective[Any]) -> Spared | None:
+def spared(db: Db, listener: ListenerId, feature: Feature[Any], effective: Effective[Any]) -> Spared | None:
     """What a route does without the bound filter of a feature; ``None`` if no request passes without it."""
     http_filter = feature.http_filter
-    if http_filter is None or http_filter.instead is None:
+    # A patch may say at one Envoy route who may pass, and is written for that one alone.
+    if http_filter is None or http_filter.instead is None or has_patched_routes(db, listener):
         return None
     if http_filter.chain_says_all:
         return _spared_of(db, FEATURES.index(feature), *effective.owners)

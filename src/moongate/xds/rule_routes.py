@@ -330,7 +330,7 @@ def _common_route(db: Db, served: _ServedRule) -> tuple[Route, dict[str, Spared 
     for feature, effective in settings.features:
         config, one = route_config(db, feature, effective), chain_filter(db, feature, effective)
         if one is not None and one.bound:
-            bound[one.name] = spared(db, feature, effective)
+            bound[one.name] = spared(db, served.listener, feature, effective)
         if config is not None and one is not None:
             message.typed_per_filter_config[one.name].CopyFrom(packed(config))
             used.append(one)
