@@ -680,6 +680,29 @@ def test_a_policy_that_looks_at_requests_says_that_a_tcp_route_is_closed() -> No
     )
 
 
+@pytest.mark.parametrize("kind", ["TCPRoute", "UDPRoute"])
+def test_a_faulty_policy_says_that_connections_are_served_without_what_is_wrong(kind: str) -> None:
+    """Nobody is kept out by it, and no request is looked at."""
+    faulty = btp("faulty", f"{kind}/shop", faultInjection={"delay": {"fixedDelay": "0s"}})
+    core = Core(gateway(raw("raw", kind.removesuffix("Route"))), connection_route(kind), faulty)
+
+    fault = message(core, faulty, "Accepted")
+
+    assert fault.endswith(f"Connections of {kind} default/shop are served without it.")
+    assert "500" not in fault
+
+
+def test_a_faulty_guard_says_that_connections_are_closed() -> None:
+    """It may be what keeps strangers out."""
+    faulty = security("faulty", "TCPRoute/shop", basicAuth={"users": {"name": "lost"}})
+    core = Core(gateway(raw("raw", "TCP")), connection_route("TCPRoute"), faulty)
+
+    fault = message(core, faulty, "Accepted")
+
+    assert "All connections of TCPRoute default/shop are closed until this is fixed." in fault
+    assert "500" not in fault
+
+
 SHARED = gateway(http("a", port=8081), allowedListeners=allowing("All"))
 SET = listener_set(http("a", port=8083), http("c", port=8084))
 

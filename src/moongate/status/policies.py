@@ -59,6 +59,7 @@ from moongate.attach.policies import (
     selected_shards,
     winner,
 )
+from moongate.attach.route_kinds import route_kind
 from moongate.attach.routes import attachments, route_shards, routes_under
 from moongate.engine import Failed, query
 from moongate.policies import POLICY_KINDS
@@ -299,9 +300,9 @@ def _judge_route(db: Db, policy: Ref, target: Target, drafts: Drafts) -> None:
             continue
         parents = {listener: _parent(db, policy.kind, listener, target) for listener, _ in attachment.hosts}
         if not parents:
-            draft.apply(_problems(db, Applied(policy, None)))
+            draft.apply(_problems(db, Applied(policy, None), route))
         for listener, parent in parents.items():
-            problems = _problems(db, Applied(policy, parent))
+            problems = _problems(db, Applied(policy, parent), route)
             if (problem := unenforceable(db, policy, route)) is not None:
                 problems.append(problem)
             draft.apply(problems)
@@ -352,22 +353,36 @@ def _refusal(db: Db, policy: Ref, target: Target) -> Problem | None:
     return Problem("", message, "Conflicted")
 
 
-def _problems(db: Db, policy: Applied) -> list[Problem]:
-    """What is wrong with a policy's settings, each field once, and what requests get because of it.
+def _problems(db: Db, policy: Applied, route: Ref | None = None) -> list[Problem]:
+    """What is wrong with a policy's settings, each field once, and what follows for requests or connections.
 
     The problem of a field that is not built yet says itself what follows from it.
+
+    Args:
+        db: what is read.
+        policy: the policy.
+        route: the route that it targets, if it targets one.
     """
     judged = effective_policy(db, *policy)
     if judged is None:
         return []
-    what = "of its listeners" if _KINDS[policy.owner.kind].OF_LISTENERS else "that this policy is for"
-    effect = f"All requests {what} are answered with 500 until this is fixed." if judged.failed else ""
+    effect = _effect(policy.owner.kind, route) if judged.failed else ""
     faults = {problem.path for problem in judged.problems if problem.reason != NOT_SUPPORTED}
     return [
         problem if problem.reason == NOT_SUPPORTED else problem.saying(effect)
         for problem in judged.problems
         if problem.reason != NOT_SUPPORTED or problem.path not in faults
     ]
+
+
+def _effect(kind: str, route: Ref | None) -> str:
+    """What follows from a fault in a policy of a kind."""
+    if route is not None and route_kind(route.kind).matches is None:
+        if _KINDS[kind].GUARDS:
+            return f"All connections of {route} are closed until this is fixed."
+        return f"Connections of {route} are served without it."
+    what = "of its listeners" if _KINDS[kind].OF_LISTENERS else "that this policy is for"
+    return f"All requests {what} are answered with 500 until this is fixed."
 
 
 def _warnings(db: Db, policy: Applied) -> Iterator[Problem]:
