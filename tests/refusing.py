@@ -160,8 +160,8 @@ def oddly(route: HTTPRoute) -> HTTPRoute:
 
 
 def _marked_path(route: Route) -> str:
-    """The path of a route, with "?" if it has the odd header, with "!" if it answers 500."""
-    if route.response_headers_to_add:
+    """The path of a route, with "?" if it has the odd header or a tag, with "!" if it answers 500."""
+    if route.response_headers_to_add or route.tracing.custom_tags:
         return f"{route.match.path_separated_prefix or route.match.prefix}?"
     shut = "!" if route.direct_response.status == 500 else ""
     return f"{route.match.path_separated_prefix or route.match.prefix}{shut}"

@@ -148,6 +148,30 @@ async def test_a_route_that_envoy_refuses_is_taken_out_alone(site: Site) -> None
     assert site.conditions(GATEWAY)["Programmed"]["status"] == "True"
 
 
+async def test_a_policy_for_many_routes_that_envoy_refuses_costs_a_few_answers(site: Site) -> None:
+    """Each answer is a whole table read in vain, and meanwhile all routes are served as before."""
+    routes = [m.route(f"tagged-{n}", f"[{{{m.to('one')}}}]") for n in range(40)]
+    await site.apply(*routes)
+    counters = r"rds\.default/gateway/http\.update_rejected$"
+    before = int((await site.statistics(counters)).rpartition(" ")[2])
+    tagging = m.policy(
+        "BackendTrafficPolicy",
+        "tagging",
+        "telemetry: {tracing: {tags: {a: '%NOPE%'}}}",
+        "Gateway/gateway",
+    )
+
+    await site.apply(tagging)
+    rejected = int((await site.statistics(counters)).rpartition(" ")[2]) - before
+
+    assert rejected <= 12
+    assert {await site.status(f"tagged-{n}.test") for n in range(40)} == {200}
+    message = site.conditions(tagging)["Programmed"]["message"]
+    assert "more, with settings of this policy" in message
+    await site.delete(tagging, *routes[1:])
+    assert "Programmed" not in site.conditions(routes[0])
+
+
 async def test_the_requests_of_a_refused_route_do_not_fall_to_a_wider_one(site: Site) -> None:
     """What was refused may be the one that is closed to strangers."""
     wide = m.route("wide", f"[{{{m.to('one')}}}]", hostnames=("fall.test",))

@@ -81,3 +81,39 @@ def test_a_phase_within_another_goes_first_and_ends_before_that_goes_on() -> Non
     waiting.taken_are_good()
     assert not waiting
     assert not list(waiting)
+
+
+def test_when_one_is_refused_after_the_other_a_single_culprit_is_looked_for() -> None:
+    """It may tell why all are. Otherwise half of them would be tried before a single one is."""
+    waiting = Waiting()
+    waiting.add(Trial(suspects("abcdefghijklmnopqrstuvwxyzABCDEF"), guilty=True))
+    taken_in_turn: list[int] = []
+
+    while len(names := taken(waiting)) > 1:
+        taken_in_turn.append(len(names))
+        waiting.taken_are_refused()
+        waiting.add(Trial(suspects(names), guilty=True))
+
+    assert taken_in_turn == [16, 16, 8, 8, 4, 2]
+
+
+def test_those_that_are_known_to_be_at_fault_are_tried_no_more() -> None:
+    waiting = Waiting()
+    waiting.add(Trial(suspects("abc"), suspects("xy"), guilty=True))
+    waiting.add(Trial(suspects("d")), in_new_phase=True)
+
+    waiting.remove({"a", "d", "x"})
+
+    assert taken(waiting) == "ybc", "whether one of those left is at fault is not known"
+    assert not taken(waiting)
+
+
+def test_one_of_those_that_may_be_next_is_tried_alone() -> None:
+    waiting = Waiting()
+    waiting.add(Trial(suspects("abc")))
+    waiting.add(Trial(suspects("de")), in_new_phase=True)
+
+    assert [each.version for each in waiting.next_ones()] == ["d", "e"]
+    waiting.try_next(waiting.next_ones()[1])
+
+    assert [taken(waiting) for _ in range(3)] == ["e", "d", "abc"]

@@ -255,8 +255,9 @@ def turn(
     message: str = "It does not exist.",
     path: str = "spec.parentRefs[0]",
     condition: str = "ResolvedRefs",
+    reason: str = "BackendNotFound",
 ) -> Transition:
-    problem = Problem(path, message, "BackendNotFound")
+    problem = Problem(path, message, reason)
     degradation = Degradation("parent eg", "spec.parentRefs[0]", condition, "False", (problem,), "error")
     return Transition(Ref.of(HTTPRoute, "default", f"shop-{n}" if n else "shop"), degradation, bad)
 
@@ -421,6 +422,25 @@ def test_of_very_many_conditions_some_are_logged_and_the_rest_counted(events: li
     assert len(of(events, "status.degraded")) == MOST_LOGGED
     (more,) = of(events, "status.more")
     assert more["count"] == 5000 - MOST_LOGGED
+
+
+@pytest.mark.parametrize("bad", [True, False])
+def test_routes_that_envoy_refuses_with_the_same_words_are_one_line(*, bad: bool, events: list[Any]) -> None:
+    """One setting of a policy does that, for thousands of them."""
+    refused = [turn(n, bad=bad, message="No.", condition="Programmed", reason="Refused") for n in (1, 2, 3)]
+    another = turn(4, bad=bad, message="Other words.", condition="Programmed", reason="Refused")
+    at_another = turn(
+        1, bad=bad, message="No.", condition="Programmed", reason="Refused", path="spec.parentRefs[1]"
+    )
+
+    Run().log.transitions([*refused, another, at_another])
+
+    logged = of(events, "status.degraded" if bad else "status.recovered")
+    assert [(each["resource"], each.get("others")) for each in logged] == [
+        ("HTTPRoute default/shop-1", 2),
+        ("HTTPRoute default/shop-4", None),
+        ("HTTPRoute default/shop-1", None),
+    ]
 
 
 def test_where_listeners_can_be_asked_is_reported_once_for_as_long_as_they_can(events: list[Any]) -> None:

@@ -80,3 +80,13 @@ def test_the_sentence_says_why_and_what_follows() -> None:
         "BackendTrafficPolicy default/broken asks for: No such code. "
         "Requests that rely on it are answered with 500 until what Envoy names is mended."
     )
+
+
+def test_the_sentence_says_where_requests_are_served_all_the_same() -> None:
+    """A response that is not compressed is no reason to refuse it."""
+    compressor: list[dict[str, Any]] = [{"type": "Gzip", "gzip": {}}]
+    of = world(policy("BackendTrafficPolicy", "small", "r0", compressor=compressor))
+    lose(of, "compressor")
+    status = of.statuses()[Ref("HTTPRoute", "default", "r0", GATEWAY_GROUP)]
+
+    assert "Requests are served without it until" in str(status)

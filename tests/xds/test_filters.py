@@ -361,15 +361,34 @@ def test_routes_are_closed_while_their_chain_lacks_a_filter(config: EnvoyGateway
     assert VirtualHost.FromString(entry.body).routes[0].HasField("route")
 
 
-def test_routes_that_can_do_without_a_filter_are_served_while_their_chain_lacks_it() -> None:
-    """A page that Envoy refuses takes nothing down."""
-    core = stable(http_route(), policy("BackendTrafficPolicy", COMPRESSED))
+@pytest.mark.parametrize("config", [ON_HOST, IN_CLUSTER], ids=["stable", "reference"])
+@pytest.mark.parametrize("compressed", [COMPRESSED, "compressor: [{type: Gzip, gzip: {}}]"])
+def test_routes_that_can_do_without_a_filter_are_served_while_their_chain_lacks_it(
+    config: EnvoyGateway, compressed: str
+) -> None:
+    """A compressor that Envoy refuses takes nothing down."""
+    compressing = policy("BackendTrafficPolicy", compressed)
+    core = Core(gateway(http("web")), service(), http_route(), compressing, config=config)
+    (table,) = route_configurations(core.db, EG_FLEET)
+    asked_for = http_filters(core.db, table.name, (WEB,))
+    core.db.put(lacking(TableId(EG_FLEET, table.name)), {one.name: "no" for one in asked_for})
+
+    served = routes(core)
+
+    assert all(route.HasField("route") for route in served)
+    assert not any("compressor" in name for name in served[-1].typed_per_filter_config)
+
+
+def test_a_route_is_closed_while_nothing_hides_what_a_page_is_to_hide() -> None:
+    """With stable chains another instance hides it."""
+    override = "responseOverride: [{match: {statusCodes: [{value: 404}]}, response: {body: {inline: a}}}]"
+    core = Core(gateway(http("web")), service(), http_route(), policy("BackendTrafficPolicy", override))
     (table,) = route_configurations(core.db, EG_FLEET)
     lacked = {one.name: "no" for one in needed_filters(core.db, (WEB,))}
     assert lacked
     core.db.put(lacking(TableId(EG_FLEET, table.name)), lacked)
 
-    assert [route.HasField("route") for route in routes(core)] == [True, True]
+    assert {route.direct_response.status for route in routes(core)} == {500}
 
 
 def unpacked(body: bytes) -> BasicAuth:

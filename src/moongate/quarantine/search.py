@@ -45,13 +45,15 @@ Rules
    when any of the company changes.
 8. What a former process had in force (``recall``) is good, too, until an Envoy refuses it. No Envoy of this
    process has it, so its forms stand in only where they let nothing pass that the entries would not.
-9. While a resource cannot be built, by a bug of moongate, what is handed out says nothing about what is in
-   and what is out. Nothing is concluded, and nothing tried, until it is built again.
+9. A culprit may be one of thousands with the same setting of a policy. Those of them that wait are at fault
+   as well, and are not tried one by one (``likeness``).
+10. While a resource cannot be built, by a bug of moongate, what is handed out says nothing about what is in
+    and what is out. Nothing is concluded, and nothing tried, until it is built again.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
@@ -60,6 +62,7 @@ from msgspec import Struct
 from moongate.engine import Failed
 from moongate.fleet_inventory import STATUS
 from moongate.quarantine.answers import NONE, Answers
+from moongate.quarantine.likeness import Likeness
 from moongate.quarantine.waiting import Trial, Waiting
 from moongate.recent_versions import RecentVersions
 from moongate.xds import listeners, patches, routes
@@ -91,16 +94,18 @@ class Joined(NamedTuple):
     Args:
         differing: what of the parts of a version is not in the parts of a good one; in steps.
         concern: whom one of these concerns; takes fleet, name of the resource, group and version.
+        of_routes: whether these are entries of routes, which may have settings of a policy in common.
     """
 
     differing: Callable[[tuple[Any, ...], tuple[Any, ...]], Iterator[Sequence[Suspect]]]
     concern: Query[[FleetId, str, Any, str], Concern | None]
+    of_routes: bool
 
 
 JOINED: Final[Mapping[str, Joined]] = {
-    LISTENER: Joined(listeners.differing, listeners.concern),
-    ROUTE: Joined(routes.differing, routes.concern),
-    SCOPE: Joined(routes.differing, routes.scope_concern),
+    LISTENER: Joined(listeners.differing, listeners.concern, of_routes=False),
+    ROUTE: Joined(routes.differing, routes.concern, of_routes=True),
+    SCOPE: Joined(routes.differing, routes.scope_concern, of_routes=True),
 }
 """The types of resources that are joined from entries. Of others, only patches can be kept out."""
 
@@ -158,8 +163,11 @@ class Search:
         self._era = 0
         self._withheld: defaultdict[Group, dict[str, Fallback]] = defaultdict(dict)
         self._waiting = Waiting()
+        self._likeness = Likeness()
         self._observed: dict[str, Root[Concern | None]] = {}
         """By version, the concern of each culprit and of its company."""
+        self._companies: Counter[str] = Counter()
+        """Of how many culprits each of these is the company."""
         self._gone: dict[str, None] = {}
         """Those of them that the resource is no longer to have."""
         self._last: Sequence[Suspect] = ()
@@ -271,9 +279,12 @@ class Search:
 
     def _let_in_is_good(self) -> None:
         """All Envoys have in force what was let in last."""
+        self._likeness.take((*self._untried, *self._last))
         self._untried.clear()
         self._last = ()
         self._waiting.taken_are_good()
+        if not self._waiting:
+            self._likeness = Likeness()
 
     def _blame(self, refused: Refused, version: _Version) -> Generator[None, None, bool | None]:
         """Find out who may be at fault. ``None`` when there is nothing to do about it."""
@@ -321,6 +332,8 @@ class Search:
             self._condemn(others[0], untried, refused)
             if untried:
                 self._waiting.add(Trial(untried))
+            else:
+                suspects = [*suspects, *(yield from self._condemn_alike(others[0], refused))]
         # Where nothing was ever in force there is no "as before" that may go on.
         strict = len(others) == 1 or self._good_version == NONE
         wrote = yield from self._keep_out(suspects, refused.message, strict=strict)
@@ -341,6 +354,24 @@ class Search:
             self._condemn(suspect, (), why)
             wrote |= yield from self._keep_out([suspect], why.message, strict=True)
         return wrote
+
+    def _condemn_alike(self, culprit: Suspect, refused: Refused) -> Generator[None, None, Sequence[Suspect]]:
+        """Make culprits of the suspects that wait and that are at fault for the same settings as one."""
+        if self._joined is None or not self._joined.of_routes or culprit.group == PATCHES:
+            return ()
+        # What a former process had in force says nothing about these Envoys.
+        waiting = [each for each in self._waiting if each.group != PATCHES]
+        if self._good_version == NONE or not waiting:
+            return ()
+        alike = yield from self._likeness.condemn(culprit, waiting, self._waiting.next_ones())
+        for some in in_steps(alike.guilty):
+            for each in some:
+                self._condemn(each, alike.models, refused)
+            yield
+        self._waiting.remove({each.version for each in alike.guilty})
+        if alike.sample is not None:
+            self._waiting.try_next(alike.sample)
+        return alike.guilty
 
     def _pass_over(self, node: str) -> None:
         """An Envoy has no say any more. The culprits that it refused are tried again without it."""
@@ -368,8 +399,12 @@ class Search:
                     *self._concern(each), STATUS, partial(self._note_gone, each.version)
                 )
         versions = frozenset(each.version for each in (suspect, *company))
+        self._companies.update(versions)
         lacks = frozenset(cluster for cluster, _ in refused.lacks)
+        former = self.culprits.get(suspect.version)
         self.culprits[suspect.version] = Culprit(suspect, refused.node, refused.message, versions, lacks)
+        if former is not None:
+            self._leave(former.company)
 
     def _concern(self, suspect: Suspect) -> Call:
         """Whom an entry concerns."""
@@ -387,8 +422,14 @@ class Search:
 
     def _acquit(self, culprit: Culprit) -> None:
         del self.culprits[culprit.suspect.version]
-        for version in culprit.company:
-            if not any(version in other.company for other in self.culprits.values()):
+        self._leave(culprit.company)
+
+    def _leave(self, company: frozenset[str]) -> None:
+        """A culprit with this company is none any more: observe none of it in vain."""
+        self._companies.subtract(company)
+        for version in company:
+            if not self._companies[version]:
+                del self._companies[version]
                 self._world.observers.release(self._observed.pop(version))
 
     def _mended(self) -> list[Suspect]:

@@ -51,6 +51,9 @@ if TYPE_CHECKING:
 
 NO_ENVOY = EnvoyState(serving=0)
 
+REFUSED: Final = "Refused"
+"""The reason of a route or policy that Envoy refuses."""
+
 
 def now() -> str:
     """The present time in the form of statuses: RFC 3339, UTC, whole seconds."""
@@ -210,7 +213,7 @@ class Statuses:
             kept = STAYS_AS_IT_WAS
         else:
             kept = _KEPT_OPEN if isinstance(resource, ConnectionRoute) else _KEPT
-        refused = condition("Programmed", "False", "Refused", " ".join((*messages, kept)), generation)
+        refused = condition("Programmed", "False", REFUSED, " ".join((*messages, kept)), generation)
         if isinstance(status, PolicyStatus):
             ancestors = (
                 structs.replace(each, conditions=_with(each.conditions, refused)) for each in status.ancestors

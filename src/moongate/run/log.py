@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import structlog
 
@@ -12,6 +13,7 @@ from moongate.api.gateway import GatewayClass
 from moongate.attach.policies import Policy
 from moongate.dangling import EMPTY, MISSING, ROUTABLE, dangling_by_resource, selecting_nothing, selects_only
 from moongate.policies import POLICY_KINDS
+from moongate.report.statuses import REFUSED
 from moongate.sources.diagnostics import NOWHERE, Diagnostic
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from moongate.report.transitions import Transition
     from moongate.sources.chunks import Place
     from moongate.sources.folder import Folder, Severity
+
+    _Line: TypeAlias = "tuple[Ref, str, Problem]"
+    """What is logged of a condition: the resource, how it changed, and the fault."""
 
 _log = structlog.get_logger("moongate")
 
@@ -250,7 +255,7 @@ class RunLog:
 
     def transitions(self, transitions: Sequence[Transition]) -> None:
         """Log conditions that turned bad or good, the bad ones at each field that causes them."""
-        lines: dict[tuple[Ref, str, Problem], tuple[Place, Transition]] = {}
+        lines: dict[_Line, tuple[Place, Transition]] = {}
         # Asked again, as what a resource refers to may have changed without it: a Service loses its slices.
         bad_ones = dict.fromkeys(each.resource for each in transitions[:MOST_LOGGED] if each.bad)
         dangling = chain.from_iterable(self._dangling(bad_ones)) if bad_ones else ()
@@ -263,9 +268,13 @@ class RunLog:
                 problem = fault if end is None else end.explaining(fault)
                 place = self.diagnostic(ref, problem, degradation.severity).place
                 lines.setdefault((ref, f"{degradation.condition} {bad}", problem), (place, transition))
-        for (ref, _, problem), (place, transition) in islice(lines.items(), MOST_LOGGED):
+        others = _refused_alike(lines)
+        for line, (place, transition) in islice(lines.items(), MOST_LOGGED):
+            ref, _, problem = line
             degradation, bad = transition.degradation, transition.bad
-            fields = {"resource": str(ref), "condition": degradation.condition}
+            fields: dict[str, Any] = {"resource": str(ref), "condition": degradation.condition}
+            if line in others:
+                fields["others"] = others[line]
             if problem.path:
                 fields["field"] = problem.path
             if at := str(place):
@@ -324,3 +333,23 @@ class RunLog:
                     "core.failed", query=failed.query, id=failed.id, error=failed.error, trace=failed.trace
                 )
         self._failures = set(current)
+
+
+def _refused_alike(lines: dict[_Line, tuple[Place, Transition]]) -> dict[_Line, int]:
+    """Leave one line of those about resources of a kind that Envoy refuses for the same, or no longer.
+
+    There may be thousands of them, for one setting of a policy.
+
+    Returns:
+        For how many other resources lines stand, where there are any.
+    """
+    first: dict[tuple[str, str, str], _Line] = {}
+    others: dict[_Line, set[Ref]] = defaultdict(set)
+    for line in list(lines):
+        ref, change, problem = line
+        if problem.reason == REFUSED:
+            one = first.setdefault((ref.kind, change, problem.message), line)
+            if one[0] != ref:
+                others[one].add(ref)
+                del lines[line]
+    return {line: len(refs) for line, refs in others.items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from moongate.status.conditions import condition, sentence
-from moongate.xds.filters import chain_filter, missing_on, spared
+from moongate.xds.filters import chain_filter, is_dispensable, missing_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -37,7 +37,7 @@ def refusals(db: Db, listener: ListenerId, settings: Iterable[RuleSettings]) -> 
     for feature, effective in (each for some in settings for each in some.features):
         one = chain_filter(db, feature, effective)
         if one is not None and one.name in missing:
-            served = one.bound and spared(db, listener, feature, effective) is not None
+            served = is_dispensable(db, listener, feature, effective, one)
             message = (
                 f"Envoy refuses the listener {listener.name!r} of {listener.gateway} with a filter that "
                 f"{effective.owner} asks for: {sentence(missing[one.name])} "

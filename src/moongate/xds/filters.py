@@ -436,6 +436,24 @@ def spared(db: Db, listener: ListenerId, feature: Feature[Any], effective: Effec
     return _spared(http_filter, http_filter.instead(db, effective))
 
 
+def is_dispensable(
+    db: Db, listener: ListenerId, feature: Feature[Any], effective: Effective[Any], one: ChainFilter
+) -> bool:
+    """Whether requests pass where the chain lacks the filter of a feature.
+
+    If no other instance of it stands in the chain, they do only if nothing is to be said to that.
+    """
+    if one.bound:
+        return spared(db, listener, feature, effective) is not None
+    http_filter = feature.http_filter
+    return (
+        http_filter is not None
+        and http_filter.instead is not None
+        and not has_patched_routes(db, listener)
+        and http_filter.instead(db, effective) is None
+    )
+
+
 @query
 def _spared_of(db: Db, order: int, owner: Ref, parent: Ref | None) -> Spared | None:
     """As ``spared``, once for all routes of a policy, which may have thousands of settings."""

@@ -47,6 +47,7 @@ from moongate.xds.filters import (
     filters_of,
     forwarding_config,
     has_mark,
+    is_dispensable,
     kind_filters,
     listener_filters,
     missing_on,
@@ -329,6 +330,9 @@ def _common_route(db: Db, served: _ServedRule) -> tuple[Route, dict[str, Spared 
     forwarding: dict[str, AnyMessage] = {}
     for feature, effective in settings.features:
         config, one = route_config(db, feature, effective), chain_filter(db, feature, effective)
+        is_absent = one is not None and one.name in terms.absent and not one.bound
+        if one is not None and is_absent and is_dispensable(db, served.listener, feature, effective, one):
+            continue
         if one is not None and one.bound:
             bound[one.name] = spared(db, served.listener, feature, effective)
         if config is not None and one is not None:
