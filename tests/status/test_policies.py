@@ -653,6 +653,40 @@ def test_a_fault_of_a_policy_says_what_requests_get() -> None:
     assert fault.endswith("All requests of its listeners are answered with 500 until this is fixed.")
 
 
+PLAIN_AND_SECURE = gateway(http("a", port=8081), https("b", "cert", port=8443))
+
+
+@pytest.mark.parametrize(
+    ("served", "target", "warns"),
+    [
+        (TWO, "Gateway/eg", True),
+        (gateway(raw("a", "TCP")), "Gateway/eg", True),
+        (PLAIN_AND_SECURE, "Gateway/eg/a", True),
+        (PLAIN_AND_SECURE, "Gateway/eg", False),
+        (PLAIN_AND_SECURE, "Gateway/eg/b", False),
+    ],
+)
+def test_http3_without_a_listener_of_https_is_said_to_have_no_effect(
+    served: str, target: Target, warns: bool
+) -> None:
+    """Who forgets the certificate would else look for the fault in firewalls that drop UDP."""
+    subject = ctp("quic", target, http3={})
+    core = Core(served, tls_secret("cert", "x.io"), subject)
+    [reasons] = conditions(core, subject).values()
+
+    assert reasons == (OK | {"Warning": "NoHTTPSListener"} if warns else OK)
+    if warns:
+        assert message(core, subject, "Warning").startswith("spec.http3: HTTP/3 is always encrypted, and")
+
+
+def test_http3_of_a_gateway_has_no_effect_where_its_listener_of_https_has_a_policy_of_its_own() -> None:
+    subject, own = ctp("quic", "Gateway/eg", http3={}), ctp("own", "Gateway/eg/b")
+    core = Core(PLAIN_AND_SECURE, tls_secret("cert", "x.io"), subject, own)
+
+    assert conditions(core, subject)["eg"]["Warning"] == "NoHTTPSListener"
+    assert "Warning" not in conditions(core, own)["eg/b"]
+
+
 def test_a_guard_that_is_not_built_says_what_requests_get() -> None:
     subject = security("keys", "HTTPRoute/shop", jwt={})
     core = Core(TWO, route("shop"), subject)

@@ -67,6 +67,7 @@ from moongate.policies.http_listeners import (
     authorities_conflict,
     http3_conflict,
     http3_dropped,
+    http3_without_tls,
     listener_faults,
     port_conflict,
     setting_conflict,
@@ -245,13 +246,13 @@ def _judge_owner(db: Db, policy: Ref, target: Target, drafts: Drafts) -> None:
 def _judge_clients(db: Db, policy: Ref, beneath: Sequence[ListenerId], draft: Draft) -> None:
     """Judge a policy about clients for the listeners of its target."""
     merged: list[str] = []
-    applications: dict[Applied, None] = {}
+    applications: dict[Applied, list[ListenerId]] = {}
     for listener in beneath:
         holding = applied_to_listener(db, policy.kind, listener)
         if holding is None:
             continue
         if holding.owner == policy:
-            applications[holding] = None
+            applications.setdefault(holding, []).append(listener)
             conflicts = (
                 port_conflict(db, listener),
                 setting_conflict(db, listener),
@@ -265,10 +266,12 @@ def _judge_clients(db: Db, policy: Ref, beneath: Sequence[ListenerId], draft: Dr
                 draft.drop(listener.name)
         elif policy in holding:
             merged.append(names.listener(listener))
-    for application in applications or (Applied(policy, None),):
+    for application, governed in (applications or {Applied(policy, None): []}).items():
         problems = _problems(db, application)
         draft.apply(problems)
         for warning in _warnings(db, application):
+            draft.warn(warning)
+        if (warning := http3_without_tls(db, governed)) is not None:
             draft.warn(warning)
         for parent in (application.parent, application.grandparent) if not problems else ():
             if parent is not None:
