@@ -65,6 +65,7 @@ from moongate.policies import POLICY_KINDS
 from moongate.policies.effective import effective_policy, rule_settings, unenforceable
 from moongate.policies.http_listeners import (
     authorities_conflict,
+    clients_of,
     http3_conflict,
     http3_dropped,
     http3_without_tls,
@@ -267,7 +268,7 @@ def _judge_clients(db: Db, policy: Ref, beneath: Sequence[ListenerId], draft: Dr
         elif policy in holding:
             merged.append(names.listener(listener))
     for application, governed in (applications or {Applied(policy, None): []}).items():
-        problems = _problems(db, application)
+        problems = _problems(db, application, _effect_on_clients(db, governed))
         draft.apply(problems)
         for warning in _warnings(db, application):
             draft.warn(warning)
@@ -355,22 +356,53 @@ def _refusal(db: Db, policy: Ref, target: Target) -> Problem | None:
     return Problem("", message, "Conflicted")
 
 
-def _problems(db: Db, policy: Applied) -> list[Problem]:
+_EFFECT: Final = "All requests that this policy is for are answered with 500 until this is fixed."
+
+
+def _problems(db: Db, policy: Applied, effect: str = _EFFECT) -> list[Problem]:
     """What is wrong with a policy's settings, each field once, and what requests get because of it.
 
     The problem of a field that is not built yet says itself what follows from it.
+
+    Args:
+        db: where the policy is.
+        policy: the policy, with those into which it merges.
+        effect: what requests get where the policy cannot be built.
     """
     judged = effective_policy(db, *policy)
     if judged is None:
         return []
-    what = "of its listeners" if _KINDS[policy.owner.kind].OF_LISTENERS else "that this policy is for"
-    effect = f"All requests {what} are answered with 500 until this is fixed." if judged.failed else ""
+    effect = effect if judged.failed else ""
     faults = {problem.path for problem in judged.problems if problem.reason != NOT_SUPPORTED}
     return [
         problem if problem.reason == NOT_SUPPORTED else problem.saying(effect)
         for problem in judged.problems
         if problem.reason != NOT_SUPPORTED or problem.path not in faults
     ]
+
+
+def _effect_on_clients(db: Db, governed: Sequence[ListenerId]) -> str:
+    """What clients get where a policy cannot be built.
+
+    Args:
+        db: where the listeners are.
+        governed: the listeners that have their settings from the policy.
+    """
+    validations = [clients_of(db, each) for each in governed]
+    shut = [each for each in validations if each is not None and each.closed]
+    match [(each.required, each.verified) for each in shut[:1]]:
+        case [(True, True)]:
+            refused = "all clients"
+        case [(False, True)]:
+            refused = "clients that show a certificate"
+        case [(True, False)]:
+            refused = "clients that show no certificate"
+        case _:
+            return "All requests of its listeners are answered with 500 until this is fixed."
+    others = (
+        "" if shut[0].only_valid and len(shut) == len(governed) else ", and answer other requests with 500"
+    )
+    return f"Until this is fixed, its listeners end the TLS handshake of {refused}{others}."
 
 
 def _warnings(db: Db, policy: Applied) -> Iterator[Problem]:
