@@ -6,6 +6,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 
 import structlog
+from msgspec import structs
 
 from moongate.api.envoygateway import CONTROLLER_NAME
 from moongate.api.gateway import GatewayClass
@@ -13,6 +14,7 @@ from moongate.attach.policies import Policy
 from moongate.dangling import EMPTY, MISSING, ROUTABLE, dangling_by_resource, selecting_nothing, selects_only
 from moongate.policies import POLICY_KINDS
 from moongate.sources.diagnostics import NOWHERE, Diagnostic
+from moongate.status.causes import Cause
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -59,7 +61,7 @@ class RunLog:
         sliced: Callable[[Ref], bool] | None = None,
         listening: Callable[[int], Iterable[Ref]] | None = None,
         controller: Callable[[], str] = lambda: CONTROLLER_NAME,
-        causes: Callable[[Ref], Mapping[tuple[str, str], tuple[Problem, ...]]] = lambda _ref: {},
+        causes: Callable[[Ref], Mapping[tuple[str, str], tuple[Cause, ...]]] = lambda _ref: {},
     ) -> None:
         self._resources = resources
         self._causes = causes
@@ -258,10 +260,13 @@ class RunLog:
         for transition in transitions:
             ref, degradation, bad = transition
             causes = self._causes(ref).get((degradation.at, degradation.condition), ()) if bad else ()
-            for fault in (causes or degradation.problems) if bad else degradation.problems[:1]:
-                end = about.get((ref, fault.path)) if bad else None
+            own = tuple(Cause(ref, problem) for problem in degradation.problems)
+            for at, fault in (causes or own) if bad else own[:1]:
+                end = about.get((at, fault.path)) if bad else None
                 problem = fault if end is None else end.explaining(fault)
-                place = self.diagnostic(ref, problem, degradation.severity).place
+                place = self.diagnostic(at, problem, degradation.severity).place
+                if at != ref:
+                    problem = structs.replace(problem, message=f"{at}: {problem.message}")
                 lines.setdefault((ref, f"{degradation.condition} {bad}", problem), (place, transition))
         for (ref, _, problem), (place, transition) in islice(lines.items(), MOST_LOGGED):
             degradation, bad = transition.degradation, transition.bad
@@ -283,7 +288,9 @@ class RunLog:
         """The faults of a resource that its conditions report."""
         causes = self._causes(ref)
         for degradation in statuses.degradations(ref):
-            yield from causes.get((degradation.at, degradation.condition), ()) or degradation.problems
+            own = (Cause(ref, problem) for problem in degradation.problems)
+            behind = causes.get((degradation.at, degradation.condition), ()) or own
+            yield from (cause.problem for cause in behind if cause.resource == ref)
 
     def _by_resource(self, refs: Mapping[Ref, None]) -> Iterator[tuple[Ref, tuple[DanglingReference, ...]]]:
         """Resources with their dangling references."""
