@@ -50,10 +50,10 @@ class Run:
 
     def __init__(self) -> None:
         self.folder = Folder()
-        self.held: dict[Ref, Resource] = {}
+        self.resources: dict[Ref, Resource] = {}
         self._causes: dict[tuple[str, str], tuple[Cause, ...]] = {}
-        self.log = RunLog(self.held, causes=lambda _ref: self._causes)
-        self.statuses = Statuses(self.held)
+        self.log = RunLog(self.resources, causes=lambda _ref: self._causes)
+        self.statuses = Statuses(self.resources)
         self.log.places_from(self.folder)
 
     def unresolved(self, *problems: Problem, resource: Ref = SHOP) -> None:
@@ -65,9 +65,9 @@ class Run:
         batch = self.folder.update_many(files)
         for ref, resource in batch.items():
             if resource is None:
-                del self.held[ref]
+                del self.resources[ref]
             else:
-                self.held[ref] = resource
+                self.resources[ref] = resource
         self.log.loaded(self.folder.diagnostics(), batch, files=len(files), resources=len(self.folder))
         for _ in self.log.search():
             pass
@@ -123,7 +123,7 @@ def test_an_error_that_is_still_looked_for_is_no_end_of_all_errors(events: list[
 
     batch = run.folder.update_many({"gateway": None, "a": None})
     for ref in batch:
-        del run.held[ref]
+        del run.resources[ref]
     run.log.loaded(run.folder.diagnostics(), batch, files=2, resources=2)
     next(run.log.search())  # then something else was to do
     assert of(events, "manifests.mended") == []
