@@ -9,6 +9,7 @@ from moongate.api.base import Ref
 from moongate.api.envoygateway import CONTROLLER_NAME
 from moongate.api.gateway import Gateway
 from moongate.api.httproute import HTTPRoute
+from moongate.api.httproutefilter import HTTPRouteFilter
 from moongate.attach.routes import USE_DEFAULTS
 from moongate.status.causes import causes
 from moongate.world import World
@@ -45,6 +46,51 @@ def test_a_rule_that_is_refused_is_its_own_fault() -> None:
     (unresolved,) = caused["spec.parentRefs[0]", "ResolvedRefs"]
     assert refused.problem.path == "spec.rules[0]"
     assert unresolved.problem.path == "spec.rules[1].backendRefs[0]"
+
+
+@pytest.mark.parametrize(
+    ("spec", "path"),
+    [
+        (
+            "urlRewrite: {path: {type: ReplaceRegexMatch, replaceRegexMatch: "
+            "{pattern: '(', substitution: a}}}",
+            "spec.urlRewrite.path.replaceRegexMatch",
+        ),
+        (
+            "urlRewrite: {hostname: {type: PathRegex, pathRegex: {pattern: '(', substitution: a}}}",
+            "spec.urlRewrite.hostname",
+        ),
+        (
+            "matches: [{cookies: [{name: a, value: b}, {name: a, type: RegularExpression, value: '('}]}]",
+            "spec.matches[0].cookies[1].value",
+        ),
+        ("directResponse: {body: {type: Inline, inline: '%A('}}", "spec.directResponse.body"),
+        (
+            "directResponse: {body: {type: ValueRef, valueRef: {group: '', kind: ConfigMap, name: gone}}}",
+            "spec.directResponse.body.valueRef",
+        ),
+        (
+            "credentialInjection: {header: 'a b', credential: {valueRef: {name: gone}}}",
+            "spec.credentialInjection.header",
+        ),
+        (
+            "credentialInjection: {credential: {valueRef: {name: gone}}}",
+            "spec.credentialInjection.credential.valueRef",
+        ),
+    ],
+)
+def test_a_fault_of_a_filter_that_a_rule_names_is_the_fault_of_the_filter(spec: str, path: str) -> None:
+    """It has no status of its own, and the route has nothing to mend."""
+    odd = "{group: gateway.envoyproxy.io, kind: HTTPRouteFilter, name: odd}"
+    rule = f"filters: [{{type: ExtensionRef, extensionRef: {odd}}}]"
+    route = f"{ROUTE[: ROUTE.index('  rules:')]}  rules: [{{{rule}}}]\n"
+    present = world(gateway(http("web")), route, extension("HTTPRouteFilter", "odd", f"{{{spec}}}"))
+
+    [cause] = causes(present.db, present.store.resources()[SHOP])["spec.parentRefs[0]", "Accepted"]
+
+    assert cause.resource == Ref.of(HTTPRouteFilter, "default", "odd")
+    assert cause.problem.path == path
+    assert cause.problem.message.endswith(". Requests of rules with this filter are answered with 500.")
 
 
 def test_a_parent_by_default_stands_at_the_field_that_asks_for_it() -> None:

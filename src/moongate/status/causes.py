@@ -2,21 +2,27 @@
 
 A condition is about a part of a resource, and its message is the one of the reference. Who mends a manifest
 wants the field: the rule of a route, not the parentRef at which the rule is refused. The field may be in
-another resource: what a Gateway does not report is written in its EnvoyProxy.
+another resource: what a Gateway does not report is written in its EnvoyProxy, and a filter of a rule may be a
+resource of its own.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from moongate.api.base import Ref
 from moongate.api.gateway import Gateway
+from moongate.api.httproutefilter import HTTPRouteFilter
 from moongate.api.listenerset import ListenerSet
-from moongate.api.route import Route
+from moongate.api.route import RequestRule, Route
+from moongate.attach.extension_filters import extension
 from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import rejection, written_in
 from moongate.attach.listeners import listeners
 from moongate.attach.routes import USE_DEFAULTS, attachments
 from moongate.engine import Contained
+from moongate.problem import Problem
+from moongate.status.conditions import sentence
 from moongate.status.gateways import of_envoy_proxy
 from moongate.status.routes import faults
 from moongate.xds.telemetry import telemetry_problems
@@ -24,10 +30,10 @@ from moongate.xds.telemetry import telemetry_problems
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from moongate.api.base import Ref, Resource
+    from moongate.api.base import Resource
     from moongate.engine import Db
-    from moongate.problem import Problem
 
+_CLOSED_RULES = "Requests of rules with this filter are answered with 500."
 _NOTHING_IS_SERVED = "The listener serves nothing until this is fixed."
 
 
@@ -77,7 +83,7 @@ def _causes(db: Db, resource: Resource) -> dict[tuple[str, str], tuple[Cause, ..
                 parent = attachment.parent
                 at = f"spec.parentRefs[{refs.index(parent)}]" if parent in refs else USE_DEFAULTS
                 route_faults = faults(db, resource, attachment)
-                refused = of_its_own(fault for _, fault in route_faults.refused)
+                refused = tuple(_of_rule(db, resource, index, fault) for index, fault in route_faults.refused)
                 by_condition[at, "PartiallyInvalid"] = refused
                 by_condition[at, "Accepted"] = refused if attachment.problem is None else ()
                 by_condition[at, "ResolvedRefs"] = of_its_own(route_faults.unresolved)
@@ -85,6 +91,21 @@ def _causes(db: Db, resource: Resource) -> dict[tuple[str, str], tuple[Cause, ..
         case _:
             pass
     return by_condition
+
+
+def _of_rule(db: Db, route: Route, index: int, fault: Problem) -> Cause:
+    """What is wrong with a rule; in a filter that it names, if that has the fault: it has no status."""
+    rule = route.spec.rules[index]
+    for n, used in enumerate(rule.filters if isinstance(rule, RequestRule) else ()):
+        if used.extension_ref is None or fault.path != f"spec.rules[{index}].filters[{n}]":
+            continue
+        namespace = route.metadata.namespace
+        written = extension(db, used.extension_ref, namespace).fault
+        if written is not None:
+            message = sentence(written.message)
+            problem = Problem(written.path, f"{message} {_CLOSED_RULES}", fault.reason)
+            return Cause(Ref.of(HTTPRouteFilter, namespace, used.extension_ref.name), problem)
+    return Cause(route.ref, fault)
 
 
 def _of_telemetry(db: Db, gateway: Ref) -> Iterator[Cause]:
