@@ -312,8 +312,8 @@ def test_a_condition_is_logged_at_the_field_of_another_resource_that_causes_it(e
 
     (event,) = of(events, "status.degraded")
     assert (event["field"], event["at"]) == ("spec.cors", "policy:7:9")
-    assert event["resource"] == "HTTPRoute default/shop"
-    assert event["message"] == "SecurityPolicy default/browsers: It is odd."
+    assert event["resource"] == "SecurityPolicy default/browsers"
+    assert event["condition_of"] == "HTTPRoute default/shop"
 
 
 def test_a_condition_of_several_references_is_reported_at_each(events: list[Any]) -> None:

@@ -48,16 +48,18 @@ def test_a_rule_that_is_refused_is_its_own_fault() -> None:
     assert unresolved.problem.path == "spec.rules[1].backendRefs[0]"
 
 
+BROKEN = "{pattern: '(', substitution: a}"
+
+
 @pytest.mark.parametrize(
     ("spec", "path"),
     [
         (
-            "urlRewrite: {path: {type: ReplaceRegexMatch, replaceRegexMatch: "
-            "{pattern: '(', substitution: a}}}",
+            f"urlRewrite: {{path: {{type: ReplaceRegexMatch, replaceRegexMatch: {BROKEN}}}}}",
             "spec.urlRewrite.path.replaceRegexMatch",
         ),
         (
-            "urlRewrite: {hostname: {type: PathRegex, pathRegex: {pattern: '(', substitution: a}}}",
+            f"urlRewrite: {{hostname: {{type: PathRegex, pathRegex: {BROKEN}}}}}",
             "spec.urlRewrite.hostname",
         ),
         (

@@ -6,7 +6,6 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 
 import structlog
-from msgspec import structs
 
 from moongate.api.envoygateway import CONTROLLER_NAME
 from moongate.api.gateway import GatewayClass
@@ -252,7 +251,7 @@ class RunLog:
 
     def transitions(self, transitions: Sequence[Transition]) -> None:
         """Log conditions that turned bad or good, the bad ones at each field that causes them."""
-        lines: dict[tuple[Ref, str, Problem], tuple[Place, Transition]] = {}
+        lines: dict[tuple[Ref, str, Cause], tuple[Place, Transition]] = {}
         # Asked again, as what a resource refers to may have changed without it: a Service loses its slices.
         bad_ones = dict.fromkeys(each.resource for each in transitions[:MOST_LOGGED] if each.bad)
         dangling = chain.from_iterable(self._dangling(bad_ones)) if bad_ones else ()
@@ -265,12 +264,14 @@ class RunLog:
                 end = about.get((at, fault.path)) if bad else None
                 problem = fault if end is None else end.explaining(fault)
                 place = self.diagnostic(at, problem, degradation.severity).place
-                if at != ref:
-                    problem = structs.replace(problem, message=f"{at}: {problem.message}")
-                lines.setdefault((ref, f"{degradation.condition} {bad}", problem), (place, transition))
-        for (ref, _, problem), (place, transition) in islice(lines.items(), MOST_LOGGED):
+                cause = Cause(at, problem)
+                lines.setdefault((ref, f"{degradation.condition} {bad}", cause), (place, transition))
+        for (ref, _, cause), (place, transition) in islice(lines.items(), MOST_LOGGED):
             degradation, bad = transition.degradation, transition.bad
-            fields = {"resource": str(ref), "condition": degradation.condition}
+            problem = cause.problem
+            fields = {"resource": str(cause.resource), "condition": degradation.condition}
+            if cause.resource != ref:
+                fields["condition_of"] = str(ref)
             if problem.path:
                 fields["field"] = problem.path
             if at := str(place):

@@ -22,7 +22,6 @@ from moongate.attach.listeners import listeners
 from moongate.attach.routes import USE_DEFAULTS, attachments
 from moongate.engine import Contained
 from moongate.problem import Problem
-from moongate.status.conditions import sentence
 from moongate.status.gateways import of_envoy_proxy
 from moongate.status.routes import faults
 from moongate.xds.telemetry import telemetry_problems
@@ -102,8 +101,8 @@ def _of_rule(db: Db, route: Route, index: int, fault: Problem) -> Cause:
         namespace = route.metadata.namespace
         written = extension(db, used.extension_ref, namespace).fault
         if written is not None:
-            message = sentence(written.message)
-            problem = Problem(written.path, f"{message} {_CLOSED_RULES}", fault.reason)
+            message = f"It cannot be used: {written.message}. {_CLOSED_RULES}"
+            problem = Problem(written.path, message, fault.reason)
             return Cause(Ref.of(HTTPRouteFilter, namespace, used.extension_ref.name), problem)
     return Cause(route.ref, fault)
 
