@@ -56,9 +56,10 @@ SOUND = (GATEWAY_CLASS, gateway(http("http")), ROUTE, POLICY)
 
 
 def messages(*manifests: str) -> list[str]:
-    held = {resource.ref: resource for text in manifests for resource in read(text)}
+    in_force = {resource.ref: resource for text in manifests for resource in read(text)}
     return [
-        f"{ref}: {problem.path}: {problem.message}" for ref, problem, _ in dangling_references(held, held)
+        f"{ref}: {problem.path}: {problem.message}"
+        for ref, problem, _ in dangling_references(in_force, in_force)
     ]
 
 
@@ -577,3 +578,42 @@ def test_a_port_that_the_target_of_a_policy_for_tls_has_not_is_reported() -> Non
     assert not any(
         "sectionName" in each for each in messages(named, text.replace("'80'", "grpc"), config_map())
     )
+
+
+def weighing(*zones: str) -> str:
+    weights = ", ".join(f"{{zone: {zone}, weight: 9}}" for zone in zones)
+    target = "targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: shop}]"
+    balancer = f"loadBalancer: {{type: RoundRobin, zoneAware: {{weightedZones: [{weights}]}}}}"
+    return extension("BackendTrafficPolicy", "zones", f"{{{target}, {balancer}}}")
+
+
+ZONED_BACKEND = extension("Backend", "app", "{endpoints: [{ip: {address: 10.0.0.1, port: 1}, zone: west}]}")
+ZONED_SLICE = """
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: app, namespace: default, labels: {kubernetes.io/service-name: app}}
+addressType: IPv4
+endpoints: [{addresses: [10.0.0.2], zone: east}]
+ports: [{port: 1}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("zones", "questions"),
+    [
+        (["west", "east"], {}),
+        (["west", "eastt"], {1: " Did you mean 'east'?"}),
+        (["Zurich"], {0: ""}),
+    ],
+)
+def test_the_weight_of_a_zone_in_which_no_endpoint_is_has_no_effect(
+    zones: list[str], questions: dict[int, str]
+) -> None:
+    """All endpoints of the zone that was meant have the weight 1 then, as if nobody had named it."""
+    lines = messages(*SOUND, SERVICE, ZONED_SLICE, ZONED_BACKEND, weighing(*zones))
+
+    assert lines == [
+        f"BackendTrafficPolicy default/zones: spec.loadBalancer.zoneAware.weightedZones[{n}].zone: "
+        f"No endpoint is in zone {zones[n]!r}.{question} This has no effect until one is."
+        for n, question in questions.items()
+    ]

@@ -258,3 +258,22 @@ def test_statuses_that_are_not_retried_are_noticed(on: str, hint: str | None) ->
 
     assert len(lines) == (hint is not None)
     assert all(hint is not None and line.startswith(f"spec.retry.retryOn.{hint}") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("move", "fields"),
+    [
+        ("name: envoy.filters.http.cors, after: envoy.filters.http.basic_auth", []),
+        ("name: envoy.filters.http.compressor, before: envoy.filters.http.header_mutation", []),
+        ("name: envoy.filters.http.grpc_web, before: envoy.filters.http.health_check", []),
+        ("name: envoy.filters.http.lua, after: envoy.filters.http.cors", ["name"]),
+        ("name: envoy.filters.http.cors, before: envoy.filters.http.jwt_authn", ["before"]),
+        ("name: envoy.filters.http.wasm, after: envoy.filters.http.oauth2", ["name", "after"]),
+    ],
+)
+def test_a_move_of_a_filter_that_is_never_there_is_noticed(move: str, fields: list[str]) -> None:
+    """All names of Envoy Gateway are taken, also of filters that come in no chain here."""
+    lines = of(extension("EnvoyProxy", "proxy", f"{{filterOrder: [{{{move}}}]}}"))
+
+    assert [line.split(":")[0] for line in lines] == [f"spec.filterOrder[0].{field}" for field in fields]
+    assert all("So this move has no effect." in line for line in lines)

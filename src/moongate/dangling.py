@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, ParamSpec
 
 from moongate.api.backend import Backend
 from moongate.api.backendtlspolicy import BackendTLSPolicy
-from moongate.api.base import ENVOY_GROUP, Ref
+from moongate.api.base import ENVOY_GROUP, Ref, fields_of
 from moongate.api.core import ConfigMap, EndpointSlice, Secret, Service
 from moongate.api.envoygateway import CONTROLLER_NAME
 from moongate.api.envoypatchpolicy import EnvoyPatchPolicy
@@ -41,6 +41,7 @@ from moongate.attach.listener_sets import parent_of_set
 from moongate.attach.patch_policies import kind_fault, named_by
 from moongate.attach.policies import Policy
 from moongate.attach.routes import parent_of
+from moongate.features import FEATURES
 from moongate.hints import CLOSED, UNUSED, hints
 from moongate.kinds import UNBUILT_KINDS
 from moongate.policies import POLICY_KINDS
@@ -182,6 +183,7 @@ def _dangling(
         *_uncovered(resources.get(ref), resources),
         *_of_no_port(resources.get(ref), resources),
         *_of_wrong_kind(resources.get(ref), in_force),
+        *_of_no_zone(resources.get(ref), in_force),
     ):
         yield DanglingReference(ref, problem, "warning")
     for path, to, reason in _references(resources.get(ref)):
@@ -364,6 +366,17 @@ class _InForce:
         """The EnvoyProxies that a GatewayClass or a Gateway refers to."""
         users = (each for each in self._resources.values() if isinstance(each, GatewayClass | Gateway))
         return frozenset(to for each in users for _, to, _ in _references(each) if to.is_a(EnvoyProxy))
+
+    @cached_property
+    def zones(self) -> frozenset[str]:
+        """The zones in which endpoints are."""
+        endpoints = (
+            endpoint
+            for each in self._resources.values()
+            if isinstance(each, Backend | EndpointSlice)
+            for endpoint in (each.spec.endpoints if isinstance(each, Backend) else each.endpoints)
+        )
+        return frozenset(endpoint.zone for endpoint in endpoints if endpoint.zone)
 
     def listening(self, port: int) -> Iterable[Ref]:
         """The Gateways and ListenerSets with a listener at a port, sorted."""
@@ -582,6 +595,23 @@ def _of_wrong_kind(resource: Resource | None, in_force: _InForce) -> Iterator[Pr
                 yield Problem(fault.path, f"{fault.message} This policy changes nothing.", UNUSED)
         case _:
             return
+
+
+def _of_no_zone(resource: Resource | None, in_force: _InForce) -> Iterator[Problem]:
+    """The zones that a policy names, and in which no endpoint of any backend is."""
+    if not isinstance(resource, Policy):
+        return
+    names = {field.name: field.encode_name for field in fields_of(type(resource.spec))}
+    for feature in FEATURES:
+        if feature.kind != resource.KIND or feature.named_zones is None:
+            continue
+        value = feature.of(resource.spec)
+        for path, zone in feature.named_zones(value) if value is not None else ():
+            if zone not in in_force.zones:
+                close = _Names(in_force.zones).like(zone)
+                question = f" Did you mean {close!r}?" if close is not None else ""
+                message = f"No endpoint is in zone {zone!r}.{question} This has no effect until one is."
+                yield Problem(f"spec.{names[feature.field]}.{path}", message, UNUSED)
 
 
 def _may_have_tls(aim: LocalObjectReference) -> bool:

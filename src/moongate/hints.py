@@ -22,7 +22,7 @@ from moongate.api.tlsroute import TLSRoute
 from moongate.attach.backends import is_ip
 from moongate.attach.listener_sets import parent_of_set
 from moongate.attach.policies import Policy
-from moongate.attach.route_kinds import route_kind
+from moongate.attach.route_kinds import KIND_FILTERS, route_kind
 from moongate.attach.routes import parent_of
 from moongate.features import FEATURES
 from moongate.problem import Problem
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from moongate.api.base import Resource
+    from moongate.api.envoyproxy import FilterPosition
     from moongate.api.gateway import Listener
     from moongate.api.route import RouteRule
 
@@ -49,6 +50,12 @@ REASONS = frozenset({UNUSED, CLOSED, NOT_PORTABLE})
 _ANSWERING = ("RequestRedirect", "ExtensionRef")
 """Types of filters that may answer a request, so that its rule needs no backend."""
 
+_FILTERS = frozenset(
+    each.name
+    for each in (*(one for f in FEATURES for one in (f.http_filter, f.listener_filter)), *KIND_FILTERS)
+    if each is not None
+)
+"""The HTTP filters that a chain may have, by name."""
 
 _PATTERN = re.compile(r"\*|/:\w+")
 """What stands for any text in the paths of other routers: `*` and `:name`. A `{name}` is refused before."""
@@ -70,6 +77,7 @@ def hints(resource: Resource | None) -> Iterator[Problem]:
                 if sink.settings is not None and sink.settings.retry is not None:
                     message = "What is reported is sent once; retry has no effect, as in Envoy Gateway."
                     yield Problem(f"{sink.path}.backendSettings.retry", message, UNUSED)
+            yield from _of_moves(resource.spec.filter_order)
         case Gateway():
             yield from _of_listeners(resource.spec.listeners)
         case ListenerSet():
@@ -100,6 +108,15 @@ def hints(resource: Resource | None) -> Iterator[Problem]:
                         yield problem.under(f"spec.{names[feature.field]}")
         case _:
             return
+
+
+def _of_moves(moves: Sequence[FilterPosition]) -> Iterator[Problem]:
+    """The moves of filters that never stand in a chain. One that no route uses yet may come."""
+    for n, move in enumerate(moves):
+        for field, type_ in (("name", move.name), ("before", move.before), ("after", move.after)):
+            if type_ is not None and not any(name.startswith(type_) for name in _FILTERS):
+                message = f"{type_} is not built yet, and stands in no chain. So this move has no effect."
+                yield Problem(f"spec.filterOrder[{n}].{field}", message, UNUSED)
 
 
 def _of_parents(route: Route) -> Iterator[Problem]:

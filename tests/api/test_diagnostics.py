@@ -14,6 +14,7 @@ from moongate.api.backend import IPEndpoint
 from moongate.api.base import DurationStr, Model
 from moongate.api.diagnostics import did_you_mean, shown
 from moongate.api.envoygateway import EnvoyGateway
+from moongate.api.envoyproxy import FilterPosition
 from moongate.api.health_checks import HealthCheckPayload
 from moongate.api.shared import HeaderValue, Hostname, Quantity
 from moongate.features.cors import CORS
@@ -145,3 +146,15 @@ def test_a_value_is_shown_short_and_in_the_words_of_yaml() -> None:
 
     assert [shown(value) for value in values] == ["missing", "true", "an object", "a list", "'a'"]
     assert len(shown("x" * 1000)) == 81
+
+
+def test_what_was_probably_meant_stands_before_many_choices() -> None:
+    """There are 27 filters with long names, behind which nobody looks for a question."""
+    [message] = messages(
+        FilterPosition, name="envoy.filters.http.fault", before="envoy.filters.http.basic-auth"
+    )
+
+    assert message.startswith(
+        "The value is 'envoy.filters.http.basic-auth'. Did you mean 'envoy.filters.http.basic_auth'? "
+        "It must be one of envoy.filters.http.api_key_auth, "
+    )

@@ -77,7 +77,7 @@ class Said(Struct, frozen=True):
     text: str
 
 
-class Held(NamedTuple):
+class Footprint(NamedTuple):
     """What a process holds, which must not grow with each fault."""
 
     descriptors: int
@@ -237,20 +237,20 @@ class House:
         """Descriptors that the process has open."""
         return psutil.Process(self.process.pid).num_fds()
 
-    async def held(self) -> Held:
+    async def footprint(self) -> Footprint:
         """What the process holds now."""
         self.process.send_signal(signal.SIGUSR2)
         async with asyncio.timeout(DEADLINE_S):
             while not (counted := _read(self._counted)):  # noqa: ASYNC110 - no event tells of a pipe
                 await asyncio.sleep(0.002)
         children = psutil.Process(self.process.pid).children(recursive=True)
-        return Held(self.opened(), int(counted.split()[-1]), len(children))
+        return Footprint(self.opened(), int(counted.split()[-1]), len(children))
 
-    def holds_no_more(self, before: Held) -> Claim:
+    def holds_no_more(self, before: Footprint) -> Claim:
         """Whether the process holds no more than it did."""
 
         async def claim() -> str:
-            now = await self.held()
+            now = await self.footprint()
             more = any(a > b for a, b in zip(now, before, strict=True))
             return f"it holds {now}, and held {before}" if more else ""
 
@@ -402,7 +402,7 @@ class House:
         """Try a row: the fault, then its end. All laws are checked."""
         if fault.alone:
             await asyncio.sleep(2 * SETTLE_USED)  # no event tells that an edit is over
-        held = await self.held()
+        before = await self.footprint()
         began, asked = self.mark(), self.output.stat().st_size
         readings = [self.expected(reading, fault.files) for reading in fault.reads]
         errors = any(reading.severity == "error" for reading in readings)
@@ -425,7 +425,7 @@ class House:
             await self.well()
         self._holds_no_secret(self.raw(began))
         assert self.process.returncode is None
-        await until(self.holds_no_more(held))
+        await until(self.holds_no_more(before))
 
     def serves(self, turn: str) -> Claim:
         async def claim() -> str:

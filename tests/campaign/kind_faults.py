@@ -508,12 +508,12 @@ FAULTS = (
     # --- HTTPRouteFilter, EnvoyProxy -----------------------------------------------------------
     Fault(
         name="a status of an answer is one of HTTP",
-        files=swap("pages.yaml", ("statusCode: 200", "statusCode: 2000"), ("- type: Ext", "- «type: Ext")),
+        files=swap("pages.yaml", ("statusCode: 200", "statusCode: «2000")),
         reads=(
             Reading(
                 at="pages.yaml",
-                of="HTTPRoute default/pages",
-                field="spec.rules[0].filters[0]",
+                of=CLOSED,
+                field="spec.directResponse.statusCode",
                 value="directResponse.statusCode is 2000",
                 right="599",
                 meanwhile="answered with 500",

@@ -618,10 +618,10 @@ async def outlives(home: House, trouble: Trouble, began: int, asked: int) -> Non
         began: where its part of the log begins.
         asked: where its part of the access log begins.
     """
-    held = None
+    before = None
     if not trouble.lasts:
         await until(home.is_settled)
-        held = await home.held()
+        before = await home.footprint()
 
     async with home.steady() as answers:
         trouble.act(home)
@@ -635,8 +635,8 @@ async def outlives(home: House, trouble: Trouble, began: int, asked: int) -> Non
         await until(home.gets(HEALTHY))
     assert strays(answer for answer in answers if not trouble.fails or answer.sent > over)[:5] == []
     await home.shows_no_secret(began, asked)
-    if held is not None:
-        await until(home.holds_no_more(held))
+    if before is not None:
+        await until(home.holds_no_more(before))
     assert home.process.returncode is None
     assert "Traceback" not in home.raw(began)
 

@@ -74,6 +74,43 @@ def test_fields_that_are_not_built_are_reported_once_each_at_its_place(
     assert total == "6 resources: 2 errors, 0 warnings."
 
 
+def test_what_is_wrong_in_an_envoy_proxy_is_said_once_in_its_file(command: Command, tmp_path: Path) -> None:
+    """It is a condition of all Gateways that it is for, and the field is in none of their files."""
+    gateway = """\
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: %s}
+spec:
+  gatewayClassName: moongate
+  infrastructure: {parametersRef: {group: gateway.envoyproxy.io, kind: EnvoyProxy, name: logs}}
+  listeners: [{name: http, port: %s, protocol: HTTP}]
+"""
+    proxy = """\
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: EnvoyProxy
+metadata: {name: logs}
+spec:
+  telemetry:
+    accessLog:
+      settings:
+      - matches: ["response.code >="]
+        sinks: [{type: File, file: {path: /dev/stdout}}]
+"""
+    for name, port in (("one", 8081), ("two", 8082)):
+        (tmp_path / f"{name}.yaml").write_text(gateway % (name, port))
+    (tmp_path / "proxy.yaml").write_text(proxy)
+
+    ended = command("validate", tmp_path)
+
+    diagnostic, summary = ended.out.splitlines()
+    assert diagnostic == (
+        f"{tmp_path}/proxy.yaml:8:19: error: EnvoyProxy default/logs: "
+        "spec.telemetry.accessLog.settings[0].matches[0]: 'response.code >=' is no CEL expression. "
+        "Requests are served, but not logged by this setting."
+    )
+    assert summary == "3 resources: 1 error, 0 warnings."
+
+
 def test_a_port_of_an_older_gateway_is_an_error_at_the_later_one(command: Command, tmp_path: Path) -> None:
     """A CI job must know it before Envoys are asked. Gateways on addresses of their own share a port."""
     gateway = """\

@@ -30,7 +30,7 @@ async def test_150_broken_manifests_hurt_nothing_beside_them_and_each_is_said(tm
     async with house(tmp_path) as gateway, gateway.running():
         await until(gateway.serves(str(gateway.turn())))
         await gateway.well()
-        before, held = await state(gateway), await gateway.held()
+        before, footprint = await state(gateway), await gateway.footprint()
         gateway.values |= {"SPARE": str(free_port()), "OTHER": str(free_port())}
         began, asked = gateway.mark(), gateway.output.stat().st_size
         async with gateway.steady() as answers:
@@ -52,7 +52,7 @@ async def test_150_broken_manifests_hurt_nothing_beside_them_and_each_is_said(tm
             return "" if now == before else f"it was\n{before}\nand is\n{now}"
 
         await until(is_as_before)
-        await until(gateway.holds_no_more(held))
+        await until(gateway.holds_no_more(footprint))
 
 
 def says_each(gateway: House, manifests: Iterable[Broken]) -> Claim:

@@ -430,11 +430,17 @@ async def test_each_mode_of_a_policy_lets_its_clients_pass(site: Site, clients: 
         await site.apply(clients_policy("modes", f"{NAMED}, mode: {mode}"))
         passed[mode] = [name for name, each in shown.items() if await clients.ask(port, each) == 200]
 
+    for mode in ("RequireAny", "Request"):
+        await site.apply(clients_policy("modes", f"mode: {mode}"))
+        passed[f"{mode} alone"] = [n for n, each in shown.items() if await clients.ask(port, each) == 200]
+
     assert passed == {
         "RequireAndVerify": ["ours"],
         "VerifyIfGiven": ["none", "ours"],
         "RequireAny": ["ours", "theirs"],
         "Request": [*shown],
+        "RequireAny alone": ["ours", "theirs"],
+        "Request alone": [*shown],
     }
     await site.delete(clients_policy("modes", NAMED), gateway)
 
@@ -779,3 +785,28 @@ async def test_a_policy_that_breaks_lets_nobody_pass_at_no_moment(site: Site, cl
 
     assert answers == {0}
     await site.delete(sound, gateway)
+
+
+@pytest.mark.parametrize(
+    ("mode", "bare", "showing", "says"),
+    [
+        ("RequireAndVerify", 0, 0, "end the TLS handshake of all clients."),
+        ("VerifyIfGiven", 500, 0, "of clients that show a certificate, and answer other requests with 500."),
+        ("RequireAny", 0, 500, "of clients that show no certificate, and answer other requests with 500."),
+        ("Request", 500, 500, "All requests of its listeners are answered with 500 until this is fixed."),
+    ],
+)
+async def test_a_policy_without_authorities_does_what_its_status_says(
+    site: Site, clients: Clients, mode: str, bare: int, showing: int, says: str
+) -> None:
+    port, shown = free_port(), Authority("ours").sign("a")
+    gateway = guarded("broken", [port], None)
+    policy = clients_policy("broken", f"mode: {mode}, caCertificateRefs: [{{name: absent}}]")
+    await serve(site, "broken")
+
+    await site.apply(gateway, policy)
+
+    assert site.conditions(policy)["Accepted"]["message"].endswith(says)
+    assert await clients.ask(port) == bare
+    assert await clients.ask(port, shown) == showing
+    await site.delete(policy, gateway)

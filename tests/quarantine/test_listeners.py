@@ -80,12 +80,12 @@ class Envoy:
 
     def __init__(self, refuses: Callable[[Listener], bool]) -> None:
         self.refuses = refuses
-        self.held: dict[tuple[str, str], XdsResource] = {}
+        self.resources: dict[tuple[str, str], XdsResource] = {}
         self.answered: dict[tuple[str, str], str] = {}
 
     def chains(self, *, quic: bool = False) -> dict[str, FilterChain]:
         """The filter chains of all listeners in force, by name; those of TCP, or those for QUIC."""
-        listeners = (Listener.FromString(r.body) for (t, _), r in self.held.items() if t == LISTENER)
+        listeners = (Listener.FromString(r.body) for (t, _), r in self.resources.items() if t == LISTENER)
         return {
             chain.name: chain for each in listeners if is_quic(each) == quic for chain in each.filter_chains
         }
@@ -110,7 +110,7 @@ class Envoy:
         return "guarded" if any(one in filters for one in relied) else "open"
 
     def routes(self, name: str) -> list[Route]:
-        table = self.held.get((ROUTE, f"default/eg/{name}"))
+        table = self.resources.get((ROUTE, f"default/eg/{name}"))
         if table is None:
             return []
         return [r for host in RouteConfiguration.FromString(table.body).virtual_hosts for r in host.routes]
@@ -172,7 +172,7 @@ class Fleet:
     def _keys(self, node: str, *types: str) -> list[tuple[str, str]]:
         resources = self.world.xds().get("default/eg", {})
         names = {(t, name) for t in types for name in resources.get(t, {})}
-        return sorted(names | {key for key in self.envoys[node].held if key[0] in types})
+        return sorted(names | {key for key in self.envoys[node].resources if key[0] in types})
 
     def _answer_for(self, node: str, key: tuple[str, str]) -> bool:
         envoy = self.envoys[node]
@@ -180,7 +180,7 @@ class Fleet:
         if resource is None:
             envoy.answered.pop(key, None)
             self.transitions.removed(EG_FLEET, node, *key)
-            return envoy.held.pop(key, None) is not None
+            return envoy.resources.pop(key, None) is not None
         if envoy.answered.get(key) == resource.version:
             return False
         self.answers += 1
@@ -191,7 +191,7 @@ class Fleet:
             self.quarantine.refused(*about, WORDS)
             self.transitions.refused(EG_FLEET, node, key[1], resource.version, WORDS)
         else:
-            envoy.held[key] = resource
+            envoy.resources[key] = resource
             self.quarantine.acknowledged(*about)
             self.transitions.acknowledged(*about)
         return True
@@ -281,7 +281,7 @@ def test_a_chain_that_was_refused_for_something_else_is_tried_again() -> None:
     fleet.settle()
 
     assert fleet.refusals() == {}
-    assert dislikes(Listener.FromString(envoy.held[LISTENER, PORT].body))
+    assert dislikes(Listener.FromString(envoy.resources[LISTENER, PORT].body))
 
 
 def test_a_chain_that_never_was_good_ends_its_connections() -> None:
@@ -367,7 +367,7 @@ def test_logs_that_are_refused_cost_no_request_and_no_edit(config: EnvoyGateway)
     fleet.quarantine.retry(EG_FLEET, LISTENER)
     fleet.settle()
     assert fleet.refusals() == {}
-    assert reports(Listener.FromString(envoy.held[LISTENER, PORT].body))
+    assert reports(Listener.FromString(envoy.resources[LISTENER, PORT].body))
 
 
 @both
@@ -536,7 +536,7 @@ def test_the_chain_of_a_route_of_connections_that_is_refused_leaves_the_others_i
 
     fleet.apply(*connections("one", "two", "bad", "three"))
 
-    listener = Listener.FromString(fleet.envoys["e0"].held[LISTENER, "default/eg/a"].body)
+    listener = Listener.FromString(fleet.envoys["e0"].resources[LISTENER, "default/eg/a"].body)
     assert chains(listener) == {
         ("one.test",): "tlsroute/default/one/rule/-1",
         ("two.test",): "tlsroute/default/two/rule/-1",

@@ -86,7 +86,8 @@ class Fleet:
         self.world = World(patches=patching.TRIAL)
         self.quarantine = Quarantine(self.world)
         self.refuses: dict[str, Callable[[XdsResource], bool]] = {f"e{n}": dislikes for n in range(envoys)}
-        self.held: dict[tuple[str, str, str], XdsResource] = {}
+        self.in_envoys: dict[tuple[str, str, str], XdsResource] = {}
+        """What each Envoy has taken, by node, type and name."""
         self.answered: dict[tuple[str, str, str], str] = {}
         self.answers = 0
         self.watch: Callable[[], None] = lambda: None
@@ -127,19 +128,19 @@ class Fleet:
                 if refuses(resource):
                     self.quarantine.refused(FLEET, node, type_url, name, resource.version, WORDS)
                 else:
-                    self.held[key] = resource
+                    self.in_envoys[key] = resource
                     self.quarantine.acknowledged(FLEET, node, type_url, name, resource.version)
                 self.watch()
         return news
 
     def in_force(self, type_url: str, node: str = "e0") -> list[str]:
         """What patches of a resource an Envoy has in force."""
-        return patches_in(self.held[node, type_url, AT[type_url]])
+        return patches_in(self.in_envoys[node, type_url, AT[type_url]])
 
     def is_as_built(self, type_url: str) -> bool:
         """Whether an Envoy has a resource as it is without any patch."""
         cold = World.of(self.world.store.resources().values()).resource(FLEET, type_url, AT[type_url])
-        return cold is not None and self.held["e0", type_url, AT[type_url]].body == cold.body
+        return cold is not None and self.in_envoys["e0", type_url, AT[type_url]].body == cold.body
 
     def blamed(self) -> set[str]:
         """The resources that are told to be refused."""
@@ -253,10 +254,10 @@ def test_no_new_route_is_in_force_while_a_patch_of_its_table_is_in_doubt(*, afte
     unguarded: list[set[str]] = []
 
     def watch() -> None:
-        held = fleet.held.get(("e0", ROUTE, TABLE))
-        if held is not None and "guard" not in patches_in(held):
-            table = RouteConfiguration.FromString(held.body)
-            routes = [route for host in table.virtual_hosts for route in host.routes]
+        table = fleet.in_envoys.get(("e0", ROUTE, TABLE))
+        if table is not None and "guard" not in patches_in(table):
+            hosts = RouteConfiguration.FromString(table.body).virtual_hosts
+            routes = [route for host in hosts for route in host.routes]
             unguarded.append({r.match.path_separated_prefix for r in routes if r.HasField("route")})
 
     fleet.watch = watch
@@ -274,9 +275,9 @@ def test_while_a_patch_of_a_first_listener_is_in_doubt_that_is_known() -> None:
 
     def watch() -> None:
         fleet.quarantine.has_patches_in_doubt(FLEET)
-        held = fleet.held.get(("e0", LISTENER, PORT))
-        if held is not None:
-            doubts.append(("guard" in patches_in(held), fleet.quarantine.has_patches_in_doubt(FLEET)))
+        port = fleet.in_envoys.get(("e0", LISTENER, PORT))
+        if port is not None:
+            doubts.append(("guard" in patches_in(port), fleet.quarantine.has_patches_in_doubt(FLEET)))
 
     fleet.watch = watch
     fleet.patch(LISTENER, of_listener("one", "guard"), of_listener("two", BAD))

@@ -60,8 +60,8 @@ async def until(claim: Callable[[], Any]) -> None:
     """Return when ``claim`` holds. For what no event tells: that a change of a file is served."""
     async with asyncio.timeout(DEADLINE_S):
         while True:
-            held = claim()
-            if await held if asyncio.iscoroutine(held) else held:
+            answer = claim()
+            if await answer if asyncio.iscoroutine(answer) else answer:
                 return
             await asyncio.sleep(0.01)
 

@@ -19,6 +19,7 @@ from moongate.report.statuses import Statuses
 from moongate.report.transitions import Transition
 from moongate.run.log import MOST_FAULTS_LOGGED, MOST_LOGGED, RunLog
 from moongate.sources.folder import Folder
+from moongate.status.causes import Cause
 from moongate.status.degraded import Degradation
 from moongate.status.policies import PolicyStatus
 from moongate.status.routes import ParentStatus, RouteStatus
@@ -49,19 +50,24 @@ class Run:
 
     def __init__(self) -> None:
         self.folder = Folder()
-        self.held: dict[Ref, Resource] = {}
-        self.causes: dict[tuple[str, str], tuple[Problem, ...]] = {}
-        self.log = RunLog(self.held, causes=lambda _ref: self.causes)
-        self.statuses = Statuses(self.held)
+        self.resources: dict[Ref, Resource] = {}
+        self._causes: dict[tuple[str, str], tuple[Cause, ...]] = {}
+        self.log = RunLog(self.resources, causes=lambda _ref: self._causes)
+        self.statuses = Statuses(self.resources)
         self.log.places_from(self.folder)
+
+    def unresolved(self, *problems: Problem, resource: Ref = SHOP) -> None:
+        """Let these problems of a resource be why references of the first parent are not resolved."""
+        causes = tuple(Cause(resource, problem) for problem in problems)
+        self._causes = {("spec.parentRefs[0]", "ResolvedRefs"): causes}
 
     def write(self, **files: str | None) -> None:
         batch = self.folder.update_many(files)
         for ref, resource in batch.items():
             if resource is None:
-                del self.held[ref]
+                del self.resources[ref]
             else:
-                self.held[ref] = resource
+                self.resources[ref] = resource
         self.log.loaded(self.folder.diagnostics(), batch, files=len(files), resources=len(self.folder))
         for _ in self.log.search():
             pass
@@ -117,7 +123,7 @@ def test_an_error_that_is_still_looked_for_is_no_end_of_all_errors(events: list[
 
     batch = run.folder.update_many({"gateway": None, "a": None})
     for ref in batch:
-        del run.held[ref]
+        del run.resources[ref]
     run.log.loaded(run.folder.diagnostics(), batch, files=2, resources=2)
     next(run.log.search())  # then something else was to do
     assert of(events, "manifests.mended") == []
@@ -153,7 +159,7 @@ def test_a_warning_that_goes_while_an_error_stays_mends_nothing(events: list[Any
 def test_a_hint_that_a_condition_takes_over_is_not_called_mended(events: list[Any]) -> None:
     run = Run()
     empty = Problem(AT_SHOPP, "Service default/app has no endpoints.", "EndpointsNotFound")
-    run.causes = {("spec.parentRefs[0]", "ResolvedRefs"): (empty,)}
+    run.unresolved(empty)
     service = "{apiVersion: v1, kind: Service, metadata: {name: app}, spec: {ports: [{port: 80}]}}"
     route = ROUTE.replace(REDIRECT, "backendRefs: [{name: app, port: 80}]")
     run.write(classes=GATEWAY_CLASS, gateway=gateway(http("web")), service=service, route=route)
@@ -287,7 +293,7 @@ def test_a_condition_is_logged_at_the_fields_that_cause_it(events: list[Any]) ->
     """Whoever mends a route wants the rule, not the parentRef at which the rule is refused."""
     run = Run()
     run.write(classes=GATEWAY_CLASS, gateway=gateway(http("web")), route=ROUTE)
-    run.causes = {("spec.parentRefs[0]", "ResolvedRefs"): (Problem("metadata.name", "It is odd.", "Odd"),)}
+    run.unresolved(Problem("metadata.name", "It is odd.", "Odd"))
 
     run.log.transitions([turn()])
 
@@ -296,11 +302,26 @@ def test_a_condition_is_logged_at_the_fields_that_cause_it(events: list[Any]) ->
     assert (event["reason"], event["message"]) == ("Odd", "It is odd.")
 
 
+def test_a_condition_is_logged_at_the_field_of_another_resource_that_causes_it(events: list[Any]) -> None:
+    """What an EnvoyProxy says wrongly is a condition of its Gateways, and is mended in the EnvoyProxy."""
+    run = Run()
+    policy = Ref.of(SecurityPolicy, "default", "browsers")
+    run.write(classes=GATEWAY_CLASS, gateway=gateway(http("web")), route=ROUTE, policy=POLICY)
+    run.unresolved(Problem("spec.cors", "It is odd.", "Odd"), resource=policy)
+
+    run.log.transitions([turn()])
+
+    (event,) = of(events, "status.degraded")
+    assert (event["field"], event["at"]) == ("spec.cors", "policy:7:9")
+    assert event["resource"] == "SecurityPolicy default/browsers"
+    assert event["condition_of"] == "HTTPRoute default/shop"
+
+
 def test_a_condition_of_several_references_is_reported_at_each(events: list[Any]) -> None:
     """As ``validate`` does, so each of them has its place."""
     run = Run()
     several = tuple(Problem(f"spec.rules[{n}]", "It does not exist.", "BackendNotFound") for n in (0, 1))
-    run.causes = {("spec.parentRefs[0]", "ResolvedRefs"): several}
+    run.unresolved(*several)
 
     run.log.transitions([turn()])
 
@@ -338,7 +359,7 @@ def test_what_may_have_been_meant_goes_with_the_condition(events: list[Any]) -> 
     )
     route = ROUTE.replace(REDIRECT, SHOPP)
     run.write(classes=GATEWAY_CLASS, gateway=gateway(http("web")), shop=shop, route=route)
-    run.causes = {("spec.parentRefs[0]", "ResolvedRefs"): (Problem(AT_SHOPP, MISSING, "BackendNotFound"),)}
+    run.unresolved(Problem(AT_SHOPP, MISSING, "BackendNotFound"))
 
     run.log.transitions([turn()])
     run.settle({SHOP: UNRESOLVED})
@@ -393,7 +414,7 @@ def test_several_missing_backends_of_a_route_without_a_status_are_reported_in_or
 def test_a_missing_backend_is_left_to_the_condition_as_soon_as_there_is_one(events: list[Any]) -> None:
     """And reported again when the condition is gone while the Backend is still missing."""
     run = Run()
-    run.causes = {("spec.parentRefs[0]", "ResolvedRefs"): (Problem(AT_SHOPP, MISSING, "BackendNotFound"),)}
+    run.unresolved(Problem(AT_SHOPP, MISSING, "BackendNotFound"))
     run.write(classes=GATEWAY_CLASS, gateway=gateway(http("web")), route=ROUTE.replace(REDIRECT, SHOPP))
 
     run.settle({SHOP: UNRESOLVED})

@@ -44,13 +44,13 @@ class Watching:
 
     def __init__(self, news: AsyncGenerator[Loaded, None]) -> None:
         self._news = news
-        self.held: dict[Ref, Resource] = {}
+        self.resources: dict[Ref, Resource] = {}
         self.batches: list[dict[Ref, Resource | None]] = []
         self.last: Loaded | None = None
 
     @property
     def ports(self) -> dict[str, int | None]:
-        return {ref.name: port(resource) for ref, resource in sorted(self.held.items())}
+        return {ref.name: port(resource) for ref, resource in sorted(self.resources.items())}
 
     async def until(self, claim: Callable[[], bool]) -> None:
         async with asyncio.timeout(DEADLINE_S):
@@ -59,9 +59,9 @@ class Watching:
                 self.batches.append(dict(self.last.batch))
                 for ref, new in self.last.batch.items():
                     if new is None:
-                        self.held.pop(ref, None)
+                        self.resources.pop(ref, None)
                     else:
-                        self.held[ref] = new
+                        self.resources[ref] = new
 
     async def next(self) -> Loaded:
         count = len(self.batches)
@@ -237,9 +237,9 @@ class TestWatch:
 
         async with watching(tmp_path) as watched:
             (tmp_path / "b.yaml").write_text(backend("b"))
-            await watched.until(lambda: set(watched.held) == {A, B})
+            await watched.until(lambda: set(watched.resources) == {A, B})
             (tmp_path / "a.yaml").unlink()
-            await watched.until(lambda: set(watched.held) == {B})
+            await watched.until(lambda: set(watched.resources) == {B})
 
     async def test_a_file_replaced_by_an_editor_is_read_again(self, tmp_path: Path) -> None:
         file = tmp_path / "a.yaml"
@@ -417,7 +417,7 @@ class TestWatch:
             (root / "sub" / "deeper" / "b.yaml").write_text(backend("b", 2))
             await watched.until(lambda: watched.ports.get("b") == 2)
             (root / "sub").rename(tmp_path / "elsewhere")
-            await watched.until(lambda: set(watched.held) == {A})
+            await watched.until(lambda: set(watched.resources) == {A})
 
     async def test_a_folder_in_place_of_a_file_is_read(self, tmp_path: Path) -> None:
         (tmp_path / "a.yaml").write_text(backend("a", 1))
@@ -514,7 +514,7 @@ class TestWatch:
 
         async with watching(tmp_path) as watched, asyncio.TaskGroup() as tasks:
             removing = tasks.create_task(remove())
-            await watched.until(lambda: len(watched.held) < len(paths))
+            await watched.until(lambda: len(watched.resources) < len(paths))
             assert not removing.done()
             removing.cancel()
 
@@ -567,12 +567,12 @@ class TestWatch:
             (mine / "sub").chmod(0)
             await watched.until(lambda: watched.last is not None and bool(watched.last.errors))
             (mine / "b.yaml").write_text(backend("b", 2) + "---\n" + route("r", "b"))
-            await watched.until(lambda: watched.held.keys() > {A, B})
+            await watched.until(lambda: watched.resources.keys() > {A, B})
             assert watched.last is not None
             assert watched.last.refused is None, "what was in it is known"
             (mine / "sub").chmod(0o700)
             (mine / "sub" / "a.yaml").write_text(backend("a", 2))
-            await watched.until(lambda: port(watched.held[A]) == 2)
+            await watched.until(lambda: port(watched.resources[A]) == 2)
 
     async def test_what_is_read_again_while_its_folder_cannot_be_read_is_read_when_it_can(
         self, mine: Path
@@ -597,7 +597,7 @@ class TestWatch:
         (mine / "old.yaml").write_text(route("old", "b"))
 
         async with watching(mine) as watched:
-            await watched.until(lambda: bool(watched.held))
+            await watched.until(lambda: bool(watched.resources))
             (mine / "sub").mkdir(mode=0)
             (mine / "r.yaml").write_text(route("r", "b"))
             await watched.until(lambda: watched.last is not None and bool(watched.last.shut))
@@ -624,14 +624,14 @@ class TestWatch:
 
         monkeypatch.setattr(files, "list_paths", list_before_it_comes)
         async with watching(mine) as watched:
-            await watched.until(lambda: bool(watched.held))
+            await watched.until(lambda: bool(watched.resources))
             assert watched.last is not None
             assert watched.last.closed == ("",)
             monkeypatch.undo()
             (mine / "p.yaml").write_text(policy("old"))
             await watched.until(lambda: watched.last is not None and watched.last.refused is None)
 
-        assert any(ref.is_a(SecurityPolicy) for ref in watched.held)
+        assert any(ref.is_a(SecurityPolicy) for ref in watched.resources)
 
     def test_a_folder_that_cannot_be_read_at_the_start_closes_all_routes(self, mine: Path) -> None:
         """It may have a policy about who may pass."""
@@ -778,7 +778,7 @@ class TestWatch:
             async with watching(tmp_path) as watched:
                 task.cancel()
 
-        assert len(watched.held) == 100
+        assert len(watched.resources) == 100
         assert turns >= 100
 
     @pytest.mark.slow

@@ -382,13 +382,13 @@ def test_after_any_history_the_batches_add_up_to_what_is_in_force(
     history: list[dict[str, str | None]],
 ) -> None:
     folder = Folder()
-    held: dict[Ref, Resource | None] = {}
+    in_force: dict[Ref, Resource | None] = {}
 
     for edit in history:
-        held |= folder.update_many(edit)
+        in_force |= folder.update_many(edit)
         folder.diagnostics()
 
-    assert {ref: new for ref, new in held.items() if new is not None} == folder.resources
+    assert {ref: new for ref, new in in_force.items() if new is not None} == folder.resources
 
 
 @pytest.mark.slow

@@ -73,13 +73,13 @@ KEYS = [
 ]
 
 
-def held(ref: Ref, text: str) -> Held:
+def state_of(ref: Ref, text: str) -> Held:
     folder = Folder()
     folder.update("a.yaml", text)
     return Held(folder.resources[ref], "a.yaml", text)
 
 
-STATES = {ref: tuple(held(ref, text) for text in texts) for ref, texts in TEXTS.items()}
+STATES = {ref: tuple(state_of(ref, text) for text in texts) for ref, texts in TEXTS.items()}
 EDITS = st.lists(
     st.sampled_from([(ref, state) for ref, states in STATES.items() for state in (*states, None)]),
     max_size=12,

@@ -52,12 +52,12 @@ class Lives:
         return loaded
 
     @property
-    def held(self) -> dict[Ref, Resource]:
+    def resources(self) -> dict[Ref, Resource]:
         return dict(self._files.folder.resources)
 
     @property
     def ports(self) -> dict[str, int | None]:
-        return {ref.name: port(resource) for ref, resource in sorted(self.held.items())}
+        return {ref.name: port(resource) for ref, resource in sorted(self.resources.items())}
 
 
 def _recalling(root: Path, lives: Lives) -> Files:
@@ -78,12 +78,12 @@ def test_a_policy_with_a_fault_stays_as_it_was(tmp_path: Path, lives: Lives, fau
     text = FAULTS[fault]
     path.write_text(msgspec.json.encode(msgspec.yaml.decode(POLICY)).decode() if "JSON" in fault else POLICY)
     lives.start()
-    policy = lives.held[USERS]
+    policy = lives.resources[USERS]
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
 
     loaded = lives.start()
 
-    assert lives.held[USERS] == policy == loaded.batch[USERS]
+    assert lives.resources[USERS] == policy == loaded.batch[USERS]
     assert loaded.closed == ()
     assert any("in force, as it was at 20" in str(each) for each in loaded.errors)
     assert USERS not in loaded.states
@@ -101,7 +101,7 @@ def test_what_is_not_known_stays_closed(tmp_path: Path, lives: Lives, fault: str
 
     loaded = lives.start()
 
-    assert loaded.closed or any(isinstance(each, FaultySecurityPolicy) for each in lives.held.values())
+    assert loaded.closed or any(isinstance(each, FaultySecurityPolicy) for each in lives.resources.values())
     assert not any(ref.is_a(SecurityPolicy) for ref in lives.states)
 
 
@@ -116,7 +116,7 @@ def test_a_state_that_is_known_opens_nothing_else(tmp_path: Path, lives: Lives) 
 
     (tmp_path / "other.yaml").write_text(A_TAB)
     assert lives.start().closed == ("",)
-    assert port(lives.held[A]) == 1
+    assert port(lives.resources[A]) == 1
     (tmp_path / "other.yaml").unlink()
 
     other = POLICY.replace("name: users\nspec", "name: other\nspec").replace("HTTPRoute", "HttpRoute")
@@ -255,12 +255,12 @@ def test_what_is_secret_is_not_remembered(tmp_path: Path, lives: Lives) -> None:
 
     lives.start()
 
-    assert {ref.name for ref in lives.held if ref.is_a(Secret)} == {"s1", "list", "secretlist"}
+    assert {ref.name for ref in lives.resources if ref.is_a(Secret)} == {"s1", "list", "secretlist"}
     assert {ref.name for ref in lives.states} == {"a", "b", "c"}
     assert "CANARY" not in repr(lives.states)
     (tmp_path / "one.yaml").write_text(stream(backend("a"), "\t" + secret % 1, backend("b")))
     lives.start()
-    assert not any(ref.name == "s1" for ref in lives.held)
+    assert not any(ref.name == "s1" for ref in lives.resources)
 
 
 def test_the_configuration_is_remembered(tmp_path: Path, lives: Lives) -> None:
@@ -303,7 +303,7 @@ def test_a_guarded_route_that_is_renamed_meanwhile_is_not_open_while_its_policy_
     assert lives.start().closed == ("default",)
     (tmp_path / "policy.yaml").write_text(policy("shop"))
     assert lives.edited().closed == ()
-    assert lives.states.keys() == lives.held.keys()
+    assert lives.states.keys() == lives.resources.keys()
 
 
 def test_a_policy_that_is_joined_meanwhile_with_one_that_has_a_fault_leaves_nothing_open(
@@ -356,9 +356,9 @@ async def test_a_guarded_route_that_is_renamed_is_not_open_while_the_folder_of_i
         await watched.until(lambda: watched.last is not None and bool(watched.last.shut))
         assert watched.last is not None
         [new] = [each for each in watched.last.errors if each.resource and each.resource.name == "shop"]
-        names = {ref.name for ref in watched.held}
+        names = {ref.name for ref in watched.resources}
         (mine / "sub").chmod(0o700)
-        await watched.until(lambda: {ref.name for ref in watched.held} == {"p", "shop"})
+        await watched.until(lambda: {ref.name for ref in watched.resources} == {"p", "shop"})
 
     assert names == {"p", "web"}
     assert "This waits until " in new.problem.message
@@ -377,17 +377,17 @@ def test_a_policy_whose_file_or_folder_cannot_be_read_stays_as_it_was(mine: Path
 
     (mine / "new").rmdir()
     loaded = lives.start()
-    assert (loaded.closed, lives.held.keys()) == ((), {A, USERS})
+    assert (loaded.closed, lives.resources.keys()) == ((), {A, USERS})
     assert "What was in it stays in force, as it was at 20" in str(loaded.errors[0])
 
     (mine / "sub").chmod(0o700)
     (mine / "sub" / "deep" / "policy.yaml").chmod(0)
     loaded = lives.start()
-    assert (loaded.closed, lives.held.keys()) == ((), {A, USERS})
+    assert (loaded.closed, lives.resources.keys()) == ((), {A, USERS})
 
     (mine / "sub" / "deep" / "policy.yaml").unlink()
     assert lives.start().closed == ()
-    assert lives.held.keys() == {A}
+    assert lives.resources.keys() == {A}
 
 
 async def test_a_folder_that_cannot_be_read_at_the_start_is_followed(mine: Path) -> None:

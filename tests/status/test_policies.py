@@ -676,6 +676,71 @@ def test_a_fault_of_a_policy_for_connections_says_what_becomes_of_them(subject: 
     assert "500" not in fault
 
 
+PLAIN_AND_SECURE = gateway(http("a", port=8081), https("b", "cert", port=8443))
+
+
+@pytest.mark.parametrize(
+    ("served", "target", "warns"),
+    [
+        (TWO, "Gateway/eg", True),
+        (gateway(raw("a", "TCP")), "Gateway/eg", True),
+        (PLAIN_AND_SECURE, "Gateway/eg/a", True),
+        (PLAIN_AND_SECURE, "Gateway/eg", False),
+        (PLAIN_AND_SECURE, "Gateway/eg/b", False),
+    ],
+)
+def test_http3_without_a_listener_of_https_is_said_to_have_no_effect(
+    served: str, target: Target, warns: bool
+) -> None:
+    """Who forgets the certificate would else look for the fault in firewalls that drop UDP."""
+    subject = ctp("quic", target, http3={})
+    core = Core(served, tls_secret("cert", "x.io"), subject)
+    [reasons] = conditions(core, subject).values()
+
+    assert reasons == (OK | {"Warning": "NoHTTPSListener"} if warns else OK)
+    if warns:
+        assert message(core, subject, "Warning").startswith("spec.http3: HTTP/3 is always encrypted, and")
+
+
+def test_http3_of_a_gateway_has_no_effect_where_its_listener_of_https_has_a_policy_of_its_own() -> None:
+    subject, own = ctp("quic", "Gateway/eg", http3={}), ctp("own", "Gateway/eg/b")
+    core = Core(PLAIN_AND_SECURE, tls_secret("cert", "x.io"), subject, own)
+
+    assert conditions(core, subject)["eg"]["Warning"] == "NoHTTPSListener"
+    assert "Warning" not in conditions(core, own)["eg/b"]
+
+
+SECURE = gateway(https("b", "cert", port=8443))
+ENDED = "Until this is fixed, its listeners end the TLS handshake of"
+ANSWERED = "answer other requests with 500."
+ALL_ANSWERED = "All requests of its listeners are answered with 500 until this is fixed."
+
+
+@pytest.mark.parametrize(
+    ("served", "mode", "effect"),
+    [
+        (SECURE, "RequireAndVerify", f"{ENDED} all clients."),
+        (PLAIN_AND_SECURE, "RequireAndVerify", f"{ENDED} all clients, and {ANSWERED}"),
+        (SECURE, "VerifyIfGiven", f"{ENDED} clients that show a certificate, and {ANSWERED}"),
+        (SECURE, "RequireAny", f"{ENDED} clients that show no certificate, and {ANSWERED}"),
+        (SECURE, "Request", ALL_ANSWERED),
+        (TWO, "RequireAndVerify", ALL_ANSWERED),
+    ],
+)
+def test_a_fault_of_what_clients_must_show_says_who_is_refused_in_the_handshake(
+    served: str, mode: str, effect: str
+) -> None:
+    """Who looks for answers with 500 in a log does not find them where no connection comes about."""
+    subject = ctp(
+        "mutual",
+        "Gateway/eg",
+        tls={"clientValidation": {"mode": mode, "caCertificateRefs": [{"name": "absent"}]}},
+    )
+    core = Core(served, tls_secret("cert", "x.io"), subject)
+
+    assert message(core, subject, "Accepted").endswith(effect)
+
+
 def test_a_guard_that_is_not_built_says_what_requests_get() -> None:
     subject = security("keys", "HTTPRoute/shop", jwt={})
     core = Core(TWO, route("shop"), subject)

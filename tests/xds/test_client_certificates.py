@@ -349,8 +349,8 @@ def sds(name: str) -> dict[str, Any]:
             {"required": False, "validation_context_sds_secret_config": sds("default/policy/ca.crt")},
         ),
         (
-            "mode: RequireAny",
-            {"required": True, "validation_context": {"trust_chain_verification": "ACCEPT_UNTRUSTED"}},
+            "mode: Request",
+            {"required": False, "validation_context": {"trust_chain_verification": "ACCEPT_UNTRUSTED"}},
         ),
         (
             f"{NAMED}, mode: Request",
@@ -380,6 +380,16 @@ def test_a_policy_asks_for_certificates_as_in_the_reference(
     core = Core(gateway(https("web", "cert")), CERT, config_map(), clients(validation))
 
     assert validation_of(core) == expected
+
+
+def test_a_required_certificate_of_any_authority_needs_one_in_envoy_all_the_same() -> None:
+    """Without a CA, Envoy lets clients pass that show no certificate, whatever is required."""
+    core = Core(gateway(https("web", "cert")), CERT, clients("mode: RequireAny"))
+    validation = validation_of(core)
+
+    assert validation["required"] is True
+    assert validation["validation_context"]["trust_chain_verification"] == "ACCEPT_UNTRUSTED"
+    assert validation["validation_context"]["trusted_ca"]["inline_bytes"]
 
 
 def test_a_policy_goes_before_its_gateway() -> None:

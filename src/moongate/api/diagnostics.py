@@ -37,6 +37,8 @@ def wrong(type_: types.Type, value: Any, form: str = "") -> str | None:
             choices = [str(right) for right in values]
             quotes = _quoted(value) if isinstance(values[0], str) else ""
             meant = did_you_mean(value, choices) if isinstance(value, str) else ""
+            if meant and len(choices) > _FEW:
+                return f"The value is {shown(value)}.{meant} It must be one of {', '.join(choices)}{quotes}."
             return f"The value is {shown(value)}; it must be one of {', '.join(choices)}{quotes}.{meant}"
         case types.StrType():
             pattern = _exact(type_)
@@ -211,6 +213,9 @@ def veiled(value: Any) -> Any:
         case _:
             return _VeiledOther(value)
 
+
+_FEW = 10
+"""How many choices are read at a glance. What was probably meant stands before more of them."""
 
 _LONGEST = 80
 

@@ -43,7 +43,7 @@ from moongate.store import get
 
 if TYPE_CHECKING:
     from moongate.api.httproutefilter import CustomResponseBody, HTTPURLRewriteFilter
-    from moongate.api.shared import LocalObjectReference
+    from moongate.api.shared import LocalObjectReference, SecretObjectReference
     from moongate.engine import Db
 
 _HEADER_NAME: Final = re.compile(r":?[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -81,7 +81,8 @@ class Extension(Struct, frozen=True):
         response: answered instead of forwarding.
         credential: what backends get in a header.
         matches: what requests must have besides.
-        refused: what is wrong with it; the rest has no meaning then.
+        refused: what is wrong with it, as a route says it; the rest has no meaning then.
+        fault: the same, at its field in the filter; ``None`` if there is no such filter.
         unresolved: there is no such filter.
     """
 
@@ -92,6 +93,7 @@ class Extension(Struct, frozen=True):
     credential: HTTPCredentialInjectionFilter | None = None
     matches: tuple[HTTPRouteMatchFilter, ...] = ()
     refused: Problem | None = None
+    fault: Problem | None = None
     unresolved: Problem | None = None
 
     @property
@@ -133,10 +135,11 @@ def route_filter(db: Db, ref: Ref) -> Extension:
     response = (
         _response(db, ref.namespace, spec.direct_response) if spec.direct_response is not None else None
     )
-    if isinstance(response, str):
+    if isinstance(response, Problem):
         problem, response = problem or response, None
     if problem is not None:
-        return Extension(refused=Problem("", f"{ref} cannot be used: {problem}.", "UnsupportedValue"))
+        refused = Problem("", f"{ref} cannot be used: {problem.message}.", "UnsupportedValue")
+        return Extension(refused=refused, fault=problem)
     rewrite = spec.url_rewrite
     return Extension(
         hostname=rewrite.hostname if rewrite is not None else None,
@@ -148,14 +151,21 @@ def route_filter(db: Db, ref: Ref) -> Extension:
     )
 
 
-def _credential_fault(db: Db, filter_: Ref, injection: HTTPCredentialInjectionFilter) -> str | None:
+def _credential_fault(db: Db, filter_: Ref, injection: HTTPCredentialInjectionFilter) -> Problem | None:
     """Why a credential cannot be given to backends; nothing of its value is said."""
     header, named = injection.header, injection.credential.value_ref
     if header is not None and (_TOKEN.fullmatch(header) is None or header.lower() in CONNECTION_HEADERS):
-        return (
+        message = (
             f"credentialInjection.header is {header!r}; it must be the name of a header, and of none that "
             "says how or where to a request is sent"
         )
+        return Problem("spec.credentialInjection.header", message)
+    message = _unreadable_credential(db, filter_, named)
+    return Problem("spec.credentialInjection.credential.valueRef", message) if message is not None else None
+
+
+def _unreadable_credential(db: Db, filter_: Ref, named: SecretObjectReference) -> str | None:
+    """Why there is no credential where a filter names one."""
     if (named.group, named.kind) != ("", Secret.KIND):
         return f"credentialInjection.credential.valueRef names a {named.kind}; it must name a Secret"
     ref = Ref.of(Secret, named.namespace or filter_.namespace, named.name)
@@ -177,19 +187,21 @@ def _credential_fault(db: Db, filter_: Ref, injection: HTTPCredentialInjectionFi
     return None
 
 
-def _rewrite_fault(rewrite: HTTPURLRewriteFilter | None) -> str | None:
+def _rewrite_fault(rewrite: HTTPURLRewriteFilter | None) -> Problem | None:
     if rewrite is None:
         return None
     if rewrite.path is not None:
         replace = rewrite.path.replace_regex_match
         if replace is None or not replace.pattern:
-            return "urlRewrite.path needs replaceRegexMatch with a pattern"
+            return Problem("spec.urlRewrite.path", "urlRewrite.path needs replaceRegexMatch with a pattern")
         fault = regex_fault(replace.pattern) or path_substitution_fault(replace.pattern, replace.substitution)
         if fault is not None:
-            return f"in urlRewrite.path, {fault}"
-    hostname = rewrite.hostname
-    if hostname is None:
-        return None
+            return Problem("spec.urlRewrite.path.replaceRegexMatch", f"in urlRewrite.path, {fault}")
+    message = _hostname_fault(rewrite.hostname) if rewrite.hostname is not None else None
+    return Problem("spec.urlRewrite.hostname", message) if message is not None else None
+
+
+def _hostname_fault(hostname: HTTPHostnameModifier) -> str | None:
     match hostname.type:
         case "Header":
             if not hostname.header:
@@ -210,24 +222,31 @@ def _rewrite_fault(rewrite: HTTPURLRewriteFilter | None) -> str | None:
     return f"urlRewrite.hostname has the type {hostname.type!r}; it must be Header, Backend or PathRegex"
 
 
-def _match_fault(matches: tuple[HTTPRouteMatchFilter, ...]) -> str | None:
-    patterns = [c.value for match in matches for c in match.cookies if c.type == "RegularExpression"]
-    return next((f"in matches, {fault}" for p in patterns if (fault := regex_fault(p)) is not None), None)
+def _match_fault(matches: tuple[HTTPRouteMatchFilter, ...]) -> Problem | None:
+    for n, match in enumerate(matches):
+        for m, cookie in enumerate(match.cookies):
+            fault = regex_fault(cookie.value) if cookie.type == "RegularExpression" else None
+            if fault is not None:
+                return Problem(f"spec.matches[{n}].cookies[{m}].value", f"in matches, {fault}")
+    return None
 
 
-def _response(db: Db, namespace: str, spec: HTTPDirectResponseFilter) -> DirectResponse | str:
+def _response(db: Db, namespace: str, spec: HTTPDirectResponseFilter) -> DirectResponse | Problem:
     """The answer, or what is wrong with it."""
     status = 200 if spec.status_code is None else spec.status_code
     if not 200 <= status <= 599:
-        return f"directResponse.statusCode is {status}; it must be from 200 to 599"
+        message = f"directResponse.statusCode is {status}; it must be from 200 to 599"
+        return Problem("spec.directResponse.statusCode", message)
     body = response_body(db, namespace, spec.body) if spec.body is not None else b""
     if isinstance(body, str):
-        return body
+        field = "body.valueRef" if spec.body is not None and spec.body.value_ref is not None else "body"
+        return Problem(f"spec.directResponse.{field}", body)
     if (command := unfinished_command(body.decode(errors="replace"))) is not None:
-        return (
+        message = (
             f"in directResponse.body, the command {command!r} does not end with ')%'; "
             "a percent sign that begins no command is '%%'"
         )
+        return Problem("spec.directResponse.body", message)
     headers: list[HTTPHeaderFilter] = []
     if spec.content_type is not None:
         headers.append(HTTPHeaderFilter(set=(HTTPHeader(name="Content-Type", value=spec.content_type),)))

@@ -14,7 +14,7 @@ from moongate.api.core import Secret
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.envoyproxy import LOG_COMPONENTS, EnvoyProxy, EnvoyProxySpec
 from moongate.api.gateway import Gateway, GatewayClass, GatewayClassSpec
-from moongate.api.merge import merge
+from moongate.api.merge import merge, merge_traced
 from moongate.api.telemetry import in_namespace
 from moongate.attach.bootstraps import bootstrap_problem
 from moongate.attach.refused import absence
@@ -244,6 +244,37 @@ def _layered(
     messages = (f"GatewayClass {class_name} has an error at {p.path}: {p.message}" for p in class_problems)
     problems = tuple(Problem("spec.gatewayClassName", each, "InvalidParameters") for each in messages)
     return Proxy(spec, problems, tls_owner)
+
+
+def written_in(db: Db, gateway: Ref, path: str) -> Ref | None:
+    """The EnvoyProxy that has a field of the settings in force for a Gateway.
+
+    ``None`` if none has it, as it is in the configuration.
+
+    Args:
+        db: what is read.
+        gateway: the Gateway.
+        path: of the field, such as ``spec.telemetry.accessLog``.
+    """
+    resource = get(db, Gateway, gateway)
+    if resource is None:
+        return None
+    class_name = resource.spec.gateway_class_name
+    of_gateway = None if merges_gateways(db, class_name) else _of_gateway(db, resource)[0]
+    of_class, of_configuration = class_proxy(db, class_name)[0], config(db).envoy_proxy
+    field = path.removeprefix("spec.")
+    spec = of_gateway or of_class
+    governs = (of_class and of_class.merge_type) or (of_gateway and of_gateway.merge_type)
+    if of_gateway is not None and of_class is not None:
+        spec, inherited = merge_traced(of_class, of_gateway, of_gateway.merge_type)
+        of_gateway = None if _is_below(field, inherited) else of_gateway
+    if spec is None or _is_below(field, merge_traced(of_configuration, spec, governs)[1]):
+        return None
+    return _proxy_of(resource) if of_gateway is not None else class_settings(db, class_name).owner
+
+
+def _is_below(path: str, others: tuple[str, ...]) -> bool:
+    return any(path == other or path.startswith((f"{other}.", f"{other}[")) for other in others)
 
 
 def _shows_certificate(spec: EnvoyProxySpec | None) -> bool:

@@ -238,16 +238,24 @@ def statuses(world: World) -> list[dict[str, Any]]:
 
 
 def status_diagnostics(world: World, files: Files) -> Iterator[Diagnostic]:
-    """The degraded conditions of all statuses, each at the field that causes it."""
-    from moongate.status.causes import causes
+    """The degraded conditions of all statuses, each at the field that causes it.
+
+    What several conditions say of one field is said once.
+    """
+    from moongate.status.causes import Cause, causes
     from moongate.status.degraded import degradations
 
     resources = world.store.resources()
+    seen: set[Diagnostic] = set()
     for ref, status in sorted(world.statuses().items()):
         faults = causes(world.db, resources[ref])
         for degradation in degradations(resources[ref], status):
-            for fault in faults.get((degradation.at, degradation.condition)) or degradation.problems:
-                yield files.folder.diagnostic(ref, fault, degradation.severity)
+            own = (Cause(ref, problem) for problem in degradation.problems)
+            for cause in faults.get((degradation.at, degradation.condition)) or own:
+                diagnostic = files.folder.diagnostic(*cause, degradation.severity)
+                if diagnostic not in seen:
+                    seen.add(diagnostic)
+                    yield diagnostic
 
 
 def _bugs(world: World) -> Iterator[Diagnostic]:

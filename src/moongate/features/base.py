@@ -487,6 +487,7 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
             relative to the field. A hint says what happens to requests.
         warnings: who is shut out by a value that is in force as it is written, because of what is in other
             resources. The condition ``Warning`` of a policy of listeners says so.
+        named_zones: the zones of endpoints that a value names, each with its path relative to the field.
         native: the rule's own field or filter, which overrides the policy's.
         clusters: the clusters that a value needs besides those of routes.
         secrets: the secrets that Envoy must be able to fetch for a value.
@@ -525,6 +526,7 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
     check: Callable[[Db, Effective[M]], Iterable[Problem]] | None = None
     hints: Callable[[M], Iterable[Problem]] | None = None
     warnings: Callable[[Db, Effective[M]], Iterable[Problem]] | None = None
+    named_zones: Callable[[M], Iterable[tuple[str, str]]] | None = None
     native: Native[M] | None = None
     clusters: Callable[[Db, Effective[M]], Iterable[ExtraCluster]] | None = None
     secrets: Callable[[Db, Effective[M]], Iterable[ExtraSecret]] | None = None

@@ -91,6 +91,12 @@ def hints(balancer: LoadBalancer) -> Iterator[Problem]:
         yield Problem("type", message, "Unused")
 
 
+def named_zones(balancer: LoadBalancer) -> Iterator[tuple[str, str]]:
+    aware = balancer.zone_aware
+    for n, each in enumerate(aware.weighted_zones if aware is not None else ()):
+        yield f"zoneAware.weightedZones[{n}].zone", each.zone
+
+
 def zones(balancer: LoadBalancer) -> Zones | None:
     aware = balancer.zone_aware
     if aware is None or balancer.type == "DynamicModule":
@@ -346,6 +352,7 @@ FEATURE = Feature(
     model=LoadBalancer,
     check=check,
     hints=hints,
+    named_zones=named_zones,
     zones=zones,
     one_cluster=one_cluster,
     route=route,

@@ -296,13 +296,37 @@ def http3_conflict(db: Db, listener: ListenerId) -> Problem | None:
     return Problem(f"spec.{field}", message, "Conflicted")
 
 
+def http3_without_tls(db: Db, governed: Sequence[ListenerId]) -> Problem | None:
+    """Why nothing is served by HTTP/3 though a policy asks for it; ``None`` if it does not, or some may be.
+
+    Args:
+        db: where the listeners are.
+        governed: the listeners that have their settings from the policy.
+    """
+    kinds = [judged.chain_kind for each in governed if (judged := last_judged_at(db, each)) is not None]
+    field = next(filter(None, (_asked_http3(client_policy(db, each)) for each in governed)), "")
+    if not field or not kinds or "HTTPS" in kinds:
+        return None
+    message = (
+        "HTTP/3 is always encrypted, and this policy is for no listener of HTTPS here. So nothing is served "
+        "by HTTP/3; add a listener with protocol HTTPS and a certificate."
+    )
+    return Problem(f"spec.{field}", message, "NoHTTPSListener")
+
+
 @query
 def _http3_field(db: Db, listener: ListenerId) -> str:
     """The field by which the policy of a listener of HTTPS asks for HTTP/3; "" if it does not."""
-    judged, policy = last_judged_at(db, listener), client_policy(db, listener)
-    if judged is None or judged.chain_kind != "HTTPS" or policy is None:
+    judged = last_judged_at(db, listener)
+    if judged is None or judged.chain_kind != "HTTPS":
         return ""
-    return next((feature.field for feature, _ in policy.features() if feature.http3), "")
+    return _asked_http3(client_policy(db, listener))
+
+
+def _asked_http3(policy: EffectivePolicy | None) -> str:
+    """The field by which a policy asks for HTTP/3; "" if it does not."""
+    features = policy.features() if policy is not None else ()
+    return next((feature.field for feature, _ in features if feature.http3), "")
 
 
 @query

@@ -51,7 +51,7 @@ from moongate.sources.diagnostics import refused_resources, some
 from moongate.sources.file_states import LastGood
 from moongate.sources.folder import Folder
 from moongate.sources.manifests import CONFIGURATION, Entry, entries
-from moongate.status.causes import causes
+from moongate.status.causes import Cause, causes
 from moongate.world import World
 from moongate.xds.access_logs import NO_DEFAULT_ACCESS_LOG
 
@@ -501,7 +501,7 @@ class Laptop:
         # Not of a query: to ask one in the middle of an edit marks at once all that the edit puts in doubt.
         return self._in_force.gateway.controller_name
 
-    def _causes(self, ref: Ref) -> Mapping[tuple[str, str], tuple[Problem, ...]]:
+    def _causes(self, ref: Ref) -> Mapping[tuple[str, str], tuple[Cause, ...]]:
         """The faults behind the conditions of a resource; none if it is not in force any more."""
         resource = self.world.store.resources().get(ref)
         return {} if resource is None else causes(self.world.db, resource)

@@ -15,6 +15,7 @@ from moongate.dangling import EMPTY, MISSING, ROUTABLE, dangling_by_resource, se
 from moongate.policies import POLICY_KINDS
 from moongate.report.statuses import REFUSED
 from moongate.sources.diagnostics import NOWHERE, Diagnostic
+from moongate.status.causes import Cause
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from moongate.sources.chunks import Place
     from moongate.sources.folder import Folder, Severity
 
-    _Line: TypeAlias = "tuple[Ref, str, Problem]"
+    _Line: TypeAlias = "tuple[Ref, str, Cause]"
     """What is logged of a condition: the resource, how it changed, and the fault."""
 
 _log = structlog.get_logger("moongate")
@@ -64,7 +65,7 @@ class RunLog:
         sliced: Callable[[Ref], bool] | None = None,
         listening: Callable[[int], Iterable[Ref]] | None = None,
         controller: Callable[[], str] = lambda: CONTROLLER_NAME,
-        causes: Callable[[Ref], Mapping[tuple[str, str], tuple[Problem, ...]]] = lambda _ref: {},
+        causes: Callable[[Ref], Mapping[tuple[str, str], tuple[Cause, ...]]] = lambda _ref: {},
     ) -> None:
         self._resources = resources
         self._causes = causes
@@ -263,16 +264,21 @@ class RunLog:
         for transition in transitions:
             ref, degradation, bad = transition
             causes = self._causes(ref).get((degradation.at, degradation.condition), ()) if bad else ()
-            for fault in (causes or degradation.problems) if bad else degradation.problems[:1]:
-                end = about.get((ref, fault.path)) if bad else None
+            own = tuple(Cause(ref, problem) for problem in degradation.problems)
+            for at, fault in (causes or own) if bad else own[:1]:
+                end = about.get((at, fault.path)) if bad else None
                 problem = fault if end is None else end.explaining(fault)
-                place = self.diagnostic(ref, problem, degradation.severity).place
-                lines.setdefault((ref, f"{degradation.condition} {bad}", problem), (place, transition))
+                place = self.diagnostic(at, problem, degradation.severity).place
+                line = (ref, f"{degradation.condition} {bad}", Cause(at, problem))
+                lines.setdefault(line, (place, transition))
         others = _refused_alike(lines)
         for line, (place, transition) in islice(lines.items(), MOST_LOGGED):
-            ref, _, problem = line
+            ref, _, cause = line
             degradation, bad = transition.degradation, transition.bad
-            fields: dict[str, Any] = {"resource": str(ref), "condition": degradation.condition}
+            problem = cause.problem
+            fields: dict[str, Any] = {"resource": str(cause.resource), "condition": degradation.condition}
+            if cause.resource != ref:
+                fields["condition_of"] = str(ref)
             if line in others:
                 fields["others"] = others[line]
             if problem.path:
@@ -292,7 +298,9 @@ class RunLog:
         """The faults of a resource that its conditions report."""
         causes = self._causes(ref)
         for degradation in statuses.degradations(ref):
-            yield from causes.get((degradation.at, degradation.condition), ()) or degradation.problems
+            own = (Cause(ref, problem) for problem in degradation.problems)
+            behind = causes.get((degradation.at, degradation.condition), ()) or own
+            yield from (cause.problem for cause in behind if cause.resource == ref)
 
     def _by_resource(self, refs: Mapping[Ref, None]) -> Iterator[tuple[Ref, tuple[DanglingReference, ...]]]:
         """Resources with their dangling references."""
@@ -346,9 +354,9 @@ def _refused_alike(lines: dict[_Line, tuple[Place, Transition]]) -> dict[_Line, 
     first: dict[tuple[str, str, str], _Line] = {}
     others: dict[_Line, set[Ref]] = defaultdict(set)
     for line in list(lines):
-        ref, change, problem = line
-        if problem.reason == REFUSED:
-            one = first.setdefault((ref.kind, change, problem.message), line)
+        ref, change, cause = line
+        if cause.problem.reason == REFUSED:
+            one = first.setdefault((ref.kind, change, cause.problem.message), line)
             if one[0] != ref:
                 others[one].add(ref)
                 del lines[line]

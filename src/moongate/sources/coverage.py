@@ -104,19 +104,19 @@ class _Place(NamedTuple):
     is_whole: bool
 
 
-def uncovering(held: HeldResources, decisions: Mapping[Ref, Held | None]) -> tuple[Ref, ...]:
+def uncovering(in_force: HeldResources, decisions: Mapping[Ref, Held | None]) -> tuple[Ref, ...]:
     """The changes that wait, if one of them takes a policy from requests.
 
     Args:
-        held: what is in force.
+        in_force: what is in force.
         decisions: what is to be in force of each resource that changes; None for nothing.
     """
-    if not held.has_policies:
+    if not in_force.has_policies:
         return ()
-    edit = _edit(held, decisions)
+    edit = _edit(in_force, decisions)
     if not edit:
         return ()
-    old, new = _Coverage(View(held)), _Coverage(View(held, edit))
+    old, new = _Coverage(View(in_force)), _Coverage(View(in_force, edit))
     if any(old.loses(ref, new) for ref in dict.fromkeys(_concerned(edit, old, new))):
         return tuple(ref for ref, after in edit.items() if after is not None)
     if not old.guards:
@@ -124,16 +124,16 @@ def uncovering(held: HeldResources, decisions: Mapping[Ref, Held | None]) -> tup
     return tuple(ref for ref in edit if _takes(ref, old, new))
 
 
-def guarded_routes(held: HeldResources, among: Iterable[Ref]) -> Iterator[Ref]:
+def guarded_routes(in_force: HeldResources, among: Iterable[Ref]) -> Iterator[Ref]:
     """Those of some resources in force that are routes with a SecurityPolicy, for all or for a rule."""
-    now = _Coverage(View(held))
+    now = _Coverage(View(in_force))
     for ref in among:
         if isinstance(now.view.get(ref), Route) and any(kind == _GUARD for kind, _ in now.of(ref)):
             yield ref
 
 
 def losing(
-    held: HeldResources, decisions: Mapping[Ref, Held | None], targets: Iterable[Ref]
+    in_force: HeldResources, decisions: Mapping[Ref, Held | None], targets: Iterable[Ref]
 ) -> tuple[Ref, ...]:
     """The changes that wait, if a change of a SecurityPolicy takes it from one of some targets.
 
@@ -141,32 +141,32 @@ def losing(
     its policy meanwhile.
 
     Args:
-        held: what is in force.
+        in_force: what is in force.
         decisions: what is to be in force of each resource that changes; None for nothing.
         targets: those that are to lose none; what is not in force has none.
     """
-    targets = [ref for ref in targets if ref in held]
-    if not targets or not held.has_policies:
+    targets = [ref for ref in targets if ref in in_force]
+    if not targets or not in_force.has_policies:
         return ()
-    edit = _edit(held, decisions)
-    policies = {ref: after for ref, after in edit.items() if ref.kind == _GUARD and ref in held}
-    old, changed = _Coverage(View(held)), _Coverage(View(held, policies))
+    edit = _edit(in_force, decisions)
+    policies = {ref: after for ref, after in edit.items() if ref.kind == _GUARD and ref in in_force}
+    old, changed = _Coverage(View(in_force)), _Coverage(View(in_force, policies))
     if not any(old.loses(target, changed) for target in targets):
         return ()
     others = {ref: after for ref, after in edit.items() if ref not in policies}
-    whole, without = _Coverage(View(held, edit)), _Coverage(View(held, others))
+    whole, without = _Coverage(View(in_force, edit)), _Coverage(View(in_force, others))
     bare = (ref for ref in others if whole.loses(ref, without))
-    return tuple(dict.fromkeys((*policies, *bare, *uncovering(held, others))))
+    return tuple(dict.fromkeys((*policies, *bare, *uncovering(in_force, others))))
 
 
-def _edit(held: HeldResources, decisions: Mapping[Ref, Held | None]) -> dict[Ref, Held | None]:
+def _edit(in_force: HeldResources, decisions: Mapping[Ref, Held | None]) -> dict[Ref, Held | None]:
     """The changes that may decide which policies hold for which requests."""
-    return {ref: after for ref, after in decisions.items() if _bearing(held.get(ref)) != _bearing(after)}
+    return {ref: after for ref, after in decisions.items() if _bearing(in_force.get(ref)) != _bearing(after)}
 
 
-def _bearing(held: Held | None) -> object:
+def _bearing(state: Held | None) -> object:
     """The part of a resource that decides which policies hold for which requests."""
-    match held and held.resource:
+    match state and state.resource:
         case Policy() as policy:
             spec = policy.spec
             demands = (policy.demands, policy.spec.merge_type) if isinstance(policy, SecurityPolicy) else None

@@ -193,7 +193,7 @@ def gateway_status(db: Db, gateway: Ref) -> GatewayStatus | None:
     problem = rejection(db, gateway)
     if problem is not None:
         return GatewayStatus(conditions=(accepted([problem], generation),))
-    problems = telemetry_problems(db, fleet_of(db, gateway))
+    problems = [of_envoy_proxy(each) for each in telemetry_problems(db, fleet_of(db, gateway))]
     return GatewayStatus(
         conditions=(
             *((accepted(problems, generation),) if problems else ()),
@@ -204,6 +204,12 @@ def gateway_status(db: Db, gateway: Ref) -> GatewayStatus | None:
         listeners=listener_statuses(db, gateway),
         attached_listener_sets=sum(_are_accepted(db, owners_of(db, [gateway])[1:])),
     )
+
+
+def of_envoy_proxy(problem: Problem) -> Problem:
+    """A problem of an EnvoyProxy, as the status of a Gateway reports it."""
+    message = f"{problem.path} of the EnvoyProxy: {problem.message}"
+    return structs.replace(problem, message=message)
 
 
 def listener_statuses(db: Db, owner: Ref) -> tuple[ListenerStatus, ...]:

@@ -66,8 +66,10 @@ from moongate.policies import POLICY_KINDS
 from moongate.policies.effective import effective_policy, rule_settings, unenforceable
 from moongate.policies.http_listeners import (
     authorities_conflict,
+    clients_of,
     http3_conflict,
     http3_dropped,
+    http3_without_tls,
     listener_faults,
     port_conflict,
     setting_conflict,
@@ -246,13 +248,13 @@ def _judge_owner(db: Db, policy: Ref, target: Target, drafts: Drafts) -> None:
 def _judge_clients(db: Db, policy: Ref, beneath: Sequence[ListenerId], draft: Draft) -> None:
     """Judge a policy about clients for the listeners of its target."""
     merged: list[str] = []
-    applications: dict[Applied, None] = {}
+    applications: dict[Applied, list[ListenerId]] = {}
     for listener in beneath:
         holding = applied_to_listener(db, policy.kind, listener)
         if holding is None:
             continue
         if holding.owner == policy:
-            applications[holding] = None
+            applications.setdefault(holding, []).append(listener)
             conflicts = (
                 port_conflict(db, listener),
                 setting_conflict(db, listener),
@@ -266,10 +268,12 @@ def _judge_clients(db: Db, policy: Ref, beneath: Sequence[ListenerId], draft: Dr
                 draft.drop(listener.name)
         elif policy in holding:
             merged.append(names.listener(listener))
-    for application in applications or (Applied(policy, None),):
-        problems = _problems(db, application)
+    for application, governed in (applications or {Applied(policy, None): []}).items():
+        problems = _problems(db, application, _effect_on_clients(db, governed))
         draft.apply(problems)
         for warning in _warnings(db, application):
+            draft.warn(warning)
+        if (warning := http3_without_tls(db, governed)) is not None:
             draft.warn(warning)
         for parent in (application.parent, application.grandparent) if not problems else ():
             if parent is not None:
@@ -288,6 +292,7 @@ def _owners_in(db: Db, target: Target) -> list[tuple[Ref]]:
 def _judge_route(db: Db, policy: Ref, target: Target, drafts: Drafts) -> None:
     route, section = target
     others = _others(policy.kind)
+    effect = _effect_on(route, _KINDS[policy.kind])
     refusal = _refusal(db, policy, target)
     # Of thousands of policies for one target, one is not refused.
     rules = _claimed_sections(db, policy.kind, route) if not section and refusal is None else []
@@ -300,9 +305,9 @@ def _judge_route(db: Db, policy: Ref, target: Target, drafts: Drafts) -> None:
             continue
         parents = {listener: _parent(db, policy.kind, listener, target) for listener, _ in attachment.hosts}
         if not parents:
-            draft.apply(_problems(db, Applied(policy, None), route))
+            draft.apply(_problems(db, Applied(policy, None), effect))
         for listener, parent in parents.items():
-            problems = _problems(db, Applied(policy, parent), route)
+            problems = _problems(db, Applied(policy, parent), effect)
             if (problem := unenforceable(db, policy, route)) is not None:
                 problems.append(problem)
             draft.apply(problems)
@@ -353,20 +358,23 @@ def _refusal(db: Db, policy: Ref, target: Target) -> Problem | None:
     return Problem("", message, "Conflicted")
 
 
-def _problems(db: Db, policy: Applied, route: Ref | None = None) -> list[Problem]:
+_EFFECT: Final = "All requests that this policy is for are answered with 500 until this is fixed."
+
+
+def _problems(db: Db, policy: Applied, effect: str = _EFFECT) -> list[Problem]:
     """What is wrong with a policy's settings, each field once, and what follows from it for its target.
 
     The problem of a field that is not built yet says itself what follows from it.
 
     Args:
-        db: where to read.
-        policy: which.
-        route: its target, if that is a route.
+        db: where the policy is.
+        policy: the policy, with those into which it merges.
+        effect: what follows where the policy cannot be built.
     """
     judged = effective_policy(db, *policy)
     if judged is None:
         return []
-    effect = _effect(_KINDS[policy.owner.kind], route) if judged.failed else ""
+    effect = effect if judged.failed else ""
     faults = {problem.path for problem in judged.problems if problem.reason != NOT_SUPPORTED}
     return [
         problem if problem.reason == NOT_SUPPORTED else problem.saying(effect)
@@ -375,16 +383,37 @@ def _problems(db: Db, policy: Applied, route: Ref | None = None) -> list[Problem
     ]
 
 
-def _effect(kind: type[Policy], route: Ref | None) -> str:
-    """What follows from a fault in a policy for its target."""
-    if route is not None and route_kind(route.kind).matches is None:
-        return (
-            f"All connections of {route} are closed until this is fixed."
-            if kind.GUARDS
-            else f"Connections of {route} go on without this setting until it is fixed."
-        )
-    what = "of its listeners" if kind.OF_LISTENERS else "that this policy is for"
-    return f"All requests {what} are answered with 500 until this is fixed."
+def _effect_on(route: Ref, kind: type[Policy]) -> str:
+    """What a route's clients get where a policy of a kind cannot be built."""
+    if route_kind(route.kind).matches is not None:
+        return _EFFECT
+    if kind.GUARDS:
+        return f"All connections of {route} are closed until this is fixed."
+    return f"Connections of {route} go on without this setting until it is fixed."
+
+
+def _effect_on_clients(db: Db, governed: Sequence[ListenerId]) -> str:
+    """What clients get where a policy cannot be built.
+
+    Args:
+        db: where the listeners are.
+        governed: the listeners that have their settings from the policy.
+    """
+    validations = [clients_of(db, each) for each in governed]
+    shut = [each for each in validations if each is not None and each.closed]
+    match [(each.required, each.verified) for each in shut[:1]]:
+        case [(True, True)]:
+            refused = "all clients"
+        case [(False, True)]:
+            refused = "clients that show a certificate"
+        case [(True, False)]:
+            refused = "clients that show no certificate"
+        case _:
+            return "All requests of its listeners are answered with 500 until this is fixed."
+    others = (
+        "" if shut[0].only_valid and len(shut) == len(governed) else ", and answer other requests with 500"
+    )
+    return f"Until this is fixed, its listeners end the TLS handshake of {refused}{others}."
 
 
 def _warnings(db: Db, policy: Applied) -> Iterator[Problem]:

@@ -145,7 +145,7 @@ def _faults(setting: AccessLogSettings, index: int) -> list[Problem]:
     for n in wrong_conditions(setting):
         path = f"spec.telemetry.accessLog.settings[{index}].matches[{n}]"
         message = (
-            f"{path} of the EnvoyProxy is {setting.matches[n]!r}, which is no CEL expression. "
+            f"{setting.matches[n]!r} is no CEL expression. "
             "Requests are served, but not logged by this setting."
         )
         problems.append(Problem(path, message, "InvalidParameters"))

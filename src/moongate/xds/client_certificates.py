@@ -9,6 +9,10 @@ other ones it is another chain: Envoy asks the clients of the former one to conn
 left after its drain time. Secrets are sent before listeners, so nobody comes to the new chain by the former
 CAs.
 
+Without a CA, Envoy requires no certificate even where its configuration says so. So a chain that requires any
+certificate, and names no CA, has one that signed nothing; that all are accepted which it did not sign, is
+said apart.
+
 CAs that another server has are not known, so connections stay when those change. Envoy takes any secret under
 the name that it asked for: if that is a certificate, or nothing at all, it knows no CA, and would ask clients
 for no certificate. So the chain has a CA that signed nothing, and Envoy replaces it by those of the server.
@@ -77,9 +81,10 @@ def check_clients(
     default = CertificateValidationContext.FromString(validation.conditions)
     if not validation.verified:
         default.trust_chain_verification = CertificateValidationContext.ACCEPT_UNTRUSTED
+    # If it knows no CA, Envoy verifies nothing, and does not even require a certificate.
+    needs_ca = validation.verified or validation.required
     if of is None:
-        if validation.verified:
-            # Who is named cannot be used, so nobody is trusted.
+        if needs_ca:
             default.trusted_ca.inline_bytes = _NOBODY
         common.validation_context.CopyFrom(default)
         return
@@ -87,7 +92,7 @@ def check_clients(
     if server is None and config(db).runtime_flags.on("DrainOnClientCAs"):
         contents = client_authorities_contents(db, of)
         chain.metadata.filter_metadata[_ABOUT].fields[_MARK].string_value = contents
-    if server is not None and validation.verified:
+    if server is not None and needs_ca:
         default.trusted_ca.inline_bytes = _NOBODY
     by_sds = secret_from(of.secret, server)
     if default == CertificateValidationContext():

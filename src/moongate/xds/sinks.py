@@ -195,8 +195,7 @@ def sink_problems(db: Db, fleet: FleetId, name: str) -> tuple[Problem, ...]:
     return tuple(
         Problem(
             f"{of.path}.{problem.path}",
-            f"{of.path}.{problem.path} of the EnvoyProxy: {problem.message.rstrip('.')}. "
-            "Requests are served, but not reported there.",
+            f"{problem.message.rstrip('.')}. Requests are served, but not reported there.",
             "InvalidParameters",
         )
         for problem in problems

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @query
 def telemetry_problems(db: Db, fleet: FleetId) -> tuple[Problem, ...]:
-    """Why a fleet does not report all that its EnvoyProxy asks for."""
+    """Why a fleet does not report all that its EnvoyProxy asks for; with paths in that EnvoyProxy."""
     if fleet_proxy(db, fleet).spec.telemetry is None:
         return ()
     problems = [*condition_problems(db, fleet), *tracing_problems(db, fleet)]

@@ -84,9 +84,8 @@ def tracing_problems(db: Db, fleet: FleetId) -> tuple[Problem, ...]:
     if settings is None:
         return ()
     return tuple(
-        Problem(path, f"{path} of the EnvoyProxy: {fault}. Spans go without it.", "InvalidParameters")
+        Problem(f"spec.telemetry.tracing.{part}", f"{fault}. Spans go without it.", "InvalidParameters")
         for part, fault in span_faults(settings)
-        for path in (f"spec.telemetry.tracing.{part}",)
     )
 
 
