@@ -41,6 +41,7 @@ import psutil
 from msgspec import Struct, structs
 
 from moongate.cli import main
+from moongate.patience import within
 from moongate.sources.files import SETTLE_USED
 from tests.campaign.fault import COLD, HERE, Fault, NotApplicable, Reading, places
 from tests.campaign.healthy import CANARY, FILES, HEALTHY, TURN, in_base64, rendered
@@ -598,10 +599,14 @@ def _conditions(tree: Any) -> Iterator[dict[str, Any]]:
 
 
 async def until(claim: Claim) -> None:
-    """Return when nothing is amiss any more: ``claim`` says what is."""
+    """Return when nothing is amiss any more: ``claim`` says what is.
+
+    A claim may stand still for long: some wait for a report of moongate. So what the last one says may be old
+    by the time that the limit is over, and time in which none was made does not count.
+    """
     amiss = ""
     try:
-        async with asyncio.timeout(DEADLINE_S):
+        async with within(DEADLINE_S):
             while amiss := await claim():  # noqa: ASYNC110 - no event tells of other processes
                 await asyncio.sleep(0.005)
     except TimeoutError:
