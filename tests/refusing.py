@@ -24,6 +24,8 @@ NODE = "envoy-1"
 WORDS = "Envoy does not like it."
 REFUSED = "/refused"
 """A path that the Envoy of these tests refuses."""
+ODD = "%NOPE%"
+"""What it refuses as the value of a header or a tag."""
 DISLIKED = "/disliked"
 """A path of which it refuses all but a plain answer: what is wrong with the route is not its match."""
 
@@ -153,15 +155,16 @@ class Refusing:
 
 def oddly(route: HTTPRoute) -> HTTPRoute:
     """The route with a header that Envoy refuses."""
-    change = HTTPHeaderFilter(set=(HTTPHeader(name="x", value="%NOPE%"),))
+    change = HTTPHeaderFilter(set=(HTTPHeader(name="x", value=ODD),))
     odd = HTTPRouteFilter(type="ResponseHeaderModifier", response_header_modifier=change)
     rules = tuple(structs.replace(rule, filters=(*rule.filters, odd)) for rule in route.spec.rules)
     return structs.replace(route, spec=structs.replace(route.spec, rules=rules))
 
 
 def _marked_path(route: Route) -> str:
-    """The path of a route, with "?" if it has the odd header or a tag, with "!" if it answers 500."""
-    if route.response_headers_to_add or route.tracing.custom_tags:
+    """The path of a route, with "?" if it has the odd header or an odd tag, with "!" if it answers 500."""
+    odd_tag = any(ODD.encode() in tag.SerializeToString() for tag in route.tracing.custom_tags)
+    if route.response_headers_to_add or odd_tag:
         return f"{route.match.path_separated_prefix or route.match.prefix}?"
     shut = "!" if route.direct_response.status == 500 else ""
     return f"{route.match.path_separated_prefix or route.match.prefix}{shut}"

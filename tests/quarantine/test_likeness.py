@@ -11,7 +11,7 @@ from moongate.api.httproute import HTTPRoute
 from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
 from moongate.xds.wire import ROUTE, XdsResource
 from tests import worlds
-from tests.refusing import DISLIKED, TABLE, Refusing, host, oddly
+from tests.refusing import DISLIKED, ODD, TABLE, Refusing, host, oddly
 
 POLICY = Ref.of(BackendTrafficPolicy, "default", "tagging")
 
@@ -39,7 +39,7 @@ def tagging(route: int | None = None) -> BackendTrafficPolicy:
         target |= {"kind": "HTTPRoute", "name": f"r{route}"}
     policy = {
         "metadata": {"name": POLICY.name if route is None else f"of-{route}", "namespace": POLICY.namespace},
-        "spec": {"targetRefs": [target], "telemetry": {"tracing": {"tags": {"a": "%NOPE%"}}}},
+        "spec": {"targetRefs": [target], "telemetry": {"tracing": {"tags": {"a": ODD}}}},
     }
     return convert(policy, BackendTrafficPolicy, strict=False)
 
