@@ -28,6 +28,7 @@ differs. Folders that cannot be watched, as the kernel has a limit, are looked a
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import stat
 import sys
@@ -43,6 +44,7 @@ from msgspec import Struct, structs
 
 from moongate.api.base import Ref, Resource
 from moongate.api.envoygateway import EnvoyGateway
+from moongate.loading import NewObjects
 from moongate.problem import Problem
 from moongate.sources.chunks import Place
 from moongate.sources.closing import Suspect, closing_effect
@@ -596,11 +598,16 @@ def _stay(count: int) -> str:
 async def _in_slices(steps: Iterator[bool]) -> None:
     """Take all steps; each says whether the next is long."""
     until = time.monotonic() + SLICE
+    new: NewObjects | None = None
     for long in steps:
         if long:
             await asyncio.to_thread(next, steps, False)
         if time.monotonic() >= until:
             await asyncio.sleep(0)
+            new = new or NewObjects()
+            if gc.isenabled() and new.are_many:
+                new.exclude()
+                await asyncio.sleep(0)
             until = time.monotonic() + SLICE
 
 

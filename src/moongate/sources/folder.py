@@ -79,7 +79,8 @@ class Folder:
         self._unindexed: dict[str, None] = {}
         self._repeated: set[Ref] = set()
         self._held = HeldResources()
-        self._waiting: dict[Ref, None] = {}
+        self._waiting: dict[Ref, str] = {}
+        """The resources with a change that waits → the file that each is in force from, or ""."""
         self._edited: dict[Ref, Held | None] = {}
         """What the current edit has changed → what was in force before it."""
         self._starts = True
@@ -262,9 +263,10 @@ class Folder:
             for ref, after in decisions.items()
             if back.get(ref, True) and not (after is None and ref in waited)
         }
-        self._waiting = (yield from unready(self._held, others, waits)) if waits is not None else {}
-        if self._waiting:
-            self._waiting |= dict.fromkeys(released)
+        waiting = (yield from unready(self._held, others, waits)) if waits is not None else {}
+        if waiting:
+            waiting |= dict.fromkeys(released)
+        self._waiting = dict.fromkeys(waiting, "")
         yield from self.closing.update(
             decisions,
             self._held,
@@ -281,6 +283,8 @@ class Folder:
             # What only comes from another file now has nothing to wait for.
             same = held is not None and after is not None and held.resource == after.resource
             self._put(ref, held if stays and not same else after, former)
+            if ref in self._waiting and ref in self._held:
+                self._waiting[ref] = self._held[ref].file
         self.closing.end(self._held)
 
     def _decisions(self, refs: Iterable[Ref]) -> Generator[bool, None, dict[Ref, Held | None]]:
@@ -363,7 +367,7 @@ class Folder:
     @property
     def waiting(self) -> Mapping[Ref, str]:
         """The resources with a change that waits, each with the file that it is in force from, or ""."""
-        return {ref: self._held[ref].file if ref in self._held else "" for ref in self._waiting}
+        return self._waiting
 
     @property
     def visited(self) -> int:
