@@ -8,8 +8,8 @@ event loop runs between them. Endpoints that changed in the meantime are settled
 slice, so they do not wait for the rest. When the world is settled, the turn hands out all other changes, and
 then looks at the answers of the Envoys; both in slices too.
 
-A write of thousands of resources is cut in slices too. While it goes on (``writing``), half of it is in the
-world, so the pump stands still: nothing is settled or handed out until all of it is there.
+A write of thousands of resources is cut in slices too, by who writes. While it goes on (``writing``), half of
+it is in the world, so the pump stands still: nothing is settled or handed out until all of it is there.
 
 Facts
 -----
@@ -75,9 +75,8 @@ class Pump:
         self._wake = asyncio.Event()
         self._turned = asyncio.Event()
         self._whole = asyncio.Event()
-        """Set while no write is half done."""
-        self._whole.set()
         self._writers = 0
+        """How many writes are half done."""
         self._written = self._published = self._answered = self._turns = 0
         self._turning = False
         self._new = NewObjects()
@@ -139,14 +138,14 @@ class Pump:
     async def _take(self, steps: Iterator[None], outlet: Outlet) -> None:
         """Run steps in slices. Between slices, changed endpoints are handed out and the event loop runs."""
         while True:
-            await self._whole.wait()
+            await self._all_written()
             # Endpoints have a slice of their own: they do not wait for the rest, nor can they starve it.
             run_slice(self._world.settle(urgent=True))
             endpoints = self._world.take(urgent=True)
             outlet.publish_endpoints(endpoints)
             if endpoints:
                 await run_others()  # they are sent
-                await self._whole.wait()
+                await self._all_written()
             if run_slice(steps):
                 return
             self.slices += 1
@@ -177,6 +176,10 @@ class Pump:
             await self.until(partial(self._has_turned, self._turns + self._turning + self._wake.is_set()))
             if self._answered == answered:
                 return
+
+    async def _all_written(self) -> None:
+        while self._writers:
+            await self._whole.wait()
 
     def _has_published(self, written: int) -> bool:
         return self._published >= written
