@@ -42,10 +42,12 @@ from moongate.large_tables import LargeTables
 from moongate.run.laptop import Laptop
 from moongate.run.log import RunLog
 from moongate.sources.files import Files
+from moongate.sources.folder import Folder
 from moongate.store import parts, shard
 from moongate.world import Changes, World
 from moongate.xds.wire import ROUTE, SCOPE, XdsResource
 from tests.core import ON_HOST, WHOLE, certificate, key_bytes, new_key
+from tests.sources.manifests import Unfinished
 from tests.strategies import renamed, resource
 from tests.worlds import (
     EG,
@@ -71,7 +73,7 @@ from tests.worlds import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from types import FrameType
 
@@ -539,8 +541,8 @@ def test_to_log_that_a_policy_is_gone_costs_no_look_at_routes(many: World, some:
     logs = [RunLog(world.store.resources()) for world in (many, some)]
 
     for log in logs:
-        log.loaded((), {}, files=1, resources=1)  # the first time, it looks at all
-    lines = [lines_of(lambda log=log: log.loaded((), gone, files=1, resources=1)) for log in logs]
+        _ = [*log.loaded((), {}, files=1, resources=1)]  # the first time, it looks at all
+    lines = [lines_of(lambda log=log: [*log.loaded((), gone, files=1, resources=1)]) for log in logs]
 
     assert lines[0] == lines[1]
 
@@ -551,8 +553,8 @@ def test_to_log_that_a_route_is_gone_looks_at_others_one_by_one(many: World, som
     logs = [RunLog(world.store.resources()) for world in (many, some)]
 
     for log in logs:
-        log.loaded((), {}, files=1, resources=1)
-    lines = [lines_of(lambda log=log: log.loaded((), gone, files=1, resources=1)) for log in logs]
+        _ = [*log.loaded((), {}, files=1, resources=1)]
+    lines = [lines_of(lambda log=log: [*log.loaded((), gone, files=1, resources=1)]) for log in logs]
     steps = [len([*log.search()]) for log in logs]
 
     assert lines[0] == lines[1]
@@ -1092,3 +1094,66 @@ def test_certificates_of_other_servers_cost_no_walk_over_them_for_each_listener(
     few, many = walked(20), walked(160)
 
     assert 20 < many <= 8.5 * few
+
+
+def steps_of(steps: Iterator[Any]) -> list[int]:
+    """How many lines of Python each step runs."""
+    lines: list[int] = []
+    left = True
+
+    def step() -> None:
+        nonlocal left
+        left = next(steps, steps) is not steps
+
+    while left:
+        lines.append(lines_of(step))
+    return lines
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("removed", [False, True], ids=["added", "removed"])
+def test_a_folder_of_files_is_committed_in_steps(removed: bool) -> None:
+    """It is one edit, beside a policy that could lose requests by it; and the event loop runs between them.
+
+    A step may pass over all that changes, but does not look into it.
+    """
+    policy = (
+        "{apiVersion: gateway.envoyproxy.io/v1alpha1, kind: SecurityPolicy, metadata: {name: p}, spec: {"
+        f"targetRefs: [{{group: {GATEWAY_GROUP}, kind: HTTPRoute, name: r0}}], "
+        "basicAuth: {users: {name: u}}}}"
+    )
+    costs: list[list[int]] = []
+    for many in (50, 100):
+        folder = Folder(strict=True)
+        files = {f"{n}.yaml": route_to(n) for n in range(1, many)}
+        folder.update_many({"p.yaml": policy, "0.yaml": route_to(0), **(files if removed else {})})
+        for path, text in files.items():
+            for _ in folder.stage(path, None if removed else text):
+                pass
+        costs.append(steps_of(folder.committing(Unfinished())))
+
+    more = sum(costs[1]) - sum(costs[0])
+    assert more > 50 * 100
+    assert max(costs[1]) - max(costs[0]) < more / 15
+
+
+def route_to(n: int) -> str:
+    """A route with a hostname and a backend of its own."""
+    return (
+        f"{{apiVersion: {GATEWAY_GROUP}/v1, kind: HTTPRoute, metadata: {{name: r{n}}}, spec: {{"
+        f"parentRefs: [{{name: eg}}], hostnames: [r{n}.test], "
+        f"rules: [{{backendRefs: [{{name: s{n}, port: 80}}]}}]}}}}"
+    )
+
+
+@pytest.mark.slow
+def test_a_batch_is_written_in_steps() -> None:
+    """None of them writes more than ``WRITTEN`` resources, whose readers it marks."""
+    costs: list[list[int]] = []
+    for many in (100, 200):
+        world = World.of(routes_with_services(2))
+        batch = {each.ref: each for each in routes_with_services(many)}
+        costs.append(steps_of(world.applying(batch)))
+
+    assert sum(costs[1]) - sum(costs[0]) > 100 * 200
+    assert max(costs[1]) - max(costs[0]) < 100 * 20

@@ -33,6 +33,7 @@ from tests.worlds import (
     http_listener,
     meta,
     namespace,
+    retries,
     route,
     routes_with_backends,
     routes_with_services,
@@ -568,3 +569,42 @@ def test_a_secret_is_wanted_while_a_listener_names_it() -> None:
 def put(world: World, *resources: Resource) -> None:
     apply(world, *resources)
     world.pull()
+
+
+def test_a_batch_in_steps_comes_to_the_same_as_at_once() -> None:
+    """Also if others are put in force between two steps, which is what the event loop is given back for."""
+    batch: dict[Ref, Resource | None] = {each.ref: each for each in routes_with_services(9)}
+    before = [*routes_with_services(3), retries(1)]
+    batch[retries(1).ref] = None
+    batch |= {each.ref: None for each in (route(1), service(1), endpoint_slice(1))}
+    whole, parted = World.of(before), World.of(before)
+    more = [route(20), service(20), endpoint_slice(20)]
+
+    whole.apply(batch)
+    steps = parted.applying(batch, most=2)
+    for each in more:
+        assert next(steps) is None
+        parted.apply({each.ref: each})
+        whole.apply({each.ref: each})
+    for _ in steps:
+        pass
+
+    whole.pull()
+    parted.pull()
+    assert parted.everything() == whole.everything()
+
+
+def test_what_goes_between_two_steps_is_no_obstacle() -> None:
+    """Who deletes a resource that a batch is about to delete, or to change, is not in its way."""
+    batch: dict[Ref, Resource | None] = {each.ref: None for each in routes_with_services(3)}
+    world = World.of(routes_with_services(3))
+
+    steps = world.applying(batch, most=1)
+    for _ in batch:
+        next(steps)
+    world.apply(batch)
+    for _ in steps:
+        pass
+
+    world.pull()
+    assert world.everything() == World.of([]).everything()

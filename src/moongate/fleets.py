@@ -194,6 +194,12 @@ class Fleets:
                 self._transitions.handed_out(fleet.id, part)
                 self._certificates.handed_out(fleet.id, part, ())
                 yield
+            for at in range(0, len(gone), STEP):
+                some = gone[at : at + STEP]
+                self._transitions.handed_out(fleet.id, (), some)
+                self._certificates.handed_out(fleet.id, (), some)
+                self._quarantine.left(fleet.id, some)
+                yield
             if any(type_url == LISTENER for type_url, _ in gone):
                 self._hand_over(name)
                 left[name] = self._ports(name)
@@ -202,9 +208,6 @@ class Fleets:
                 self._ads.hold(name, LISTENER)
             if not self._enforced():
                 self._hold_routes(name)
-            self._transitions.handed_out(fleet.id, (), gone)
-            self._certificates.handed_out(fleet.id, (), gone)
-            self._quarantine.left(fleet.id, gone)
             # What an Envoy has of it, or not yet, is told by the number of the last edit.
             yield from self._ads.publish_prepared(name, gone)
             self._recall(name, fleet, put)

@@ -2,9 +2,9 @@
 
 Theory of operation
 ===================
-``apply`` writes a batch into the store; no query runs then. ``settle`` recomputes the results that are in
-doubt. It yields after each query that ran, so its driver can do other work in between, and can even apply
-another batch. ``take`` returns the differences since the last ``take``.
+``apply`` writes a batch into the store, in steps if the caller likes; no query runs then. ``settle``
+recomputes the results that are in doubt. It yields after each query that ran, so its driver can do other work
+in between, and can even apply another batch. ``take`` returns the differences since the last ``take``.
 
 Endpoints do not wait for a whole recomputation. When a Service, an EndpointSlice or a Backend changes
 endpoints, they can be settled and taken alone (``urgent``), also in the middle of a recomputation. An
@@ -131,6 +131,12 @@ MOMENT: Final = 16
 It takes some milliseconds.
 """
 
+WRITTEN: Final = 100
+"""How many resources are written in one step: some milliseconds.
+
+Each step sorts the values of an index anew, which may be thousands under one key, so it is not one of them.
+"""
+
 
 class Changes(Struct, frozen=True):
     """What differs since the last time.
@@ -221,25 +227,52 @@ class World:
 
     def apply(self, batch: Mapping[Ref, Resource | None]) -> bool:
         """Put new states of resources in force (``None`` deletes). True if anything differs from before."""
+        steps = self.applying(batch, most=max(len(batch), 1))
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+
+    def applying(
+        self, batch: Mapping[Ref, Resource | None], *, most: int = WRITTEN
+    ) -> Generator[None, None, bool]:
+        """``apply`` in steps. Until the last one half of the batch is in force, so nothing is to be settled.
+
+        Args:
+            batch: as of ``apply``. Others may be applied between two steps.
+            most: how many resources are written in one step.
+        """
         resources = self.store.resources()
-        differing = self.store.differing(batch)
-        endpoints = {
-            ref: new for ref, new in differing.items() if backends.is_of_endpoints(resources.get(ref), new)
-        }
-        edited_routes = {ref: new for ref, new in differing.items() if any(map(ref.is_a, ROUTE_TYPES))}
-        apart = endpoints.keys() | edited_routes.keys()
-        others = {ref: new for ref, new in differing.items() if ref not in apart}
-        self.store.apply(others)
+        endpoints: dict[Ref, Resource | None] = {}
+        edited_routes: dict[Ref, Resource | None] = {}
+        others: dict[Ref, Resource | None] = {}
+        for ref, new in batch.items():
+            if (before := resources.get(ref)) != new:
+                apart = edited_routes if any(map(ref.is_a, ROUTE_TYPES)) else others
+                (endpoints if backends.is_of_endpoints(before, new) else apart)[ref] = new
+            yield
+        yield from self._write(others, most)
         if endpoints:
             self._hold_back(edited_routes, others=bool(others))
-        self.store.apply(edited_routes)
-        self.store.apply(endpoints, urgent=True)
+        yield from self._write(edited_routes, most)
+        yield from self._write(endpoints, most, urgent=True)
         for ref, resource in batch.items():
             if resource is None:
                 self._forget_status(ref)
             elif ref not in self._statuses and (status := STATUSES.get(type(resource))) is not None:
                 self._statuses[ref] = self.observers.observe(status, (ref,), STATUS, self._status(ref))
-        return bool(differing)
+            yield
+        return bool(endpoints or edited_routes or others)
+
+    def _write(
+        self, changes: Mapping[Ref, Resource | None], most: int, *, urgent: bool = False
+    ) -> Iterator[None]:
+        """Put changes in force, some in each step."""
+        rest = iter(changes.items())
+        while some := dict(islice(rest, most)):
+            self.store.apply(self.store.differing(some), urgent=urgent)
+            yield
 
     def _hold_back(self, edited_routes: Iterable[Ref], *, others: bool) -> None:
         """Let endpoints wait if other changes of their batch may change how they are used."""

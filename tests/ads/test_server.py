@@ -101,6 +101,22 @@ async def test_much_that_is_prepared_is_published_in_parts(socket: Path) -> None
         assert ads.version("eg", ENDPOINT, gone) is None
 
 
+async def test_much_that_leaves_is_withdrawn_in_parts(socket: Path) -> None:
+    """After all that comes, as what comes may use it no more."""
+    async with serving(socket) as ads:
+        ads.publish("eg", [endpoints(f"{n}", b"1") for n in range(2 * PART)])
+        changed = endpoints("0", b"2")
+        ads.prepare("eg", [changed])
+
+        left: list[int] = []
+        for _ in ads.publish_prepared("eg", [(ENDPOINT, f"{n}") for n in range(2 * PART)]):
+            assert ads.version("eg", ENDPOINT, "0") == changed.version
+            left.append(len(ads.resources("eg", ENDPOINT)))
+
+        assert left == [2 * PART, PART]
+        assert [*ads.resources("eg", ENDPOINT)] == ["0"]
+
+
 async def test_what_a_fleet_has_first_is_published_at_once(socket: Path) -> None:
     """An Envoy that connects amid it would drop what is still to come."""
     async with serving(socket) as ads:

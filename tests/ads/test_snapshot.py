@@ -6,7 +6,7 @@ import pytest
 
 from moongate import names
 from moongate.ads.snapshot import PART, Key, Snapshot
-from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, SCOPE, XdsResource
+from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, XdsResource
 
 
 def resource(name: str, body: bytes = b"a") -> XdsResource:
@@ -153,3 +153,22 @@ def test_a_small_edit_is_made_at_once() -> None:
     put = many(b"b")[:PART]
 
     assert snapshot.in_parts(put, []) == [put]
+
+
+def test_of_much_that_leaves_clusters_leave_before_what_they_use() -> None:
+    """And what takes requests leaves with what comes, so that a hostname never has two answers or none."""
+    snapshot = Snapshot()
+    clusters = [(CLUSTER, f"{n}") for n in range(PART)]
+    endpoints = [(ENDPOINT, f"{n}") for n in range(PART)]
+    others = [(SCOPE, "s"), (ROUTE, "r"), (LISTENER, "l")]
+
+    first, *later = snapshot.gone_in_parts([*endpoints, *others, *clusters], [resource("0")])
+
+    assert first == others
+    assert later == [[*clusters[1:], endpoints[0]], endpoints[1:]], "what comes at the same time stays"
+
+
+def test_of_little_that_leaves_all_leaves_at_once() -> None:
+    gone = [(CLUSTER, f"{n}") for n in range(PART)]
+
+    assert Snapshot().gone_in_parts(gone, []) == [gone]

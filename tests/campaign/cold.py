@@ -54,7 +54,8 @@ class Cold(Laptop):
     def take(self, files: Files) -> None:
         self._put(dict(self._base))
         self._log.places_from(files.folder)
-        self._load(files.load(), files)
+        for _ in self._loading(files.load(), files):
+            pass
         statuses = self.world.pull().statuses
         self.statuses.update(statuses)
         self._log.statuses(statuses)

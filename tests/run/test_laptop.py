@@ -18,12 +18,14 @@ from moongate.api.httproute import HTTPRoute
 from moongate.attach.gateways import config, controller_name
 from moongate.run import Laptop, ManifestError, laptop
 from moongate.sources.files import Files, Loaded
+from moongate.world import WRITTEN
 from tests.deadline import DEADLINE_S
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo
 from tests.e2e.conftest import admitted
 from tests.ports import free_port
 from tests.run.conftest import app, following, is_, text, until, who
+from tests.sources.manifests import backend, stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -365,3 +367,22 @@ async def test_the_configuration_that_was_given_goes_before_the_one_among_the_ma
         ):
             await running.loaded.wait()
             assert controller_name(running.world.db) == expected
+
+
+async def test_half_an_edit_is_never_left_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many resources are put in force in slices. Who has all files read again meanwhile waits for the end."""
+    monkeypatch.setattr("moongate.run.pump.SLICE_S", 0)
+    many = 2 * WRITTEN
+    (tmp_path / "many.yaml").write_text(stream(*(backend(f"b{n}") for n in range(many))))
+    gateway = Laptop()
+    resources = gateway.world.store.resources()
+
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(gateway.follow(Files([tmp_path])))
+        while not resources:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0)
+        at_first = len(resources)
+        task.cancel()
+
+    assert at_first == WRITTEN
+    assert len(resources) == many

@@ -68,7 +68,11 @@ class Run:
                 del self.resources[ref]
             else:
                 self.resources[ref] = resource
-        self.log.loaded(self.folder.diagnostics(), batch, files=len(files), resources=len(self.folder))
+        steps = self.log.loaded(
+            self.folder.diagnostics(), batch, files=len(files), resources=len(self.folder)
+        )
+        for _ in steps:
+            pass
         for _ in self.log.search():
             pass
 
@@ -124,7 +128,8 @@ def test_an_error_that_is_still_looked_for_is_no_end_of_all_errors(events: list[
     batch = run.folder.update_many({"gateway": None, "a": None})
     for ref in batch:
         del run.resources[ref]
-    run.log.loaded(run.folder.diagnostics(), batch, files=2, resources=2)
+    for _ in run.log.loaded(run.folder.diagnostics(), batch, files=2, resources=2):
+        pass
     next(run.log.search())  # then something else was to do
     assert of(events, "manifests.mended") == []
     assert run.log.has_errors

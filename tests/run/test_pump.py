@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from moongate.run.pump import Outlet, Pump
+from moongate.run.pump import Outlet, Pump, run_others
 from moongate.world import Changes, World
 from moongate.xds.wire import CLUSTER, ENDPOINT
 from tests import worlds
@@ -232,6 +232,43 @@ async def test_a_long_turn_leaves_no_pile_to_search_for_garbage() -> None:
 
     assert searched
     assert max(searched) < 10_000
+
+
+@pytest.mark.usefixtures("shortest_slices")
+async def test_half_a_write_is_not_settled() -> None:
+    """What belongs together is put in force in slices, and no Envoy may be handed a part of it."""
+    async with running(*worlds.routes_with_services(2)) as run:
+        many = {resource.ref: resource for resource in worlds.routes_with_services(20)}
+        with run.pump.writing():
+            turns, endpoints = len(run.turns), len(run.endpoints)
+            for _ in run.world.applying(many, most=1):
+                run.pump.on_write()
+                await run_others()
+            half = run.turns[turns:], run.endpoints[endpoints:]
+        run.pump.on_write()
+        await run.settled()
+
+    assert half == ([], [])
+    assert len(run.clusters()) == 20
+
+
+@pytest.mark.usefixtures("shortest_slices")
+async def test_a_turn_that_has_begun_waits_for_a_write() -> None:
+    """What it has settled so far is not handed out beside half of what comes."""
+    async with running(*worlds.routes_with_services(2)) as run:
+        turns, slices = len(run.turns), run.pump.slices
+        run.put(*worlds.routes_with_services(10))
+        while run.pump.slices == slices:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0)
+        with run.pump.writing():
+            slices = run.pump.slices
+            for _ in range(100):
+                await run_others()
+            stood_still = run.pump.slices <= slices + 1 and len(run.turns) == turns
+        await run.settled()
+
+    assert stood_still
+    assert len(run.clusters()) == 10
 
 
 @pytest.mark.usefixtures("shortest_slices")

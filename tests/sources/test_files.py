@@ -659,6 +659,28 @@ class TestWatch:
 
         assert watched.batches[-1] == {B: None}
 
+    async def test_what_is_cancelled_amid_an_edit_has_all_of_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """All is read again when somebody asks for it, which may be at any time; none of the edit is lost."""
+        monkeypatch.setattr(files, "SLICE", 0)
+        manifests = Files([tmp_path])
+        news = manifests.watch()
+        await anext(news)
+        (tmp_path / "m.yaml").write_text(stream(*(backend(f"b{n}") for n in range(9))))
+
+        async with asyncio.TaskGroup() as tasks:
+            following = tasks.create_task(anext(news))
+            while not len(manifests.folder):  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0)
+            in_force = len(manifests.folder)
+            following.cancel()
+        async with watching(manifests) as watched:
+            batch = watched.batches[0]
+
+        assert in_force < 9
+        assert len(batch) == 9
+
     async def test_what_is_away_when_all_is_read_again_stays_in_force(self, tmp_path: Path) -> None:
         """A folder that was moved away, or unmounted, is as good as one that is away while it is watched."""
         (tmp_path / "m").mkdir()

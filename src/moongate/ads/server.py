@@ -151,16 +151,21 @@ class AdsServer:
     def publish_prepared(self, fleet: str, gone: Collection[Key] = ()) -> Iterator[None]:
         """Publish what was prepared, and the end of others with the last of it.
 
-        It is one edit unless there is much of it that may come one after the other. Then this pauses after
-        each part.
+        It is one edit unless there is much of it that may come, or leave, one after the other. Then this
+        pauses after each part.
         """
         of = self._fleet(fleet)
         *parts, last = of.snapshot.in_parts(of.prepared, gone)
         for part in parts:
             _edit(of, of.not_overtaken(part), ())
             yield
-        put, of.prepared = of.not_overtaken(last), ()
-        _edit(of, put, gone)
+        put = of.not_overtaken(last)
+        first, *later = of.snapshot.gone_in_parts(gone, of.prepared)
+        of.prepared = ()
+        _edit(of, put, first)
+        for some in later:
+            yield
+            _edit(of, (), some)
 
     def recall(self, fleet: str, cluster: XdsResource) -> None:
         """Take a cluster that a former process had in force before one that Envoy may refuse."""

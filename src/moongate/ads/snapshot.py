@@ -126,6 +126,27 @@ class Snapshot:
         in_turn = [each for some in (*by_type.values(), shared) for each in some]
         return [in_turn[at : at + self._part] for at in range(0, len(in_turn), self._part)]
 
+    def gone_in_parts(self, gone: Collection[Key], put: Iterable[XdsResource]) -> list[Collection[Key]]:
+        """What may leave one part after the other: the first by the edit with the last of what comes.
+
+        That is what lingers after its last use in any case, so it may as well leave a little later. Clusters
+        leave first, as in one edit, for their endpoints and secrets stay as long as they do.
+
+        Args:
+            gone: names that are to leave.
+            put: what comes by that edit; it stays.
+        """
+        if len(gone) <= PART:
+            return [gone]
+        comes = {(each.type_url, each.name) for each in put}
+        by_type: dict[str, list[Key]] = {type_url: [] for type_url in (CLUSTER, ENDPOINT, SECRET)}
+        first: list[Key] = []
+        for key in gone:
+            if key not in comes:
+                by_type.get(key[0], first).append(key)
+        later = [key for some in by_type.values() for key in some]
+        return [first, *(later[at : at + PART] for at in range(0, len(later), PART))]
+
     def depart(self, names: Iterable[str]) -> list[str]:
         """Note scopes that an Envoy has. Those that the fleet should not have depart in one edit.
 

@@ -42,7 +42,7 @@ from moongate.run.accepted_forms import AcceptedForms
 from moongate.run.blocking import BlockingLaptop
 from moongate.run.effective_socket import effective_socket
 from moongate.run.log import RunLog
-from moongate.run.pump import Outlet, Pump
+from moongate.run.pump import Outlet, Pump, run_in_slices
 from moongate.run.rate_limits import CONFIGURATION_PORT, RateLimits
 from moongate.run.redis import RedisConfigurationError, configured_redis
 from moongate.run.restoring import restoring
@@ -52,7 +52,7 @@ from moongate.sources.file_states import LastGood
 from moongate.sources.folder import Folder
 from moongate.sources.manifests import CONFIGURATION, Entry, entries
 from moongate.status.causes import Cause, causes
-from moongate.world import World
+from moongate.world import WRITTEN, World
 from moongate.xds.access_logs import NO_DEFAULT_ACCESS_LOG
 
 if TYPE_CHECKING:
@@ -293,12 +293,22 @@ class Laptop:
         self._put(batch)
 
     def _put(self, batch: Mapping[Ref, Resource | None]) -> None:
+        for _ in self._putting(batch, most=max(len(batch), 1)):
+            pass
+
+    def _putting(self, batch: Mapping[Ref, Resource | None], *, most: int = WRITTEN) -> Iterator[None]:
+        """Put a batch in force, in steps in which the pump is not to settle anything.
+
+        Args:
+            batch: new states of resources.
+            most: how many resources are written in one step.
+        """
         changes = {ref: self._base.get(ref) if new is None else new for ref, new in batch.items()}
         if any(ref.is_a(kind) for ref in changes for kind in (Secret, ConfigMap, ClusterTrustBundle)):
             # The dates of a certificate are checked when it is loaded. If it expires later it stays in force:
             # a warning in a browser is better than a closed port.
             self.world.write(NOW, int(time()))
-        if self.world.apply(changes):
+        if (yield from self.world.applying(changes, most=most)):
             self._pump.on_write()
             if any(ref.is_a(Secret) for ref in changes):
                 self._count_in_redis()
@@ -334,7 +344,7 @@ class Laptop:
             try:
                 async with aclosing(files.watch()) as news:
                     async for loaded in news:
-                        self._load(loaded, files)
+                        await self._load(loaded, files)
                         pause_s = FIRST_PAUSE_S
             except Exception:  # noqa: BLE001 - the Envoys must go on serving
                 _log.exception("files.failed", retry_in_s=pause_s)
@@ -343,7 +353,17 @@ class Laptop:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    def _load(self, loaded: Loaded, files: Files) -> None:
+    async def _load(self, loaded: Loaded, files: Files) -> None:
+        """Put in force what files came to. Who cancels this waits for the end, as there is no half of it."""
+        steps = self._loading(loaded, files)
+        with self._pump.writing():
+            try:
+                await run_in_slices(steps)
+            finally:
+                for _ in steps:
+                    pass
+
+    def _loading(self, loaded: Loaded, files: Files) -> Iterator[None]:
         if self._journal is not None:
             if self._accepted is not None:
                 self._accepted.edited(self._journal.entries, loaded.states)
@@ -365,12 +385,13 @@ class Laptop:
                 _log.info("requests.admitted")
         self._recall(loaded.batch)
         # Put in force before logging: if logging fails, these changes do not come a second time.
-        self.put(loaded.batch)
+        self._flags_fixed = True
+        yield from self._putting(loaded.batch)
         self._count_in_redis()
         if self.world.refuse(refused_resources(loaded.diagnostics, self.world.store.resources())):
             self._pump.on_write()
         self.loaded.set()
-        self._log.loaded(
+        yield from self._log.loaded(
             (*loaded.diagnostics, *late),
             loaded.batch,
             files=len(loaded.files),

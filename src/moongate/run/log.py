@@ -165,8 +165,9 @@ class RunLog:
         *,
         files: int,
         resources: int,
-    ) -> None:
-        """Log that a batch from files is in force, their new faults, and the new dangling references.
+    ) -> Iterator[None]:
+        """Log that a batch from files is in force, their new faults, and the new dangling references; in
+        steps.
 
         Args:
             diagnostics: all those of the files.
@@ -176,6 +177,7 @@ class RunLog:
         """
         self._log_new("files", diagnostics)
         for ref, resource in batch.items():
+            yield
             if isinstance(resource, Policy) and selects_only(resource):
                 self._selecting[ref] = None
             else:
@@ -194,6 +196,7 @@ class RunLog:
             self._searched = self._by_resource(dict.fromkeys(self._resources))
         for each in self._by_resource(refs):
             self._note_ends(*each)
+            yield
         self._unsettled.update(dict.fromkeys(batch))
         self._log_ends()
         _log.info("manifests.loaded", files=files, resources=resources, changed=len(batch))

@@ -8,6 +8,9 @@ event loop runs between them. Endpoints that changed in the meantime are settled
 slice, so they do not wait for the rest. When the world is settled, the turn hands out all other changes, and
 then looks at the answers of the Envoys; both in slices too.
 
+A write of thousands of resources is cut in slices too, by who writes. While it goes on (``writing``), half of
+it is in the world, so the pump stands still: nothing is settled or handed out until all of it is there.
+
 Facts
 -----
 * a write during a turn belongs to that turn if the turn still settles it; writes are counted, and ``settled``
@@ -22,15 +25,17 @@ Facts
 from __future__ import annotations
 
 import asyncio
-import gc
+from contextlib import contextmanager
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
+from moongate.loading import NewObjects
+
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Generator, Iterator
 
     from moongate.world import Changes, World
 
@@ -45,16 +50,6 @@ PASSES: Final = 3
 
 What comes from outside passes through several callbacks, one after another, and would wait for a slice before
 each of them.
-"""
-
-_NEW: Final = 10_000
-"""How many objects may be new before they are excluded from garbage collection."""
-
-_NEW_IN_TURN: Final = 2_500
-"""How many of them a turn may make. To look through as many takes about as long as a slice.
-
-Python starts a collection by what was made less what was freed. So an edit that replaces what thousands of
-queries have answered starts none, until one has to look through all of it at once.
 """
 
 
@@ -79,10 +74,12 @@ class Pump:
         self._world = world
         self._wake = asyncio.Event()
         self._turned = asyncio.Event()
+        self._whole = asyncio.Event()
+        self._writers = 0
+        """How many writes are half done."""
         self._written = self._published = self._answered = self._turns = 0
         self._turning = False
-        self._most_new = _NEW
-        """How many objects may be new in this turn."""
+        self._new = NewObjects()
         self.slices = 0
 
     @property
@@ -104,13 +101,25 @@ class Pump:
         self._answered += 1
         self.on_write()
 
+    @contextmanager
+    def writing(self) -> Generator[None]:
+        """What is written inside is one write: nothing is settled or handed out until the end."""
+        self._writers += 1
+        self._whole.clear()
+        try:
+            yield
+        finally:
+            self._writers -= 1
+            if not self._writers:
+                self._whole.set()
+
     async def run(self, outlet: Outlet) -> None:
         """Run turns until cancelled."""
         while True:
             await self._wake.wait()
             self._wake.clear()
             self._turning = True
-            self._most_new = min(_NEW, len(gc.get_objects()) + _NEW_IN_TURN)
+            self._new = NewObjects()
             await self._take(self._world.settle(), outlet)
             written = self._written  # All of it is settled, except for endpoints if very many come.
             await self._take(outlet.publish(self._world.take()), outlet)
@@ -129,24 +138,22 @@ class Pump:
     async def _take(self, steps: Iterator[None], outlet: Outlet) -> None:
         """Run steps in slices. Between slices, changed endpoints are handed out and the event loop runs."""
         while True:
+            await self._all_written()
             # Endpoints have a slice of their own: they do not wait for the rest, nor can they starve it.
             run_slice(self._world.settle(urgent=True))
             endpoints = self._world.take(urgent=True)
             outlet.publish_endpoints(endpoints)
             if endpoints:
                 await run_others()  # they are sent
+                await self._all_written()
             if run_slice(steps):
                 return
             self.slices += 1
             await run_others()
-            if self._are_many_new():
+            if self._new.are_many:
                 # What comes meanwhile waits for this or for a slice, and not for both.
-                _exclude_new()
-                self._most_new = _NEW_IN_TURN
+                self._new.exclude()
                 await run_others()
-
-    def _are_many_new(self) -> bool:
-        return len(gc.get_objects()) > self._most_new
 
     async def until(self, claim: Callable[[], bool]) -> None:
         """Return when ``claim()`` is true. It is called after each turn."""
@@ -170,6 +177,10 @@ class Pump:
             if self._answered == answered:
                 return
 
+    async def _all_written(self) -> None:
+        while self._writers:
+            await self._whole.wait()
+
     def _has_published(self, written: int) -> bool:
         return self._published >= written
 
@@ -177,19 +188,23 @@ class Pump:
         return self._turns >= turns
 
 
-def _exclude_new() -> None:
-    """Exclude what is new from garbage collection.
-
-    The results of thousands of queries live long, and a full collection over them takes 0.1 s or more.
-    """
-    gc.collect()
-    gc.freeze()
-
-
 async def run_others() -> None:
     """Let the event loop run callbacks, and those that follow from them."""
     for _ in range(PASSES):
         await asyncio.sleep(0)
+
+
+async def run_in_slices(steps: Iterator[None]) -> None:
+    """Run steps in slices, between which the event loop runs."""
+    if run_slice(steps):
+        return
+    new = NewObjects()
+    await run_others()
+    while not run_slice(steps):
+        await run_others()
+        if new.are_many:
+            new.exclude()
+            await run_others()
 
 
 def run_slice(steps: Iterator[None]) -> bool:

@@ -42,11 +42,11 @@ from moongate.rate_limits.service import FORMER_S, Report, answered, is_same, re
 from moongate.rate_limits.settings import Redis, Settings, identity
 from moongate.rate_limits.subscription import NODE
 from moongate.rate_limits.transition import Transition
-from moongate.run.pump import run_others, run_slice
+from moongate.run.pump import run_in_slices, run_slice
 from moongate.xds.wire import RATE_LIMIT_CONFIG
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Generator, Mapping
     from types import TracebackType
 
     from moongate.infra.rundir import RunDirectory
@@ -207,7 +207,7 @@ class RateLimits:
             self._cancel_renewal()
             steps = self._renew()
             if not run_slice(steps):
-                self._renewal = self._tasks.create_task(_run(steps), name="former rate limits")
+                self._renewal = self._tasks.create_task(run_in_slices(steps), name="former rate limits")
         if self._forgetting is not None:
             self._forgetting.cancel()
             self._forgetting = None
@@ -370,9 +370,3 @@ def _is_usable(kept: bytes) -> bool:
     except (ConfigError, DecodeError):
         return False
     return True
-
-
-async def _run(steps: Iterator[None]) -> None:
-    """Run steps in slices, between which the event loop runs."""
-    while not run_slice(steps):
-        await run_others()

@@ -31,12 +31,13 @@ Theory of operation
 ===================
 ``Closing`` is asked twice for each batch. ``holds_back`` says which changes wait because of the documents
 that cannot be read now, so that these do not delay other changes. ``update`` then decides, and adds to them,
-as what is closed may stay closed because other changes wait.
+as what is closed may stay closed because other changes wait. A batch may have thousands of changes, so both
+do it in steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 
@@ -140,8 +141,8 @@ class Closing:
         decisions: Edit,
         held: HeldResources,
         is_defined: Callable[[Ref], bool],
-    ) -> None:
-        """Find the suspects among files with faults, before the decisions take effect.
+    ) -> Iterator[bool]:
+        """Find the suspects among files with faults, before the decisions take effect; in steps.
 
         Args:
             files: those with faults.
@@ -167,7 +168,7 @@ class Closing:
             outdated[HIDDEN] = frozenset(filter(is_guard, beyond))
         self.outdated = {path: refs for path, refs in outdated.items() if refs}
         if self.at_start:
-            self._compare_with_former(faulty, decisions, held)
+            yield from self._compare_with_former(faulty, decisions, held)
 
     def repeated(self, ref: Ref, files: Iterable[str]) -> None:
         """Files define a policy in another way than it is in force; that may be meant as a new one."""
@@ -176,13 +177,17 @@ class Closing:
         for path in files:
             self.suspects[path] = (*self.suspects.get(path, ()), Suspect(ref, ref.namespace))
 
-    def _compare_with_former(self, files: Iterable[File], decisions: Edit, held: Mapping[Ref, Held]) -> None:
-        """Add suspects if the files without faults take requests from policies of the former process."""
+    def _compare_with_former(
+        self, files: Iterable[File], decisions: Edit, held: Mapping[Ref, Held]
+    ) -> Iterator[bool]:
+        """Add suspects if the files without faults take requests from policies of the former process; in
+        steps."""
         outdated = _union(self.outdated)
         former = self.former() if outdated else HeldResources()
         now = {**held, **decisions} if former else {}
         changes = {ref: now.get(ref) for ref in {**former, **now}}
-        scopes = sorted({ref.namespace for ref in _taken_from_guards(outdated, changes, former, ())})
+        taken = yield from _taken_from_guards(outdated, changes, former, ())
+        scopes = sorted({ref.namespace for ref in taken})
         self.is_unlike_former = bool(scopes)
         for file in files:
             parts = {_unsound_part(file, ref): not is_guard(ref) for ref in self.outdated.get(file.path, ())}
@@ -193,13 +198,13 @@ class Closing:
         """Whether there are suspects now, and were none before, though something was served."""
         return not self.at_start and not self._scopes and bool(_union(self._now()))
 
-    def holds_back(self, decisions: Edit, held: HeldResources) -> dict[Ref, bool]:
-        """What waits because of the documents that cannot be read now → whether it is removed."""
-        back = self._held_back(_union(self._now()), decisions, held)
+    def holds_back(self, decisions: Edit, held: HeldResources) -> Generator[bool, None, dict[Ref, bool]]:
+        """What waits because of the documents that cannot be read now → whether it is removed; in steps."""
+        back = yield from self._held_back(_union(self._now()), decisions, held)
         if self.outdated and not self.at_start:
             outdated = _union(self.outdated)
-            back |= _taken_from_guards(outdated, decisions, held, self._replaced)
-            lost = losing(held, decisions, (ref for ref in outdated if not is_guard(ref)))
+            back |= yield from _taken_from_guards(outdated, decisions, held, self._replaced)
+            lost = yield from losing(held, decisions, (ref for ref in outdated if not is_guard(ref)))
             back |= {ref: decisions[ref] is None for ref in lost}
         return back
 
@@ -210,8 +215,8 @@ class Closing:
         back: Mapping[Ref, bool],
         waiting: Collection[Ref],
         may_open: Callable[[str], bool],
-    ) -> None:
-        """Decide what is closed and what is held back.
+    ) -> Iterator[bool]:
+        """Decide what is closed and what is held back; in steps.
 
         Args:
             decisions: what is to be in force.
@@ -228,11 +233,12 @@ class Closing:
         }
         now |= {path: self._scopes[path] | now.get(path, frozenset()) for path in self.reopening}
         self._scopes = {path: scopes for path, scopes in now.items() if scopes}
-        back = {**back, **self._held_back(_union(self._scopes), decisions, held)}
+        back = {**back, **(yield from self._held_back(_union(self._scopes), decisions, held))}
         self.leaving = frozenset(ref for ref in self.shut if ref in waiting and decisions[ref] is None)
         self.held_back = {ref: is_removal for ref, is_removal in back.items() if ref not in waiting}
         removed = [ref for ref, is_removal in self.held_back.items() if is_removal]
-        self._replaced = frozenset((*self._replaced.intersection(removed), *guarded_routes(held, removed)))
+        guarded = yield from guarded_routes(held, removed)
+        self._replaced = frozenset((*self._replaced.intersection(removed), *guarded))
         if self.at_start or not self._scopes:
             self.late = {}
             return
@@ -240,7 +246,11 @@ class Closing:
         come = (ref for ref in decisions if ref not in held and ref not in back)
         after = {ref: held.get(ref) for ref in self.late}
         after |= {ref: decisions[ref] for ref in (*after, *come) if ref in decisions and ref not in waiting}
-        self.late = {ref: None for ref, each in after.items() if each and judge.reaches(ref, each)}
+        self.late = {}
+        for ref, each in after.items():
+            if each and judge.reaches(ref, each):
+                self.late[ref] = None
+            yield False
 
     def end(self, held: Collection[Ref]) -> None:
         """A batch is in force: from the first without suspects on, what is served stays as it was."""
@@ -254,16 +264,19 @@ class Closing:
             now[HIDDEN] = frozenset({EVERYTHING})
         return now
 
-    def _held_back(self, scopes: frozenset[str], decisions: Edit, held: HeldResources) -> dict[Ref, bool]:
-        """What suspects of some scopes hold back → whether it is removed."""
+    def _held_back(
+        self, scopes: frozenset[str], decisions: Edit, held: HeldResources
+    ) -> Generator[bool, None, dict[Ref, bool]]:
+        """What suspects of some scopes hold back → whether it is removed; in steps."""
+        back: dict[Ref, bool] = {}
         if self.at_start or not scopes:
-            return {}
+            return back
         judge = _Judge(scopes, held, self.late)
-        return {
-            ref: after is None
-            for ref, after in decisions.items()
-            if judge.holds_back(ref, held.get(ref), after)
-        }
+        for ref, after in decisions.items():
+            if judge.holds_back(ref, held.get(ref), after):
+                back[ref] = after is None
+            yield False
+        return back
 
 
 class _Judge:
@@ -423,8 +436,8 @@ def _unsound_part(file: File, ref: Ref) -> object:
 
 def _taken_from_guards(
     outdated: Collection[Ref], decisions: Edit, held: HeldResources, replaced: Collection[Ref]
-) -> dict[Ref, bool]:
-    """The changes that take requests from policies about who may pass → whether they are removals.
+) -> Generator[bool, None, dict[Ref, bool]]:
+    """The changes that take requests from policies about who may pass → whether they are removals; in steps.
 
     Args:
         outdated: the policies and routes that are or may be in an older state than their text.
@@ -436,9 +449,10 @@ def _taken_from_guards(
     by_guards = {ref.namespace for ref in outdated if is_guard(ref)}
     removed = [ref for ref, after in decisions.items() if after is None and ref in held]
     guards = (ref for ref in removed if is_guard(ref) and ref.namespace in by_guards)
-    guarded = {*guarded_routes(held, removed), *(ref for ref in removed if ref in replaced)}
+    guarded = {*(yield from guarded_routes(held, removed)), *(ref for ref in removed if ref in replaced)}
     routes = (ref for ref in removed if ref in guarded and everywhere & {EVERYTHING, ref.namespace})
-    changed = (ref for ref in uncovering(held, decisions) if ref.namespace in by_guards) if by_guards else ()
+    taking = (yield from uncovering(held, decisions)) if by_guards else ()
+    changed = (ref for ref in taking if ref.namespace in by_guards)
     return {ref: decisions[ref] is None for ref in (*changed, *guards, *routes)}
 
 

@@ -17,6 +17,8 @@ Facts
 * What a guarded route does not match any more may be for one that comes in the next file, before its policy.
   The policy of the Gateway would hold for that one too, so only a route with a policy of its own counts.
 * Where listeners change, it is not asked which request goes where: something there is guarded, or nothing.
+
+An edit may change thousands of resources, so what looks through all of them does it in steps.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ from moongate.sources import in_force as lookups
 from moongate.sources.in_force import View, at_path
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 
     from moongate.api.gateway import Listener
     from moongate.api.policy import TargetSelector
@@ -104,8 +106,10 @@ class _Place(NamedTuple):
     is_whole: bool
 
 
-def uncovering(in_force: HeldResources, decisions: Mapping[Ref, Held | None]) -> tuple[Ref, ...]:
-    """The changes that wait, if one of them takes a policy from requests.
+def uncovering(
+    in_force: HeldResources, decisions: Mapping[Ref, Held | None]
+) -> Generator[bool, None, tuple[Ref, ...]]:
+    """The changes that wait, if one of them takes a policy from requests; in steps.
 
     Args:
         in_force: what is in force.
@@ -113,29 +117,42 @@ def uncovering(in_force: HeldResources, decisions: Mapping[Ref, Held | None]) ->
     """
     if not in_force.has_policies:
         return ()
-    edit = _edit(in_force, decisions)
+    edit = yield from _edit(in_force, decisions)
     if not edit:
         return ()
-    old, new = _Coverage(View(in_force)), _Coverage(View(in_force, edit))
-    if any(old.loses(ref, new) for ref in dict.fromkeys(_concerned(edit, old, new))):
-        return tuple(ref for ref, after in edit.items() if after is not None)
-    if not old.guards:
-        return ()
-    return tuple(ref for ref in edit if _takes(ref, old, new))
+    old, new = _Coverage(View(in_force)), _Coverage((yield from View.after(in_force, edit)))
+    concerned: dict[Ref, None] = {}
+    for ref in _concerned(edit, old, new):
+        concerned[ref] = None
+        yield False
+    for ref in concerned:
+        if old.loses(ref, new):
+            return tuple(ref for ref, after in edit.items() if after is not None)
+        yield False
+    taking: list[Ref] = []
+    for ref in edit if old.guards else ():
+        if _takes(ref, old, new):
+            taking.append(ref)
+        yield False
+    return tuple(taking)
 
 
-def guarded_routes(in_force: HeldResources, among: Iterable[Ref]) -> Iterator[Ref]:
-    """Those of some resources in force that are routes with a SecurityPolicy, for all or for a rule."""
+def guarded_routes(in_force: HeldResources, among: Iterable[Ref]) -> Generator[bool, None, list[Ref]]:
+    """Those of some resources in force that are routes with a SecurityPolicy, for all or for a rule; in
+    steps."""
     now = _Coverage(View(in_force))
+    guarded: list[Ref] = []
     for ref in among:
         if isinstance(now.view.get(ref), Route) and any(kind == _GUARD for kind, _ in now.of(ref)):
-            yield ref
+            guarded.append(ref)
+        yield False
+    return guarded
 
 
 def losing(
     in_force: HeldResources, decisions: Mapping[Ref, Held | None], targets: Iterable[Ref]
-) -> tuple[Ref, ...]:
-    """The changes that wait, if a change of a SecurityPolicy takes it from one of some targets.
+) -> Generator[bool, None, tuple[Ref, ...]]:
+    """The changes that wait, if a change of a SecurityPolicy takes it from one of some targets; in steps.
 
     No such policy changes then, because one may take over from another. Neither does what would be without
     its policy meanwhile.
@@ -148,20 +165,33 @@ def losing(
     targets = [ref for ref in targets if ref in in_force]
     if not targets or not in_force.has_policies:
         return ()
-    edit = _edit(in_force, decisions)
+    edit = yield from _edit(in_force, decisions)
     policies = {ref: after for ref, after in edit.items() if ref.kind == _GUARD and ref in in_force}
-    old, changed = _Coverage(View(in_force)), _Coverage(View(in_force, policies))
+    old, changed = _Coverage(View(in_force)), _Coverage((yield from View.after(in_force, policies)))
     if not any(old.loses(target, changed) for target in targets):
         return ()
     others = {ref: after for ref, after in edit.items() if ref not in policies}
-    whole, without = _Coverage(View(in_force, edit)), _Coverage(View(in_force, others))
-    bare = (ref for ref in others if whole.loses(ref, without))
-    return tuple(dict.fromkeys((*policies, *bare, *uncovering(in_force, others))))
+    whole = _Coverage((yield from View.after(in_force, edit)))
+    without = _Coverage((yield from View.after(in_force, others)))
+    bare: list[Ref] = []
+    for ref in others:
+        if whole.loses(ref, without):
+            bare.append(ref)
+        yield False
+    taking = yield from uncovering(in_force, others)
+    return tuple(dict.fromkeys((*policies, *bare, *taking)))
 
 
-def _edit(in_force: HeldResources, decisions: Mapping[Ref, Held | None]) -> dict[Ref, Held | None]:
-    """The changes that may decide which policies hold for which requests."""
-    return {ref: after for ref, after in decisions.items() if _bearing(in_force.get(ref)) != _bearing(after)}
+def _edit(
+    in_force: HeldResources, decisions: Mapping[Ref, Held | None]
+) -> Generator[bool, None, dict[Ref, Held | None]]:
+    """The changes that may decide which policies hold for which requests; in steps."""
+    edit: dict[Ref, Held | None] = {}
+    for ref, after in decisions.items():
+        if _bearing(in_force.get(ref)) != _bearing(after):
+            edit[ref] = after
+        yield False
+    return edit
 
 
 def _bearing(state: Held | None) -> object:

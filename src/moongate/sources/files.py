@@ -28,6 +28,7 @@ differs. Folders that cannot be watched, as the kernel has a limit, are looked a
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import stat
 import sys
@@ -43,6 +44,7 @@ from msgspec import Struct, structs
 
 from moongate.api.base import Ref, Resource
 from moongate.api.envoygateway import EnvoyGateway
+from moongate.loading import NewObjects
 from moongate.problem import Problem
 from moongate.sources.chunks import Place
 from moongate.sources.closing import Suspect, closing_effect
@@ -73,8 +75,8 @@ LONG_EDIT = 2.5
 """Seconds after which a pause of ``SETTLE`` is enough: it is probably between two edits, not within one."""
 PATIENCE = 3.0
 """Seconds after which an edit is taken to be whole though files still change."""
-SLICE = 0.01
-"""Seconds of work between two pauses."""
+SLICE = 0.003
+"""Seconds of work between two pauses: as many as in a slice of the pump, as both may be at work."""
 
 _UNKNOWN = Stamp(0, 0, 0, 0)
 """Of files that no file has."""
@@ -161,6 +163,8 @@ class Files:
         self._visited: set[str] = set()
         """The folders that were read some time, by real path."""
         self._former: Mapping[Ref, LastGood] = {}
+        self._states: dict[Ref, LastGood | None] = {}
+        """The states that nobody was handed yet."""
         self._recalled: dict[str, int] = {}
         """The paths that cannot be read since the start, whose last good state is known → when that was."""
 
@@ -173,9 +177,10 @@ class Files:
         """Everything, as it is now."""
         paths = self._opened()
         parsed = self.folder.parsed
-        for _ in self._at_first(paths):
-            pass
-        return self._loaded(self.folder.commit(), paths, parsed)
+        for steps in (self._at_first(paths), self.folder.committing(), self._note_states()):
+            for _ in steps:
+                pass
+        return self._loaded(paths, parsed)
 
     async def watch(self) -> AsyncGenerator[Loaded, None]:
         """Everything, then what changes; ends after the first if there is nothing that could change.
@@ -187,7 +192,7 @@ class Files:
             paths = self._opened()
             parsed = self.folder.parsed
             await _in_slices(self._at_first(paths))
-            batch = self.folder.commit()
+            await self._commit()
             # A policy that somebody writes anew just now may not have been there.
             before = self._listing
             self._listing = await asyncio.to_thread(list_paths, self._lasting)
@@ -197,8 +202,9 @@ class Files:
                 await _in_slices(self._staged(late))
                 now = self._now()
                 waits = _Waits(self._listing, self._unsettled, set(), now, now)
-                batch |= self.folder.commit(waits, begins=False)
-            yield self._loaded(batch, sorted({*paths, *late}), parsed)
+                await self._commit(waits, begins=False)
+            await _in_slices(self._note_states())
+            yield self._loaded(sorted({*paths, *late}), parsed)
         pause = FIRST_PAUSE_S
 
         with FolderEvents(self._listing.watched, self._writing, self._matters) as events:
@@ -284,7 +290,8 @@ class Files:
         parsed = self.folder.parsed
         await _in_slices(self._staged(read))
         waits = _Waits(self._listing, self._unsettled, written, now, self._quiet_since)
-        batch = self.folder.commit(waits, begins=begins)
+        await self._commit(waits, begins=begins)
+        await _in_slices(self._note_states())
         closing = self.folder.closing
         # What has waited, and is held back only until a file is opened, does not wait once more.
         waited = [ref for ref in closing.held_back if ref in self._unsettled] if closing.reopening else ()
@@ -292,8 +299,17 @@ class Files:
         since = _Since(now, self._edit_since)
         self._unsettled = {what: self._unsettled.get(what, since) for what in unsettled}
         reported = self._reported
-        loaded = self._loaded(batch, read, parsed)
+        loaded = self._loaded(read, parsed)
         return loaded if again or loaded.batch or self._reported != reported else None
+
+    async def _commit(self, waits: _Waits | None = None, *, begins: bool = True) -> None:
+        """Make what is staged current. Who cancels this waits for the end, as there is no half of an edit."""
+        steps = self.folder.committing(waits, begins=begins)
+        try:
+            await _in_slices(steps)
+        finally:
+            for _ in steps:
+                pass
 
     def _meant(self, events: Iterable[str]) -> tuple[set[str], bool]:
         """The files that events are about, and whether that needs a new listing of all."""
@@ -407,7 +423,7 @@ class Files:
                 yield from self.folder.stage(path, Unreadable(message))
             yield False
 
-    def _loaded(self, batch: Mapping[Ref, Resource | None], files: Sequence[str], parsed: int) -> Loaded:
+    def _loaded(self, files: Sequence[str], parsed: int) -> Loaded:
         diagnostics = (
             *map(self._with_effect, self._listing.diagnostics()),
             *self._emptied(),
@@ -415,11 +431,11 @@ class Files:
             *self._unheard(),
             *self.folder.diagnostics(),
         )
-        states = self._states()
+        states, self._states = self._states, {}
         closing = self.folder.closing
         self._reported = (diagnostics, self.folder.configuration, closing.closed, closing.shut)
         return Loaded(
-            batch,
+            self.folder.batch(),
             diagnostics,
             self.folder.configuration,
             closing.closed,
@@ -429,23 +445,27 @@ class Files:
             states,
         )
 
-    def _states(self) -> dict[Ref, LastGood | None]:
+    def _note_states(self) -> Iterator[bool]:
+        """Note what a later process must know; in steps, of which the last ones may be left for next time."""
         if self.folder.closing.is_unlike_former:
-            return {}  # The next process is to compare with the same.
+            return  # The next process is to compare with the same.
         now = int(time.time())  # noqa: TID251 - messages of a later process have a date
-        former, self._former = self._former, {}
-        news = self.folder.news()
-        states: dict[Ref, LastGood | None] = {}
-        lasting = {file: _lasting(file) for file in {state.file for state in news.values() if state}}
-        for ref, state in news.items():
-            before = former.get(ref)
+        former, seen = self._former, set[Ref]()
+        lasting: dict[str, str] = {}
+        for ref, state in self.folder.news():
+            seen.add(ref)
             if state is None or state.file in self._once:
-                states[ref] = None
-                continue
-            file = lasting[state.file]
-            if before is None or (before.file, before.text) != (file, state.text):
-                states[ref] = LastGood(file, state.text, state.at or now)
-        return {ref: None for ref in former if ref not in news} | states
+                self._states[ref] = None
+            else:
+                before, file = former.get(ref), lasting.get(state.file)
+                if file is None:
+                    file = lasting[state.file] = _lasting(state.file)
+                self._states.pop(ref, None)
+                if before is None or (before.file, before.text) != (file, state.text):
+                    self._states[ref] = LastGood(file, state.text, state.at or now)
+            yield False
+        self._states |= {ref: None for ref in former if ref not in seen}
+        self._former = {}
 
     def _without_manifests(self) -> Iterator[Diagnostic]:
         """The paths that have files, but no manifest. To be asked once, because it walks over all files."""
@@ -485,11 +505,11 @@ class Files:
         if not self.folder.waiting:
             return  # Nearly always; the folders of thousands of files would be a part of each change.
         filled = self._listing.filled()
-        lost = Counter(
-            os.path.dirname(file)
-            for file in self.folder.waiting.values()
-            if file and not self._listing.is_out_of_reach(file) and os.path.dirname(file) not in filled
-        )
+        lost = Counter[str]()
+        for file, count in Counter(self.folder.waiting.values()).items():
+            folder = os.path.dirname(file)
+            if file and folder not in filled and not self._listing.is_out_of_reach(file):
+                lost[folder] += count
         for folder, count in sorted(lost.items()):
             they = "it is" if count == 1 else "they are"
             message = (
@@ -578,11 +598,16 @@ def _stay(count: int) -> str:
 async def _in_slices(steps: Iterator[bool]) -> None:
     """Take all steps; each says whether the next is long."""
     until = time.monotonic() + SLICE
+    new: NewObjects | None = None
     for long in steps:
         if long:
             await asyncio.to_thread(next, steps, False)
         if time.monotonic() >= until:
             await asyncio.sleep(0)
+            new = new or NewObjects()
+            if gc.isenabled() and new.are_many:
+                new.exclude()
+                await asyncio.sleep(0)
             until = time.monotonic() + SLICE
 
 

@@ -21,6 +21,9 @@ Theory of operation
 documents are parsed and admitted. ``commit`` compares the staged files with the former ones, document by
 document, and decides again for each resource that a changed document defines. Only texts of loaded files are
 remembered. Places are computed only when a diagnostic needs them.
+
+A commit of thousands of files takes a second, so it is cut in steps (``committing``), which must all be
+taken: the batch is whole only after the last one.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ from moongate.api.backendtlspolicy import FaultyBackendTLSPolicy
 from moongate.api.base import Ref, Resource
 from moongate.api.core import Secret
 from moongate.api.envoygateway import EnvoyGateway
+from moongate.attach.policies import Policy
 from moongate.kinds import KINDS
 from moongate.policies.security_policy import FaultySecurityPolicy
 from moongate.problem import Problem
@@ -75,12 +79,14 @@ class Folder:
         self._unindexed: dict[str, None] = {}
         self._repeated: set[Ref] = set()
         self._held = HeldResources()
-        self._waiting: dict[Ref, None] = {}
+        self._waiting: dict[Ref, str] = {}
+        """The resources with a change that waits → the file that each is in force from, or ""."""
         self._edited: dict[Ref, Held | None] = {}
         """What the current edit has changed → what was in force before it."""
         self._starts = True
         """Whether the start is a part of the current edit."""
-        self._recalled: dict[Ref, Resource | None] = {}
+        self._batch: dict[Ref, Resource | None] = {}
+        """What differs since the last batch that was taken."""
         self._news: dict[Ref, None] = {}
 
     def __len__(self) -> int:
@@ -186,7 +192,7 @@ class Folder:
                 chunks += values or [Chunk(state.text)]
                 read += yield from self._documents(values or [Chunk(state.text)], is_json=bool(values))
             self._staged[path] = File(path, tuple(chunks), tuple(read))
-        self._recalled = self.commit()
+        yield from self.committing()
         times = {(state.file, state.text): state.at for states in by_path.values() for state in states}
         by_file = {path: states[0].file for path, states in by_path.items() if states}
         for ref, held in self._held.items():
@@ -206,7 +212,20 @@ class Folder:
         return held
 
     def commit(self, waits: Waits | None = None, *, begins: bool = True) -> dict[Ref, Resource | None]:
-        """Make the staged states of files the current ones. Returns the same as ``update_many``.
+        """``committing`` at once. Returns the same as ``update_many``."""
+        for _ in self.committing(waits, begins=begins):
+            pass
+        return self.batch()
+
+    def batch(self) -> dict[Ref, Resource | None]:
+        """What differs since the last call: the same as ``update_many`` returns."""
+        batch, self._batch = self._batch, {}
+        return batch
+
+    def committing(self, waits: Waits | None = None, *, begins: bool = True) -> Iterator[bool]:
+        """Make the staged states of files the current ones; in steps, as ``stage``.
+
+        Between two steps a caller may ask for places, but for nothing else.
 
         Args:
             waits: says whether a change waits that may be the first half of an edit. If it does, the resource
@@ -221,19 +240,20 @@ class Folder:
                 of_edit.clear()
         for path, new in self._staged.items():
             self._replace(path, new, touched)
+            yield False
         self._staged.clear()
 
-        decisions = self._decisions(touched)
+        decisions = yield from self._decisions(touched)
         former: dict[Ref, Held | None] = {}
         if self.closing.is_begun() and self._starts:
             # It was written while moongate started, so nothing is known of what was served before.
             self.closing.at_start = True
-            decisions = self._decisions(touched)
+            decisions = yield from self._decisions(touched)
         elif self.closing.is_begun():
             # The files of one edit come one after another, so what came with it counts as later.
-            former = self._taken_back()
-            decisions = self._decisions(touched | dict.fromkeys(former))
-        back = self.closing.holds_back(decisions, self._held)
+            former = yield from self._taken_back()
+            decisions = yield from self._decisions(touched | dict.fromkeys(former))
+        back = yield from self.closing.holds_back(decisions, self._held)
         # A removal that is held back waits once as any other, because it may be half of an edit. When it is
         # held back no more, it waits only as long as anything else does.
         waited = {ref for ref, is_removal in self.closing.held_back.items() if is_removal}
@@ -243,31 +263,40 @@ class Folder:
             for ref, after in decisions.items()
             if back.get(ref, True) and not (after is None and ref in waited)
         }
-        self._waiting = dict.fromkeys(unready(self._held, others, waits)) if waits is not None else {}
-        if self._waiting:
-            self._waiting |= dict.fromkeys(released)
-        self.closing.update(
+        waiting = (yield from unready(self._held, others, waits)) if waits is not None else {}
+        if waiting:
+            waiting |= dict.fromkeys(released)
+        self._waiting = dict.fromkeys(waiting, "")
+        yield from self.closing.update(
             decisions,
             self._held,
             back,
             self._waiting,
             lambda path: waits is None or self._may_open(path, decisions, waits),
         )
-        batch, self._recalled = self._recalled, {}
+        if any(after is not None and isinstance(after.resource, Policy) for after in decisions.values()):
+            yield from self._held.expect_policies()
         for ref, after in decisions.items():
+            yield False
             held = self._held.get(ref)
             stays = ref in self._waiting or ref in self.closing.held_back
             # What only comes from another file now has nothing to wait for.
             same = held is not None and after is not None and held.resource == after.resource
-            self._put(ref, held if stays and not same else after, former, batch)
+            self._put(ref, held if stays and not same else after, former)
+            if ref in self._waiting and ref in self._held:
+                self._waiting[ref] = self._held[ref].file
         self.closing.end(self._held)
-        return batch
 
-    def _decisions(self, refs: Iterable[Ref]) -> dict[Ref, Held | None]:
-        """What is to be in force of some resources, and the suspects among the files meanwhile."""
-        decisions = {ref: self._decision(ref, self._held.get(ref)) for ref in refs}
+    def _decisions(self, refs: Iterable[Ref]) -> Generator[bool, None, dict[Ref, Held | None]]:
+        """What is to be in force of some resources, and the suspects among the files meanwhile; in steps."""
+        decisions: dict[Ref, Held | None] = {}
+        for ref in refs:
+            decisions[ref] = self._decision(ref, self._held.get(ref))
+            yield False
         faulty = (self._files[path] for path in self._faulty)
-        self.closing.suspect(faulty, decisions, self._held, lambda ref: bool(self._definitions.get(ref)))
+        yield from self.closing.suspect(
+            faulty, decisions, self._held, lambda ref: bool(self._definitions.get(ref))
+        )
         for ref in sorted(filter(is_guard, self._repeated)):
             after = decisions[ref] if ref in decisions else self._held.get(ref)
             self.closing.repeated(
@@ -280,23 +309,18 @@ class Folder:
             )
         return decisions
 
-    def _taken_back(self) -> dict[Ref, Held | None]:
-        """Put back what the current edit has changed, except new policies → what it had come to."""
+    def _taken_back(self) -> Generator[bool, None, dict[Ref, Held | None]]:
+        """Put back what the current edit has changed, except new policies → what it had come to; in steps."""
         former: dict[Ref, Held | None] = {}
         for ref, before in self._edited.items():
+            yield False
             if before is not None or not is_guard(ref):
                 former[ref] = self._held.pop(ref, None)
                 if before is not None:
                     self._held[ref] = before
         return former
 
-    def _put(
-        self,
-        ref: Ref,
-        after: Held | None,
-        former: Mapping[Ref, Held | None],
-        batch: dict[Ref, Resource | None],
-    ) -> None:
+    def _put(self, ref: Ref, after: Held | None, former: Mapping[Ref, Held | None]) -> None:
         """Put a resource in force, and into the batch if it is another than the former one."""
         held = self._held.get(ref)
         before = former.get(ref, held)
@@ -312,18 +336,17 @@ class Folder:
             self._edited.setdefault(ref, held)
         if differs and ref != CONFIGURATION:
             assert not isinstance(new, EnvoyGateway)
-            batch[ref] = new
+            self._batch[ref] = new
 
-    def news(self) -> dict[Ref, LastGood | None]:
-        """What differs since the last call in how a later process could put resources in force again; None
-        for those that it could not. Secrets are among these, because what is in them must not be copied."""
-        news, self._news = self._news, {}
-        states: dict[Ref, LastGood | None] = {}
-        for ref in news:
+    def news(self) -> Iterator[tuple[Ref, LastGood | None]]:
+        """What differs in how a later process could put resources in force again, since this was last called
+        and came to its end; None for those that it could not. Secrets are among these, because what is in
+        them must not be copied."""
+        for ref in self._news:
             held = self._held.get(ref)
             is_recorded = held is not None and held.text and not ref.is_a(Secret)
-            states[ref] = LastGood(held.file, held.text, held.at) if held and is_recorded else None
-        return states
+            yield ref, LastGood(held.file, held.text, held.at) if held and is_recorded else None
+        self._news.clear()
 
     def _may_open(self, path: str, decisions: Mapping[Ref, Held | None], waits: Waits) -> bool:
         """Whether a file that closes nothing any more is to have no effect any more."""
@@ -344,7 +367,7 @@ class Folder:
     @property
     def waiting(self) -> Mapping[Ref, str]:
         """The resources with a change that waits, each with the file that it is in force from, or ""."""
-        return {ref: self._held[ref].file if ref in self._held else "" for ref in self._waiting}
+        return self._waiting
 
     @property
     def visited(self) -> int:

@@ -7,13 +7,14 @@ never old, and an edit costs what it concerns, however many resources there are.
 lookups for what will be in force after an edit, without a change of anything.
 
 The lookups are about policies and what they apply to. As long as no policy is in force, there are none, so
-that a folder without policies does not pay for them.
+that a folder without policies does not pay for them. They are made when the first one comes, or in steps
+before that (``expect_policies``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
-from typing import Final, TypeAlias
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, MutableMapping
+from typing import Final, Self, TypeAlias
 
 from moongate.api.base import Ref, Resource
 from moongate.api.envoygateway import EnvoyGateway
@@ -79,6 +80,8 @@ class HeldResources(MutableMapping[Ref, Held]):
         self._held: dict[Ref, Held] = {}
         self._policies = 0
         self._lookups = _Lookups()
+        self._looks_up = False
+        """Whether the lookups know what is in force."""
 
     def __getitem__(self, ref: Ref) -> Held:
         return self._held[ref]
@@ -106,6 +109,16 @@ class HeldResources(MutableMapping[Ref, Held]):
         """Whether a policy of any kind is in force. Without one, lookups find nothing."""
         return self._policies > 0
 
+    def expect_policies(self) -> Iterator[bool]:
+        """Make the lookups of all that is in force, as policies are to come; in steps."""
+        if self._looks_up:
+            return
+        lookups = _Lookups()
+        for ref, held in self._held.items():
+            lookups.change(ref, None, held)
+            yield False
+        self._lookups, self._looks_up = lookups, True
+
     def look_up(self, *key: object) -> Collection[Ref]:
         """The resources of a lookup."""
         return self._lookups.get(key)
@@ -120,15 +133,14 @@ class HeldResources(MutableMapping[Ref, Held]):
         return self._lookups.shapes
 
     def _update(self, ref: Ref, before: Held | None, after: Held | None) -> None:
-        had = self.has_policies
         self._policies += _is_policy(after) - _is_policy(before)
-        if not self.has_policies:
-            self._lookups = _Lookups()
-        elif not had:
-            for each, held in self._held.items():
-                self._lookups.change(each, None, held)
-        else:
+        if not self.has_policies and _is_policy(before):
+            self._lookups, self._looks_up = _Lookups(), False
+        elif self._looks_up:
             self._lookups.change(ref, before, after)
+        elif self.has_policies:
+            for _ in self.expect_policies():
+                pass
 
 
 class View:
@@ -136,15 +148,22 @@ class View:
 
     Args:
         in_force: what is in force.
-        edit: what changes of it.
     """
 
-    def __init__(self, in_force: HeldResources, edit: Edit | None = None) -> None:
+    def __init__(self, in_force: HeldResources) -> None:
         self._in_force = in_force
-        self._edit: Edit = {} if edit is None else edit
+        self._edit: Edit = {}
         self._own = _Lookups()
-        for ref, after in self._edit.items():
-            self._own.change(ref, None, after)
+
+    @classmethod
+    def after(cls, in_force: HeldResources, edit: Edit) -> Generator[bool, None, Self]:
+        """What will be in force after an edit; in steps."""
+        view = cls(in_force)
+        view._edit = edit
+        for ref, after in edit.items():
+            view._own.change(ref, None, after)
+            yield False
+        return view
 
     def get(self, ref: Ref) -> Resource | EnvoyGateway | None:
         """A resource; None if it is not there."""

@@ -112,6 +112,8 @@ class Listing:
 
     def is_out_of_reach(self, file: str) -> bool:
         """Whether a file is gone because a path above it is, or cannot be read."""
+        if not self.missing and not self.unreadable:
+            return False  # nearly always; thousands of files are asked for
         return file not in self.files and any(
             is_within(file, path) for path in (*self.missing, *self.unreadable)
         )

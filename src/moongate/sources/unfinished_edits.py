@@ -19,7 +19,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator
 from typing import Protocol
 
 from moongate.api.base import Ref, Resource
@@ -31,6 +31,7 @@ from moongate.attach.backends import backends_of, is_of_endpoints
 from moongate.attach.policies import Policy
 from moongate.dangling import references_of
 from moongate.sources.coverage import uncovering
+from moongate.sources.file_states import Held
 from moongate.sources.in_force import REFERRING, Edit, HeldResources
 
 
@@ -50,26 +51,29 @@ class Waits(Protocol):
         ...
 
 
-def unready(in_force: HeldResources, edit: Edit, waits: Waits) -> Iterator[Ref]:
-    """The resources that stay as they are until a later commit."""
-    removed = {ref: held for ref, after in edit.items() if after is None and (held := in_force.get(ref))}
-    exclusive = _is_exclusive(in_force, removed, edit)
-    waiting = {
-        ref
-        for ref, held in removed.items()
-        if waits.stays(ref, held.file, used=exclusive or not isinstance(held.resource, Route))
-    }
-    going_on = {
-        ref
-        for ref, after in edit.items()
-        if (either := in_force.get(ref) or after) is not None
-        and waits.unfinished(ref, either.file, used=True)
-    }
-    if exclusive and waiting & going_on:
-        waiting |= going_on.difference(_apart(in_force, edit))
-        yield from (ref for ref in edit if ref in waiting)
-        return
+def unready(in_force: HeldResources, edit: Edit, waits: Waits) -> Generator[bool, None, dict[Ref, None]]:
+    """The resources that stay as they are until a later commit; in steps."""
+    removed: dict[Ref, Held] = {}
+    going_on: set[Ref] = set()
     for ref, after in edit.items():
+        before = in_force.get(ref)
+        if before is not None and after is None:
+            removed[ref] = before
+        either = before or after
+        if either is not None and waits.unfinished(ref, either.file, used=True):
+            going_on.add(ref)
+        yield False
+    exclusive = yield from _is_exclusive(in_force, removed, edit)
+    waiting: set[Ref] = set()
+    for ref, held in removed.items():
+        if waits.stays(ref, held.file, used=exclusive or not isinstance(held.resource, Route)):
+            waiting.add(ref)
+        yield False
+    if exclusive and waiting & going_on:
+        waiting |= going_on.difference((yield from _apart(in_force, edit)))
+        return {ref: None for ref in edit if ref in waiting}
+    for ref, after in edit.items():
+        yield False
         before = in_force.get(ref)
         if before is None or after is None or before.resource == after.resource:
             continue
@@ -78,16 +82,17 @@ def unready(in_force: HeldResources, edit: Edit, waits: Waits) -> Iterator[Ref]:
             waiting.add(ref)
     # What waits may be just the policy of what does not.
     ready = {ref: after for ref, after in edit.items() if ref not in waiting}
-    if not going_on.isdisjoint(uncovering(in_force, ready)):
-        waiting |= going_on.difference(_apart(in_force, edit))
-    yield from (ref for ref in edit if ref in waiting)
+    if not going_on.isdisjoint((yield from uncovering(in_force, ready))):
+        waiting |= going_on.difference((yield from _apart(in_force, edit)))
+    return {ref: None for ref in edit if ref in waiting}
 
 
-def _apart(in_force: HeldResources, edit: Edit) -> Collection[Ref]:
-    """The changed endpoints that no other change may be about (rule 2)."""
+def _apart(in_force: HeldResources, edit: Edit) -> Generator[bool, None, Collection[Ref]]:
+    """The changed endpoints that no other change may be about (rule 2); in steps."""
     endpoints: dict[Ref, frozenset[Ref]] = {}
     concerned: set[Ref] = set()
     for ref, after in edit.items():
+        yield False
         before = in_force.get(ref)
         old, new = before and before.resource, after and after.resource
         if old == new:
@@ -114,14 +119,21 @@ def _named_by(in_force: HeldResources, resource: Resource | EnvoyGateway) -> Col
     return named.union(*map(references_of, targets))
 
 
-def _is_exclusive(in_force: HeldResources, removed: Collection[Ref], edit: Edit) -> bool:
-    """Whether one of these resources must not be in force beside what takes its place.
+def _is_exclusive(
+    in_force: HeldResources, removed: Collection[Ref], edit: Edit
+) -> Generator[bool, None, bool]:
+    """Whether one of these resources must not be in force beside what takes its place; in steps.
 
     That is what has ports, a Gateway or ListenerSet; a policy, which has targets; and what one refers to.
     """
-    if any(isinstance(in_force[ref].resource, Policy | Gateway | ListenerSet) for ref in removed):
-        return True
-    come = (after.resource for after in edit.values() if after is not None)
-    return any(in_force.look_up(REFERRING, ref) for ref in removed) or any(
-        isinstance(policy, Policy) and not references_of(policy).isdisjoint(removed) for policy in come
-    )
+    for ref in removed:
+        owns = isinstance(in_force[ref].resource, Policy | Gateway | ListenerSet)
+        if owns or in_force.look_up(REFERRING, ref):
+            return True
+        yield False
+    for after in edit.values():
+        come = after and after.resource
+        if isinstance(come, Policy) and not references_of(come).isdisjoint(removed):
+            return True
+        yield False
+    return False
