@@ -175,9 +175,10 @@ async def test_gateways_of_another_controller_are_reported(folder: Path) -> None
         ):
             await until(lambda: running.report()["gateways"])
             (manifests / "class.json").write_text(text(other))
-            await until(lambda: not running.report()["gateways"])
+            await until(lambda: bool(running.report()["unserved"] and running.report()["diagnostics"]))
             report = running.report()
 
+    assert report["gateways"] == []
     warnings = [event["message"] for event in events if event["event"] == "manifest"]
     assert len(warnings) == 1
     assert "is of the controller 'example.com/other'" in warnings[0]
