@@ -217,10 +217,9 @@ FAULTS = (
     wrong(
         "a page that a ConfigMap does not have is named",
         "pages.yaml",
-        ("kind: ConfigMap, name: pages}", "kind: ConfigMap, name: sites}"),
-        ("- type: Ext", "- «type: Ext"),
-        of=PAGES,
-        field="spec.rules[0].filters[0]",
+        ("kind: ConfigMap, name: pages}", "kind: ConfigMap, name: «sites}"),
+        of="HTTPRouteFilter default/closed",
+        field="spec.directResponse.body.valueRef.name",
         value="ConfigMap default/sites",
         right="which does not exist",
         meanwhile="500",

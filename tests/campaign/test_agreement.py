@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from tests.campaign import cold
@@ -125,8 +125,14 @@ def test_listeners_that_share_a_certificate_are_said_to() -> None:
     assert len(lines) == 2
 
 
+def named(name: str) -> Fault:
+    return next(fault for fault in FAULTS if fault.name == name)
+
+
 @pytest.mark.slow
 @given(st.sampled_from(FAULTS), st.sampled_from(FAULTS))
+# The condition of a route reports what a filter refers to.
+@example(named("a tab that indents is shown as one"), named("a value of a ConfigMap is text"))
 @settings(max_examples=40)
 def test_of_two_faults_a_run_says_what_validate_says(one: Fault, other: Fault) -> None:
     """With the same places, and in the same words."""

@@ -83,6 +83,8 @@ class RunLog:
         """Those of them that no condition reports."""
         self._unsettled: dict[Ref, None] = {}
         """The resources for which it is to be decided again which of them a condition reports."""
+        self._blamed: dict[Ref, dict[Ref, None]] = {}
+        """Resources with a fault that a condition of another one reports, and those others."""
         self._selecting: dict[Ref, None] = {}
         """The policies from files that have targets by labels alone."""
         self._erroneous = self._warned = False
@@ -182,6 +184,10 @@ class RunLog:
                 self._selecting[ref] = None
             else:
                 self._selecting.pop(ref, None)
+            if resource is None:
+                self._blamed.pop(ref, None)
+                for refs in self._blamed.values():
+                    refs.pop(ref, None)
         # What is gone may have been the target of any resource, and a class decides on all its Gateways. But
         # nothing refers to a policy.
         anywhere = any(
@@ -238,6 +244,8 @@ class RunLog:
     def statuses(self, changed: Iterable[Ref]) -> None:
         """Note which statuses changed: a condition may report a reference from now on, or not any more."""
         self._unsettled.update(dict.fromkeys(changed))
+        blamed = (at for at, refs in self._blamed.items() if not refs.keys().isdisjoint(self._unsettled))
+        self._unsettled.update(dict.fromkeys(tuple(blamed)))
 
     def references(self, statuses: Statuses) -> None:
         """Log the references that lead nowhere and that no condition reports.
@@ -260,15 +268,20 @@ class RunLog:
     def transitions(self, transitions: Sequence[Transition]) -> None:
         """Log conditions that turned bad or good, the bad ones at each field that causes them."""
         lines: dict[_Line, tuple[Place, Transition]] = {}
+        behind = [self._behind(each) for each in transitions]
         # Asked again, as what a resource refers to may have changed without it: a Service loses its slices.
-        bad_ones = dict.fromkeys(each.resource for each in transitions[:MOST_LOGGED] if each.bad)
-        dangling = chain.from_iterable(self._dangling(bad_ones)) if bad_ones else ()
+        asked = dict.fromkeys(
+            at
+            for (ref, _, bad), causes in zip(transitions[:MOST_LOGGED], behind, strict=False)
+            for at in ((ref, *(cause.resource for cause in causes)) if bad else ())
+        )
+        dangling = chain.from_iterable(self._dangling(asked)) if asked else ()
         about = {(end.resource, end.field): end for end in dangling}
-        for transition in transitions:
+        for transition, causes in zip(transitions, behind, strict=True):
             ref, degradation, bad = transition
-            causes = self._causes(ref).get((degradation.at, degradation.condition), ()) if bad else ()
-            own = tuple(Cause(ref, problem) for problem in degradation.problems)
-            for at, fault in (causes or own) if bad else own[:1]:
+            for at, fault in causes:
+                if at != ref:
+                    self._blamed.setdefault(at, {})[ref] = self._unsettled[at] = None
                 end = about.get((at, fault.path)) if bad else None
                 problem = fault if end is None else end.explaining(fault)
                 place = self.diagnostic(at, problem, degradation.severity).place
@@ -297,13 +310,22 @@ class RunLog:
         if len(lines) > MOST_LOGGED:
             _log.warning("status.more", count=len(lines) - MOST_LOGGED, see="moongate status")
 
+    def _behind(self, transition: Transition) -> tuple[Cause, ...]:
+        """The faults that made a condition bad; of one that is good again, the field that it is about."""
+        ref, degradation, bad = transition
+        own = tuple(Cause(ref, problem) for problem in degradation.problems)
+        if not bad:
+            return own[:1]
+        return self._causes(ref).get((degradation.at, degradation.condition), ()) or own
+
     def _faults(self, ref: Ref, statuses: Statuses) -> Iterator[Problem]:
-        """The faults of a resource that its conditions report."""
-        causes = self._causes(ref)
-        for degradation in statuses.degradations(ref):
-            own = (Cause(ref, problem) for problem in degradation.problems)
-            behind = causes.get((degradation.at, degradation.condition), ()) or own
-            yield from (cause.problem for cause in behind if cause.resource == ref)
+        """The faults of a resource that conditions report, its own or those of who refers to it."""
+        for reporting in (ref, *self._blamed.get(ref, ())):
+            causes = self._causes(reporting)
+            for degradation in statuses.degradations(reporting):
+                own = (Cause(reporting, problem) for problem in degradation.problems)
+                behind = causes.get((degradation.at, degradation.condition), ()) or own
+                yield from (cause.problem for cause in behind if cause.resource == ref)
 
     def _by_resource(self, refs: Mapping[Ref, None]) -> Iterator[tuple[Ref, tuple[DanglingReference, ...]]]:
         """Resources with their dangling references."""
