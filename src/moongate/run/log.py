@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from moongate.report.transitions import Transition
     from moongate.sources.chunks import Place
     from moongate.sources.folder import Folder, Severity
+    from moongate.status.degraded import Degradation
 
     _Line: TypeAlias = "tuple[Ref, str, Cause]"
     """What is logged of a condition: the resource, how it changed, and the fault."""
@@ -244,8 +245,8 @@ class RunLog:
     def statuses(self, changed: Iterable[Ref]) -> None:
         """Note which statuses changed: a condition may report a reference from now on, or not any more."""
         self._unsettled.update(dict.fromkeys(changed))
-        blamed = (at for at, refs in self._blamed.items() if not refs.keys().isdisjoint(self._unsettled))
-        self._unsettled.update(dict.fromkeys(tuple(blamed)))
+        blamed = [at for at, refs in self._blamed.items() if not refs.keys().isdisjoint(self._unsettled)]
+        self._unsettled.update(dict.fromkeys(blamed))
 
     def references(self, statuses: Statuses) -> None:
         """Log the references that lead nowhere and that no condition reports.
@@ -268,7 +269,11 @@ class RunLog:
     def transitions(self, transitions: Sequence[Transition]) -> None:
         """Log conditions that turned bad or good, the bad ones at each field that causes them."""
         lines: dict[_Line, tuple[Place, Transition]] = {}
-        behind = [self._behind(each) for each in transitions]
+        # Of a condition that is good again, only the field that it is about is logged.
+        behind = [
+            _behind(self._causes(ref), ref, degradation) if bad else _own(ref, degradation)[:1]
+            for ref, degradation, bad in transitions
+        ]
         # Asked again, as what a resource refers to may have changed without it: a Service loses its slices.
         asked = dict.fromkeys(
             at
@@ -310,21 +315,12 @@ class RunLog:
         if len(lines) > MOST_LOGGED:
             _log.warning("status.more", count=len(lines) - MOST_LOGGED, see="moongate status")
 
-    def _behind(self, transition: Transition) -> tuple[Cause, ...]:
-        """The faults that made a condition bad; of one that is good again, the field that it is about."""
-        ref, degradation, bad = transition
-        own = tuple(Cause(ref, problem) for problem in degradation.problems)
-        if not bad:
-            return own[:1]
-        return self._causes(ref).get((degradation.at, degradation.condition), ()) or own
-
     def _faults(self, ref: Ref, statuses: Statuses) -> Iterator[Problem]:
         """The faults of a resource that conditions report, its own or those of who refers to it."""
         for reporting in (ref, *self._blamed.get(ref, ())):
             causes = self._causes(reporting)
             for degradation in statuses.degradations(reporting):
-                own = (Cause(reporting, problem) for problem in degradation.problems)
-                behind = causes.get((degradation.at, degradation.condition), ()) or own
+                behind = _behind(causes, reporting, degradation)
                 yield from (cause.problem for cause in behind if cause.resource == ref)
 
     def _by_resource(self, refs: Mapping[Ref, None]) -> Iterator[tuple[Ref, tuple[DanglingReference, ...]]]:
@@ -366,6 +362,18 @@ class RunLog:
                     "core.failed", query=failed.query, id=failed.id, error=failed.error, trace=failed.trace
                 )
         self._failures = set(current)
+
+
+def _behind(
+    causes: Mapping[tuple[str, str], tuple[Cause, ...]], ref: Ref, degradation: Degradation
+) -> tuple[Cause, ...]:
+    """The faults because of which a condition of a resource is bad."""
+    return causes.get((degradation.at, degradation.condition), ()) or _own(ref, degradation)
+
+
+def _own(ref: Ref, degradation: Degradation) -> tuple[Cause, ...]:
+    """What a bad condition says itself."""
+    return tuple(Cause(ref, problem) for problem in degradation.problems)
 
 
 def _refused_alike(lines: dict[_Line, tuple[Place, Transition]]) -> dict[_Line, int]:
